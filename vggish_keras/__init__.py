@@ -1,0 +1,53 @@
+"""VGGish audio embeddings as a Keras model that takes raw 16 kHz waveforms.
+
+Importing the package loads no TensorFlow: each name brings what it needs when it is first used. To load a `.keras`
+file that contains VGGish, import `vggish_keras.model` first, which registers the layers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vggish_keras import resample
+    from vggish_keras.embedder import Embedder, Embeddings, embed
+    from vggish_keras.frontend import LogMelExamples
+    from vggish_keras.model import VGGish
+    from vggish_keras.postprocess import Postprocess
+    from vggish_keras.weights import load_slim_checkpoint, save_slim_checkpoint
+
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "LogMelExamples",
+    "Postprocess",
+    "VGGish",
+    "embed",
+    "load_slim_checkpoint",
+    "resample",
+    "save_slim_checkpoint",
+]
+
+_MODULES = {
+    "Embedder": "embedder",
+    "Embeddings": "embedder",
+    "LogMelExamples": "frontend",
+    "Postprocess": "postprocess",
+    "VGGish": "model",
+    "embed": "embedder",
+    "load_slim_checkpoint": "weights",
+    "save_slim_checkpoint": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "resample":
+        return importlib.import_module("vggish_keras.resample")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"vggish_keras.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

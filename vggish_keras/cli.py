@@ -1,0 +1,305 @@
+"""The command line: parses arguments and calls the package."""
+
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vggish_keras import __version__
+
+if TYPE_CHECKING:
+    from vggish_keras.embedder import Embeddings
+
+_ROWS_SHOWN = 20
+_DIMENSIONS_SHOWN = 5
+_UNTRAINED = "the published weights could not be had: these embeddings come from untrained weights"
+
+
+class _Commands(click.Group):
+    """Tells what went wrong in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:
+                raise
+            except (ValueError, TypeError, OSError, ImportError) as error:
+                raise click.ClickException(_one_line(error)) from error
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="vggish-keras")
+def main() -> None:
+    """VGGish audio embeddings of recordings."""
+
+
+def _load_tensorflow() -> None:
+    """Imports TensorFlow without the messages that it prints at each start, some whatever the log level.
+
+    It is slow to import: call this, and import what needs it, where it is used, so that --help answers at once.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            messages.seek(0)
+            os.write(terminal, messages.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+_weights_option = click.option(
+    "--weights",
+    default="audioset",
+    show_default=True,
+    help="audioset (published), or a TF-Slim checkpoint or Keras weights file.",
+)
+
+
+# === embed ===
+
+
+def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float) -> float:
+    _load_tensorflow()
+    from vggish_keras.frontend import hop_frames
+
+    try:
+        hop_frames(hop)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return hop
+
+
+def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
+    _load_tensorflow()
+    from vggish_keras import formats
+
+    try:
+        return None if output is None else formats.check_path(output)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), callback=_check_output, help="Write .npz or .csv, by the suffix."
+)
+@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
+@click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
+@click.option("--postprocess", type=click.Choice(["pca", "quantized"]), help="PCA and whitening, and 8 bits.")
+@_weights_option
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+def embed(
+    files: tuple[Path, ...],
+    output: Path | None,
+    hop: float,
+    padding: str,
+    postprocess: str | None,
+    weights: str,
+    batch_size: int,
+) -> None:
+    """Embed FILES and print a table, or write the embeddings with -o.
+
+    A file that cannot be read is named, the others are embedded all the same, and the exit status is 1.
+    """
+    from vggish_keras import formats
+    from vggish_keras.embedder import Embedder
+
+    embedder = Embedder(weights, hop, padding, postprocess, batch_size)
+    recordings = []
+    for file in files:
+        try:
+            embeddings = embedder.embed(file)
+        except (ValueError, OSError) as error:
+            click.echo(f"Error: {_one_line(error)}", err=True)
+            continue
+        recordings.append((str(file), embeddings))
+        if not len(embeddings.times):
+            click.echo(f"{file}: no embeddings, it is shorter than an example (0.975 s); use --padding same", err=True)
+        if not output:
+            _print_embeddings(str(file), embeddings)
+    if output and recordings:
+        formats.write(output, recordings)
+        click.echo(f"{output}: {sum(len(embeddings.times) for _, embeddings in recordings)} embeddings")
+    if len(recordings) < len(files):
+        sys.exit(1)
+
+
+def _print_embeddings(name: str, embeddings: "Embeddings") -> None:
+    from rich.table import Table
+
+    count, size = embeddings.values.shape
+    click.echo(f"{name}: {count} embeddings of {size} values")
+    table = Table("seconds", *(f"[{dimension}]" for dimension in range(_DIMENSIONS_SHOWN)), "..")
+    for time, values in list(zip(*embeddings, strict=True))[:_ROWS_SHOWN]:
+        table.add_row(f"{time:.2f}", *(f"{value:.4g}" for value in values[:_DIMENSIONS_SHOWN]))
+    if count:
+        _print(table)
+    if count > _ROWS_SHOWN:
+        click.echo(f"and {count - _ROWS_SHOWN} more")
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(markup=False, highlight=False).print(table)
+
+
+# === demo and check ===
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    help="Folder for what it writes.  [default: here]",
+)
+@_weights_option
+def demo(file: Path | None, output: Path, weights: str) -> None:
+    """Embed FILE, or a recording made on the spot, and draw what comes out.
+
+    Writes vggish_demo.npz and vggish_demo.png, and the recording as vggish_demo.wav if it made it.
+    """
+    _load_tensorflow()
+    from vggish_keras import demo as demo_lib, formats
+    from vggish_keras.plot import plot_recording
+
+    if file is None:
+        import soundfile
+
+        file = output / "vggish_demo.wav"
+        soundfile.write(file, demo_lib.recording(), demo_lib.SAMPLE_RATE)
+    embedder, note = _demo_embedder(weights)
+    embeddings = embedder.embed(file)
+    _print_embeddings(str(file), embeddings)
+    formats.write(output / "vggish_demo.npz", [(str(file), embeddings)])
+    click.echo(f"wrote {output / 'vggish_demo.npz'}")
+    try:
+        plot_recording(output / "vggish_demo.png", file, embeddings, f"VGGish embeddings of {file.name}", note)
+        click.echo(f"wrote {output / 'vggish_demo.png'}")
+    except ImportError as error:
+        click.echo(f"no picture: {error}")
+    if note:
+        click.secho(f"NOTE: {note}", fg="yellow", bold=True)
+
+
+def _demo_embedder(weights: str) -> tuple[Any, str]:
+    """The embedder, and what must be said of its embeddings."""
+    from vggish_keras.embedder import Embedder
+    from vggish_keras.weights import AUDIOSET
+
+    try:
+        return Embedder(weights), ""
+    except FileNotFoundError:
+        if weights != AUDIOSET:
+            raise
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(0)
+    return Embedder(weights=None), _UNTRAINED
+
+
+@main.command()
+@_weights_option
+def check(weights: str) -> None:
+    """Run the published smoke test and compare with the published figures."""
+    _load_tensorflow()
+    from rich.table import Table
+
+    from vggish_keras.check import smoke_test
+
+    figures = smoke_test(weights)
+    table = Table("figure", "expected", "measured", "within 10 %")
+    for figure in figures:
+        agrees = "yes" if figure.agrees else "NO"
+        table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)
+    _print(table)
+    if not all(figure.agrees for figure in figures):
+        raise click.ClickException(f"weights {weights} do not give the published figures")
+
+
+# === weights ===
+
+
+@main.group()
+def weights() -> None:
+    """Fetch, show and convert weights."""
+
+
+@weights.command()
+def fetch() -> None:
+    """Download the published files that are not in the cache, and verify them."""
+    from vggish_keras import params
+    from vggish_keras.weights import fetch
+
+    for file in (params.CHECKPOINT, params.PCA_PARAMS):
+        click.echo(fetch(file))
+
+
+@weights.command()
+def show() -> None:
+    """Show where the published files are, or would be, and whether they are the published ones."""
+    from vggish_keras import params
+    from vggish_keras.weights import published_path, verify
+
+    for file in (params.CHECKPOINT, params.PCA_PARAMS):
+        path = published_path(file)
+        if not path.is_file():
+            state = "not there"
+        elif verify(path, file.checksum):
+            state = f"verified, {file.checksum}"
+        else:
+            state = f"another file than the published one, {file.checksum}"
+        click.echo(f"{path}: {state}")
+
+
+@weights.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
+def convert(source: str, target: Path, v2: bool) -> None:
+    """Write the weights SOURCE (audioset, a checkpoint or a .h5 file) as TARGET.
+
+    TARGET becomes a Keras weights file if it ends in .weights.h5, else a TF-Slim checkpoint.
+    """
+    _load_tensorflow()
+    from vggish_keras import weights as weights_lib
+    from vggish_keras.model import VGGish
+
+    keras_file = target.name.endswith(".weights.h5")
+    if keras_file and v2:
+        raise click.UsageError("--v2 is for checkpoints, and .weights.h5 is a Keras weights file")
+    if not target.parent.is_dir():
+        raise click.UsageError(f"there is no folder {target.parent}")
+    model = VGGish(source, input="examples")
+    if keras_file:
+        model.save_weights(target)
+    else:
+        weights_lib.save_slim_checkpoint(model, target, "v2" if v2 else "v1")
+    click.echo(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Recordings of any length through the model, in full batches and bounded memory."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vggish_keras import audio, model, params, weights as weights_lib
+from vggish_keras.frontend import hop_frames
+from vggish_keras.resample import check_sample_rate, resample_blocks
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+class Embeddings(NamedTuple):
+    """The embeddings of a recording.
+
+    Attributes:
+        times: float64 [n], each example's start in seconds.
+        values: [n, 128], float32 or, if quantized, uint8.
+    """
+
+    times: np.ndarray
+    values: np.ndarray
+
+
+class Embedder:
+    """Embeds files, arrays and streams of any length and sample rate.
+
+    Each example is cut out on its own, so memory does not grow with the recording, and the values are those of
+    `VGGish` on the whole waveform.
+
+    Args:
+        weights: "audioset", a path, or None for random ones, as in `VGGish`.
+        hop_seconds: Distance of examples, any multiple of 10 ms.
+        padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
+            "valid" takes whole examples only.
+        postprocess: None, "pca" or "quantized", as in `VGGish`.
+        batch_size: Examples per call of the network. `stream` gives results batch by batch.
+        dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32.
+
+    Raises:
+        ValueError: A bad argument, or weights that do not fit.
+        FileNotFoundError: There are no such weights, or the published ones cannot be had.
+    """
+
+    def __init__(
+        self,
+        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
+        padding: str = "same",
+        postprocess: str | None = None,
+        batch_size: int = 32,
+        dtype: str = "float32",
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
+        if dtype not in _POLICIES:
+            raise ValueError(f"dtype must be one of {tuple(_POLICIES)}, got {dtype!r}")
+        vggish = model.VGGish(
+            weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=_POLICIES[dtype]
+        )
+        self.padding = padding
+        self.batch_size = batch_size
+        self._dtype = vggish.output.dtype
+        self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
+        # One trace: the last batch of a recording is smaller, all else is fixed.
+        signature = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]
+        self._embed_windows = tf.function(lambda windows: vggish(windows, training=False)[:, 0], signature)
+
+    def embed(self, source: audio.Source, sample_rate: int | None = None) -> Embeddings:
+        """Embeds a recording.
+
+        Args:
+            source: A path or a binary file object of anything that libsndfile reads; or an array [samples] or
+                [samples, channels] of floats in [-1, 1] or of integer PCM.
+            sample_rate: The rate of an array in Hz; a file knows its own.
+
+        Returns:
+            The embeddings of all examples. Under "valid" padding a recording below 0.975 s has none.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: No audio, a damaged file, a bad array, no sample rate for one, samples that are not finite.
+            TypeError: A source or an array dtype that cannot be audio.
+        """
+        opened = audio.open_audio(source, sample_rate)
+        return self._join(self._embed_blocks(opened.blocks, opened.sample_rate))
+
+    def stream(self, blocks: Iterable[Any], sample_rate: int) -> Iterator[Embeddings]:
+        """Embeds a stream in constant memory.
+
+        Args:
+            blocks: Arrays as `embed` takes them, of any lengths.
+            sample_rate: Their rate in Hz.
+
+        Returns:
+            The embeddings batch by batch, as soon as each is complete, and the rest at the end of the stream. Together
+            they are what `embed` gives for the whole.
+
+        Raises:
+            ValueError: A bad sample rate; or, while reading, a bad block.
+            TypeError: While reading, a dtype that cannot be audio.
+        """
+        return self._embed_blocks(audio.mono_blocks(blocks, "stream"), check_sample_rate(sample_rate))
+
+    def _embed_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Embeddings]:
+        windows = self._windows(resample_blocks(blocks, sample_rate))
+        start = 0
+        while batch := list(itertools.islice(windows, self.batch_size)):
+            values = self._embed_windows(np.stack(batch)).numpy()
+            times = np.arange(start, start + len(batch)) * self._hop_samples / params.SAMPLE_RATE
+            start += len(batch)
+            yield Embeddings(times, values)
+
+    def _windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Each example's 15,600 samples, of blocks at 16 kHz; the number is that of `frontend.count_examples`."""
+        size, hop = params.EXAMPLE_SAMPLES, self._hop_samples
+        buffer = np.zeros(0, np.float32)
+        skip = 0  # samples until the next example, where the hop reaches beyond the buffer
+        any_window = False
+        for block in blocks:
+            buffer = np.concatenate([buffer, block[skip:]])
+            skip = max(0, skip - len(block))
+            start = 0
+            while len(buffer) - start >= size:
+                yield buffer[start : start + size]
+                any_window = True
+                start += hop
+            skip = max(skip, start - len(buffer))
+            buffer = buffer[start:]
+        # The last window overlaps the rest, of which only what comes after it is not covered.
+        uncovered = len(buffer) - max(0, size - hop) if any_window else 1
+        if self.padding == "same" and uncovered > 0:
+            yield np.pad(buffer, (0, size - len(buffer)))
+
+    def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
+        nothing = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), self._dtype))
+        return Embeddings(*map(np.concatenate, zip(nothing, *parts, strict=True)))
+
+
+def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) -> Embeddings:
+    """Embeds a recording with an `Embedder` that is kept for the next call with the same options.
+
+    Args:
+        source: As in `Embedder.embed`.
+        sample_rate: As in `Embedder.embed`.
+        **options: Of `Embedder`.
+
+    Returns:
+        The embeddings of all examples.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the published weights cannot be had.
+        ValueError: As in `Embedder` and `Embedder.embed`.
+        TypeError: As in `Embedder.embed`.
+    """
+    return _embedder(**options).embed(source, sample_rate)
+
+
+@functools.lru_cache(maxsize=1)
+def _embedder(**options: Any) -> Embedder:
+    return Embedder(**options)

@@ -1,0 +1,208 @@
+"""The published front end inside the graph: waveforms to log-mel examples."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from vggish_keras import params
+
+PADDINGS = ("valid", "same")
+
+
+# === Framing arithmetic ===
+
+
+def hop_frames(hop_seconds: float) -> int:
+    """The distance of examples in spectrogram frames.
+
+    Args:
+        hop_seconds: Distance of examples in seconds, a positive multiple of 10 ms.
+
+    Returns:
+        The distance in frames of 10 ms.
+
+    Raises:
+        ValueError: `hop_seconds` is not a positive multiple of 10 ms.
+        TypeError: `hop_seconds` is not a number.
+    """
+    if isinstance(hop_seconds, (bool, str, bytes)):
+        raise TypeError(f"hop_seconds must be a number of seconds, got {hop_seconds!r}")
+    frames = float(hop_seconds) * params.SAMPLE_RATE / params.STFT_HOP_SAMPLES
+    if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-6:
+        raise ValueError(f"hop_seconds must be a positive multiple of 0.01 (one spectrogram frame), got {hop_seconds}")
+    return round(frames)
+
+
+def check_padding(padding: str) -> None:
+    """Raise ValueError unless `padding` is "valid" or "same"."""
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+
+
+def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
+    """How many examples a waveform gives.
+
+    Args:
+        num_samples: Length of the waveform at 16 kHz: an int or an integer tensor of any shape.
+        hop_samples: Distance of examples in samples.
+        padding: "valid" counts whole examples; "same" counts as many as it takes to cover every sample, at least one.
+
+    Returns:
+        The number of examples, int or tensor as `num_samples` is.
+    """
+    maximum = max if isinstance(num_samples, int) else tf.maximum
+    if padding == "valid":
+        return maximum(0, (num_samples - params.EXAMPLE_SAMPLES) // hop_samples + 1)
+    # Where the hop is longer than an example, what lies in the gaps needs no example of its own.
+    beyond_first = num_samples - max(params.EXAMPLE_SAMPLES, hop_samples)
+    return maximum(1, 1 - (-beyond_first // hop_samples))
+
+
+# === Spectrogram ===
+
+
+def hann_window() -> np.ndarray:
+    """Periodic Hann window, float64 [400]: one that is computed in float32 leaks into quiet mel bands."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.STFT_WINDOW_SAMPLES) / params.STFT_WINDOW_SAMPLES)
+
+
+def hz_to_mel(hz: Any) -> Any:
+    """Frequency on the HTK mel scale."""
+    return params.MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(hz, np.float64) / params.MEL_BREAK_HZ)
+
+
+def mel_matrix() -> np.ndarray:
+    """Weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
+
+    Returns:
+        float64 [257, 64]. The DC bin has no weight.
+    """
+    bins = hz_to_mel(np.linspace(0, params.SAMPLE_RATE / 2, params.FFT_SIZE // 2 + 1))[:, np.newaxis]
+    edges = np.linspace(hz_to_mel(params.MEL_MIN_HZ), hz_to_mel(params.MEL_MAX_HZ), params.NUM_MEL_BANDS + 2)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins - lower) / (center - lower)
+    falling = (upper - bins) / (upper - center)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+# === Layer ===
+
+
+@keras.utils.register_keras_serializable(package="vggish_keras")
+class LogMelExamples(keras.layers.Layer):
+    """Cuts 16 kHz waveforms into the log-mel examples that VGGish was trained on.
+
+    The spectrogram has no centring and no padding of its own, as the published NumPy front end has none: an example
+    of 96 frames takes 15,600 samples. It is computed in float32 whatever the dtype policy is.
+
+    Args:
+        hop_seconds: Distance of examples in seconds, any multiple of 10 ms.
+        padding: "valid" gives whole examples only; "same" pads the end with zeros so that every sample is covered and
+            there is at least one example.
+
+    Input shape:
+        float32 [batch, samples] in [-1, 1]; or a dictionary of that as "waveform" and int32 [batch] as "num_samples",
+        each clip's own length, which must not be negative nor exceed `samples`.
+
+    Output shape:
+        float32 [batch, examples, 96, 64]. With "num_samples", samples beyond a clip's length count as padding, and the
+        output carries a Keras mask [batch, examples] of the examples that exist.
+
+    Raises:
+        ValueError: A bad argument, or an input that is not [batch, samples].
+        TypeError: An input of integers, which would be samples that nobody scaled.
+    """
+
+    def __init__(self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: str = "valid", **kwargs: Any) -> None:
+        check_padding(padding)
+        frames = hop_frames(hop_seconds)
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.hop_seconds = float(hop_seconds)
+        self.padding = padding
+        self._hop_frames = frames
+        self._hop_samples = frames * params.STFT_HOP_SAMPLES
+        self._window = hann_window().astype(np.float32)
+        self._mel_matrix = mel_matrix().astype(np.float32)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        waveform, num_samples = _split(inputs)
+        _check_waveform(waveform)
+        samples = _length(waveform)
+        if num_samples is not None:
+            with tf.control_dependencies(_length_assertions(num_samples, samples)):
+                inside = tf.sequence_mask(num_samples, samples)
+            # Not a product: what lies beyond a clip may be NaN.
+            waveform = tf.where(inside, waveform, 0.0)
+        if self.padding == "same":
+            examples = count_examples(samples, self._hop_samples, self.padding)
+            covered = (examples - 1) * self._hop_samples + params.EXAMPLE_SAMPLES
+            missing = tf.maximum(0, covered - samples)
+            static_samples = None if tf.is_tensor(samples) else max(samples, covered)
+            waveform = tf.pad(waveform, [[0, 0], [0, missing]])
+            waveform.set_shape([None, static_samples])
+        return tf.signal.frame(self._log_mel(waveform), params.EXAMPLE_FRAMES, self._hop_frames, axis=1)
+
+    def _log_mel(self, waveform: tf.Tensor) -> tf.Tensor:
+        frames = tf.signal.frame(waveform, params.STFT_WINDOW_SAMPLES, params.STFT_HOP_SAMPLES) * self._window
+        # tf.signal.stft would do, but for batches of nothing: rfft does not pad these.
+        frames = tf.pad(frames, [[0, 0], [0, 0], [0, params.FFT_SIZE - params.STFT_WINDOW_SAMPLES]])
+        spectrum = tf.signal.rfft(frames)
+        return tf.math.log(tf.matmul(tf.abs(spectrum), self._mel_matrix) + params.LOG_OFFSET)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        # A layer, because Keras 3 asks for the mask with symbolic tensors too.
+        return ExampleMask(self.hop_seconds, self.padding)(inputs) if isinstance(inputs, dict) else None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "hop_seconds": self.hop_seconds, "padding": self.padding}
+
+
+@keras.utils.register_keras_serializable(package="vggish_keras")
+class ExampleMask(keras.layers.Layer):
+    """Tells which examples a clip's own length gives: what `LogMelExamples` takes -> bool [batch, examples]."""
+
+    def __init__(self, hop_seconds: float, padding: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hop_seconds = hop_seconds
+        self.padding = padding
+
+    def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        waveform, num_samples = _split(inputs)
+        hop_samples = hop_frames(self.hop_seconds) * params.STFT_HOP_SAMPLES
+        num_examples = count_examples(num_samples, hop_samples, self.padding)
+        return tf.sequence_mask(num_examples, count_examples(_length(waveform), hop_samples, self.padding))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "hop_seconds": self.hop_seconds, "padding": self.padding}
+
+
+def _split(inputs: Any) -> tuple[Any, Any]:
+    """The waveform and, where the input has it, num_samples."""
+    if isinstance(inputs, dict):
+        if set(inputs) != {"waveform", "num_samples"}:
+            raise ValueError(f'expected "waveform" and "num_samples", got {sorted(inputs)}')
+        return inputs["waveform"], inputs["num_samples"]
+    return inputs, None
+
+
+def _check_waveform(waveform: tf.Tensor) -> None:
+    if waveform.shape.rank != 2:
+        raise ValueError(f"expected waveforms of shape [batch, samples], got {waveform.shape}")
+    if not waveform.dtype.is_floating:
+        raise TypeError(f"expected float samples in [-1, 1], got {waveform.dtype.name}: divide PCM by its full scale")
+
+
+def _length(waveform: tf.Tensor) -> Any:
+    """Samples per clip: an int where it is known while tracing."""
+    static = waveform.shape[1]
+    return tf.shape(waveform)[1] if static is None else int(static)
+
+
+def _length_assertions(num_samples: tf.Tensor, samples: Any) -> list[Any]:
+    message = "num_samples must lie between 0 and the length of the waveform"
+    return [
+        tf.debugging.assert_non_negative(num_samples, message),
+        tf.debugging.assert_less_equal(num_samples, tf.cast(samples, num_samples.dtype), message),
+    ]

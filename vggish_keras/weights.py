@@ -1,0 +1,354 @@
+"""Where weights come from: the published files, fetched, verified and cached; TF-Slim checkpoints, read and written."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vggish_keras import params
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+AUDIOSET = "audioset"
+"""The name of the published files, wherever weights or PCA parameters are asked for."""
+
+# Keras layer -> TF-Slim scope; each holds a kernel and a bias.
+SLIM_SCOPES = {
+    "conv1": "vggish/conv1",
+    "conv2": "vggish/conv2",
+    "conv3_1": "vggish/conv3/conv3_1",
+    "conv3_2": "vggish/conv3/conv3_2",
+    "conv4_1": "vggish/conv4/conv4_1",
+    "conv4_2": "vggish/conv4/conv4_2",
+    "fc1_1": "vggish/fc1/fc1_1",
+    "fc1_2": "vggish/fc1/fc1_2",
+    "fc2": "vggish/fc2",
+}
+SLIM_FORMATS = ("v1", "v2")
+
+
+# === The published files ===
+
+
+def cache_dir() -> Path:
+    """The folder of the published files: `VGGISH_KERAS_HOME`, else the user's cache folder of the platform."""
+    import pooch
+
+    return Path(os.environ.get("VGGISH_KERAS_HOME") or pooch.os_cache("vggish_keras"))
+
+
+def published_path(file: params.PublishedFile) -> Path:
+    """Where `file` is cached, or would be."""
+    return cache_dir() / file.name
+
+
+def fetch(file: params.PublishedFile) -> Path:
+    """A published file in the cache, downloaded when it is not there.
+
+    A file that is there is used as it is, so that one can be placed by hand. A download takes its name only after
+    its checksum was verified.
+
+    Args:
+        file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        FileNotFoundError: The file is not cached and cannot be downloaded. The message says where to get it and
+            where to put it.
+    """
+    path = published_path(file)
+    if path.is_file():
+        return path
+    import pooch
+    from requests import ConnectionError
+
+    url = params.PUBLISHED_URL + file.name
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        with _progress(file.name) as progress:
+            # pooch writes beside the target, verifies, and renames: no process ever sees a half file.
+            pooch.retrieve(
+                url,
+                file.checksum,
+                fname=path.name,
+                path=path.parent,
+                downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
+            )
+    except (OSError, ValueError) as error:
+        reason = "no connection" if isinstance(error, ConnectionError) else _one_line(error)
+        raise FileNotFoundError(
+            f"{file.name} is not in the cache and could not be downloaded ({reason}). "
+            f"Download {url} ({file.checksum}) where there is a network and place it at {path}, "
+            "or set VGGISH_KERAS_HOME to the folder that holds it."
+        ) from error
+    return path
+
+
+def verify(path: PathLike, checksum: str) -> bool:
+    """Whether the file has the checksum, given as algorithm:digest."""
+    import pooch
+
+    algorithm, digest = checksum.split(":")
+    return pooch.file_hash(os.fspath(path), alg=algorithm) == digest
+
+
+class _PoochProgress:
+    """What pooch asks of a progress bar, drawn by rich."""
+
+    def __init__(self, bar: Any, description: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(description, total=None)
+        self.total = 0
+
+    def update(self, size: int) -> None:
+        self._bar.update(self._task, total=self.total, advance=size)
+
+    def reset(self) -> None:
+        self._bar.reset(self._task)
+
+    def close(self) -> None:
+        """Nothing to do: the bar ends with its context."""
+
+
+@contextlib.contextmanager
+def _progress(description: str) -> Iterator[_PoochProgress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        yield _PoochProgress(bar, description)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# === PCA parameters ===
+
+
+PcaParams: TypeAlias = PathLike | Mapping[str, Any] | Sequence[Any]
+
+
+def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
+    """The parameters of the published post-processing.
+
+    Args:
+        source: "audioset" for the published file; or the path of an .npz file with the published keys; or
+            arrays, as a mapping of "pca_eigen_vectors" [128, 128] and "pca_means" [128] or [128, 1], or in this order.
+
+    Returns:
+        float32 arrays: eigen vectors [128, 128], one component per row, and means [128].
+
+    Raises:
+        FileNotFoundError: There is no such file, or the published one cannot be had.
+        ValueError: Not an .npz file of plain arrays with these keys and shapes. Pickled objects are never loaded.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = fetch(params.PCA_PARAMS) if source == AUDIOSET else Path(source)
+        return _check_pca_params(_read_npz(path), str(path))
+    if not isinstance(source, Mapping):
+        source = dict(zip((params.PCA_EIGEN_VECTORS, params.PCA_MEANS), source, strict=False))
+    return _check_pca_params(source, "PCA parameters")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no PCA parameters at {path}")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it holds a single array")
+        with file:
+            return dict(file)
+    except Exception as error:  # numpy, zipfile and zlib each raise their own for a file that is none
+        raise ValueError(f"{path} is not an .npz file of plain arrays: {_one_line(error)}") from error
+
+
+def _check_pca_params(arrays: Mapping[str, Any], origin: str) -> tuple[np.ndarray, np.ndarray]:
+    size = params.EMBEDDING_SIZE
+    expected: dict[str, list[tuple[int, ...]]] = {
+        params.PCA_EIGEN_VECTORS: [(size, size)],
+        params.PCA_MEANS: [(size,), (size, 1)],
+    }
+    problems = []
+    found = {}
+    for key, shapes in expected.items():
+        if key not in arrays:
+            problems.append(f"{key} is missing (keys: {', '.join(sorted(arrays)) or 'none'})")
+            continue
+        array = found[key] = np.asarray(arrays[key])
+        if array.shape not in shapes:
+            problems.append(f"{key} has shape {array.shape}, expected {shapes[0]}")
+        elif array.dtype.kind not in "fiu" or not np.all(np.isfinite(array)):
+            problems.append(f"{key} must hold finite numbers, got dtype {array.dtype}")
+    if problems:
+        raise ValueError(f"{origin}: {'; '.join(problems)}")
+    means = found[params.PCA_MEANS].reshape(size)
+    return found[params.PCA_EIGEN_VECTORS].astype(np.float32), means.astype(np.float32)
+
+
+# === Weights of the network ===
+
+
+def locate(weights: PathLike) -> Path:
+    """The file behind `weights`, so that a wrong name is told before a model is built.
+
+    Args:
+        weights: "audioset", or a path to a TF-Slim checkpoint or a Keras weights file.
+
+    Returns:
+        The path; for a V2 checkpoint its prefix.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the published one cannot be had.
+    """
+    if weights == AUDIOSET:
+        return fetch(params.CHECKPOINT)
+    path = Path(weights)
+    if not path.is_file() and not _v2_index(path).is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: a TF-Slim checkpoint, a Keras .h5 file or {AUDIOSET!r} is needed"
+        )
+    return path
+
+
+def load(model: Any, path: PathLike) -> None:
+    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into the network of `model`."""
+    if Path(path).suffix == ".h5":
+        _load_keras_weights(model, Path(path))
+    else:
+        load_slim_checkpoint(model, path)
+
+
+def _load_keras_weights(model: Any, path: Path) -> None:
+    import tensorflow as tf
+
+    # The network alone: what surrounds it may differ from the model that the file was saved from.
+    network = tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output)
+    try:
+        network.load_weights(path)
+    except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
+        raise ValueError(f"{path} does not hold the weights of this network: {_one_line(error)}") from error
+
+
+def load_slim_checkpoint(model: Any, path: PathLike) -> None:
+    """Loads a TF-Slim checkpoint into a model that contains the VGGish network, at any depth.
+
+    All 18 tensors are read and checked before the first is assigned. Other tensors in the file, such as an optimizer's
+    or a classifier's, are left alone.
+
+    Args:
+        model: A Keras model with the layers conv1 .. fc2.
+        path: A V1 checkpoint file, or the prefix of a V2 checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The file cannot be read, or lacks tensors, or has some of another shape or dtype; or the model
+            lacks layers. The message lists all that is wrong.
+    """
+    variables = slim_variables(model)
+    values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    import tensorflow as tf
+
+    if not path.is_file() and not _v2_index(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        reader = tf.train.load_checkpoint(os.fspath(path))
+        found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {_one_line(error)}") from error
+    problems = []
+    for name, shape in shapes.items():
+        if name not in found_shapes:
+            problems.append(f"{name} is missing")
+        elif tuple(found_shapes[name]) != shape or dtypes[name] != tf.float32:
+            found = f"{dtypes[name].name} {found_shapes[name]}"
+            problems.append(f"{name} is {found}, expected float32 {list(shape)}")
+    if problems:
+        raise ValueError(f"{path} does not hold VGGish: {'; '.join(problems)}")
+    try:
+        # The op reads a V1 file in half the time that the reader takes, and its tensors become the variables' own.
+        options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
+        tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
+        return dict(zip(shapes, tensors, strict=True))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+
+
+def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None:
+    """Writes the VGGish network of `model` as a TF-Slim checkpoint.
+
+    Args:
+        model: A Keras model with the layers conv1 .. fc2, at any depth.
+        path: The checkpoint file ("v1", as the published one) or the prefix of its files ("v2"). What is there is
+            replaced once the new checkpoint is complete.
+        format: "v1" or "v2".
+
+    Raises:
+        ValueError: The model lacks layers, or an unknown format.
+    """
+    import tensorflow as tf
+
+    if format not in SLIM_FORMATS:
+        raise ValueError(f"format must be one of {SLIM_FORMATS}, got {format!r}")
+    variables = slim_variables(model)
+    names, tensors = list(variables), [tf.convert_to_tensor(variable) for variable in variables.values()]
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        target = os.path.join(folder, path.name)
+        if format == "v1":
+            tf.raw_ops.Save(filename=target, tensor_names=names, data=tensors)
+        else:
+            tf.raw_ops.SaveV2(prefix=target, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+        # The index is what makes a V2 checkpoint, so it comes last.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
+            shutil.move(file, path.parent / file.name)
+
+
+def slim_variables(model: Any) -> dict[str, Any]:
+    """TF-Slim's name of each of the network's 18 variables.
+
+    Args:
+        model: A Keras model with the layers conv1 .. fc2, at any depth.
+
+    Returns:
+        Name -> variable of the model.
+
+    Raises:
+        ValueError: The model lacks some of the layers.
+    """
+    found = {layer.name: layer for layer in _flat_layers(model)}
+    missing = [layer for layer in SLIM_SCOPES if not hasattr(found.get(layer), "kernel")]
+    if missing:
+        raise ValueError(f"model {model.name!r} is no VGGish: it lacks the layers {', '.join(missing)}")
+    variables = {}
+    for layer, scope in SLIM_SCOPES.items():
+        variables[f"{scope}/weights"] = found[layer].kernel
+        variables[f"{scope}/biases"] = found[layer].bias
+    return variables
+
+
+def _flat_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _flat_layers(layer)
+        else:
+            yield layer
+
+
+def _v2_index(prefix: Path) -> Path:
+    return prefix.with_name(prefix.name + ".index")
