@@ -70,11 +70,17 @@ def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) ->
     Returns:
         Keras tensor, float32 [.., 128]: the embedding before any activation.
     """
-    drawn: dict[str, Any] = {"kernel_initializer": _initializer() if initialize else "zeros"}
+    initializer = _initializer if initialize else keras.initializers.Zeros
     images: dict[str, Any] = {"padding": "same", "data_format": "channels_last", "dtype": dtype}
-    conv = partial(keras.layers.Conv2D, kernel_size=3, activation="relu", **images, **drawn)
     pool = partial(keras.layers.MaxPooling2D, pool_size=2, strides=2, **images)
-    dense = partial(keras.layers.Dense, **drawn)
+
+    def conv(filters: int, name: str) -> Any:
+        return keras.layers.Conv2D(
+            filters, kernel_size=3, activation="relu", kernel_initializer=initializer(), name=name, **images
+        )
+
+    def dense(units: int, name: str, activation: str | None = "relu", dtype: Any = dtype) -> Any:
+        return keras.layers.Dense(units, activation, kernel_initializer=initializer(), dtype=dtype, name=name)
 
     x = FoldExamples(dtype="float32", name="fold")(examples)
     x = conv(64, name="conv1")(x)
@@ -88,9 +94,9 @@ def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) ->
     x = conv(512, name="conv4_2")(x)
     x = pool(name="pool4")(x)
     x = keras.layers.Flatten(data_format="channels_last", dtype=dtype, name="flatten")(x)
-    x = dense(4096, activation="relu", dtype=dtype, name="fc1_1")(x)
-    x = dense(4096, activation="relu", dtype=dtype, name="fc1_2")(x)
-    x = dense(params.EMBEDDING_SIZE, dtype="float32", name="fc2")(x)
+    x = dense(4096, name="fc1_1")(x)
+    x = dense(4096, name="fc1_2")(x)
+    x = dense(params.EMBEDDING_SIZE, name="fc2", activation=None, dtype="float32")(x)
     return UnfoldExamples(name="unfold")([x, examples])
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -230,14 +231,20 @@ def load(model: Any, path: PathLike) -> None:
 
 
 def _load_keras_weights(model: Any, path: Path) -> None:
-    import tensorflow as tf
+    from tensorflow import keras
 
     # The network alone: what surrounds it may differ from the model that the file was saved from.
-    network = tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output)
+    network = keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output)
     try:
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network.load_weights(path)
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
         raise ValueError(f"{path} does not hold the weights of this network: {_one_line(error)}") from error
+    # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
+    missing = [name for name, value in slim_variables(network).items() if value.ndim > 1 and not np.any(value)]
+    if missing:
+        raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
 
 
 def load_slim_checkpoint(model: Any, path: PathLike) -> None:

@@ -1,0 +1,94 @@
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from tests import published
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slim", help="folder with checkpoints of an earlier run of the slim fixture")
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("VGGISH_REFERENCE"):
+        return
+    skip = pytest.mark.skip(reason="VGGISH_REFERENCE names no folder with the published system's data")
+    for item in items:
+        if item.get_closest_marker("reference"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of what the published system gives."""
+    return Path(os.environ["VGGISH_REFERENCE"]).resolve()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test sees or fills the user's cache, and none leaves this machine."""
+    monkeypatch.setenv("VGGISH_KERAS_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("vggish_keras.params.PUBLISHED_URL", "http://127.0.0.1:9/")
+
+
+@pytest.fixture(scope="session")
+def slim(tmp_path_factory, request) -> published.Slim:
+    """A checkpoint that TF-Slim wrote, in both formats, with its graph's embeddings."""
+    folder = request.config.getoption("--slim")
+    return published.slim_checkpoint(Path(folder) if folder else tmp_path_factory.mktemp("slim"))
+
+
+@pytest.fixture(scope="session")
+def vggish(slim):
+    """The whole model with the checkpoint's weights, built once."""
+    import vggish_keras as vk
+
+    return vk.VGGish(weights=slim.v2)
+
+
+@pytest.fixture(scope="session")
+def embedder(slim):
+    import vggish_keras as vk
+
+    return vk.Embedder(weights=slim.v2, batch_size=4)
+
+
+@pytest.fixture(scope="session")
+def pca_params() -> dict[str, np.ndarray]:
+    """Parameters of the published names and shapes that spread embeddings of order one over [-2, 2] and beyond."""
+    rng = np.random.default_rng(1)
+    return {
+        "pca_eigen_vectors": rng.standard_normal((128, 128)) / np.sqrt(128),
+        "pca_means": 0.3 * rng.standard_normal((128, 1)),
+    }
+
+
+@pytest.fixture
+def pca_in_cache(pca_params):
+    """Puts the parameters where the published file is looked for, as a user would by hand."""
+    path = Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_pca_params.npz"
+    np.savez(path, **pca_params)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sounds() -> dict[str, np.ndarray]:
+    """16 kHz waveforms of the kinds that go wrong in different ways, float32."""
+    rng = np.random.default_rng(0)
+    time = np.arange(48_000) / 16_000
+    pink = np.cumsum(rng.standard_normal(48_000))
+    pink -= np.linspace(pink[0], pink[-1], len(pink))
+    sounds = {
+        "noise": 0.3 * rng.standard_normal(48_000),
+        "rumble": 0.5 * pink / np.abs(pink).max() + 0.05 * rng.standard_normal(48_000),
+        "sine": np.sin(2 * np.pi * 1_000 * time),
+        "sweep": 0.8 * np.sin(2 * np.pi * (50 * time + 1_200 * time**2)),
+        "silence": np.zeros(32_000),
+        "offset": np.full(32_000, 0.5),
+        "clicks": np.where(np.arange(32_000) % 1_600 == 0, 1.0, 0.0),
+    }
+    return {name: waveform.astype(np.float32) for name, waveform in sounds.items()}

@@ -1,0 +1,117 @@
+"""The published system once more, written from its numbers and apart from the package: what the tests compare with."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+# === Front end, in float64 ===
+
+
+def log_mel_examples(waveform: np.ndarray, hop_frames: int = 96) -> np.ndarray:
+    """[samples] at 16 kHz -> [n, 96, 64]."""
+    frames = []
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    for start in range(0, len(waveform) - 400 + 1, 160):
+        frames.append(np.abs(np.fft.rfft(waveform[start : start + 400].astype(np.float64) * window, 512)))
+    spectrogram = np.array(frames).reshape(-1, 257)
+    log_mel = np.log(spectrogram @ mel_weights() + 0.01)
+    starts = range(0, len(log_mel) - 96 + 1, hop_frames)
+    return np.array([log_mel[start : start + 96] for start in starts]).reshape(-1, 96, 64)
+
+
+def mel_weights() -> np.ndarray:
+    weights = np.zeros((257, 64))
+
+    def mel(hz):
+        return 1127 * np.log(1 + hz / 700)
+
+    width = (mel(7500) - mel(125)) / 65
+    for band in range(64):
+        centre = mel(125) + (band + 1) * width
+        for bin_ in range(1, 257):
+            weights[bin_, band] = max(0.0, 1 - abs(mel(bin_ * 16_000 / 512) - centre) / width)
+    return weights
+
+
+# === Post-processing ===
+
+
+def postprocess(embeddings: np.ndarray, eigen_vectors: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """[n, 128] -> uint8 [n, 128], cut and not rounded."""
+    components = (eigen_vectors @ (embeddings.T.astype(np.float64) - means.reshape(-1, 1))).T
+    return ((np.clip(components, -2, 2) + 2) * 255 / 4).astype(np.uint8)
+
+
+def assert_same_bytes(got: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for values on a truncation edge."""
+    assert got.dtype == np.uint8
+    difference = np.abs(got.astype(int) - expected.astype(int))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 0.001 * difference.size
+
+
+# === Network, in TF-Slim ===
+
+
+class Slim(NamedTuple):
+    """A checkpoint of TF-Slim and what its graph gives."""
+
+    v1: Path
+    v2: Path
+    examples: np.ndarray
+    embeddings: np.ndarray
+
+
+def slim_checkpoint(folder: Path) -> Slim:
+    """Writes the checkpoint to `folder`, unless it is there."""
+    v1, v2, embeddings = folder / "v1.ckpt", folder / "v2.ckpt", folder / "embeddings.npy"
+    examples = np.random.default_rng(5).normal(-1, 2, (3, 96, 64)).astype(np.float32)
+    if not embeddings.exists():
+        np.save(embeddings, _write_and_run(v1, v2, examples))
+    return Slim(v1, v2, examples, np.load(embeddings))
+
+
+def _write_and_run(v1: Path, v2: Path, examples: np.ndarray) -> np.ndarray:
+    import tensorflow.compat.v1 as tf
+
+    rng = np.random.default_rng(7)
+    with tf.Graph().as_default(), tf.Session() as session:
+        features = tf.placeholder(tf.float32, [None, 96, 64])
+        embedding = slim_network(features)
+        for variable in tf.global_variables():
+            shape = variable.shape.as_list()
+            # He-scaled weights keep activations of order one through all layers.
+            scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.05
+            variable.load(rng.standard_normal(shape, dtype=np.float32) * np.float32(scale), session)
+        for version, path in ((tf.train.SaverDef.V1, v1), (tf.train.SaverDef.V2, v2)):
+            tf.train.Saver(write_version=version).save(session, str(path), write_meta_graph=False)
+        return session.run(embedding, {features: examples})
+
+
+def run_slim(checkpoint: Path, examples: np.ndarray) -> np.ndarray:
+    """What TF-Slim's graph gives with a checkpoint: [n, 96, 64] -> [n, 128]."""
+    import tensorflow.compat.v1 as tf
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        features = tf.placeholder(tf.float32, [None, 96, 64])
+        embedding = slim_network(features)
+        tf.train.Saver().restore(session, str(checkpoint))
+        return session.run(embedding, {features: examples})
+
+
+def slim_network(features):
+    """The network in TF-Slim: [batch, 96, 64] -> [batch, 128]."""
+    import tensorflow.compat.v1 as tf
+    import tf_slim as slim
+
+    with tf.variable_scope("vggish"):
+        net = tf.expand_dims(features, -1)
+        for stage, (width, repeats) in enumerate([(64, 1), (128, 1), (256, 2), (512, 2)], start=1):
+            if repeats == 1:
+                net = slim.conv2d(net, width, 3, scope=f"conv{stage}")
+            else:
+                net = slim.repeat(net, repeats, slim.conv2d, width, 3, scope=f"conv{stage}")
+            net = slim.max_pool2d(net, 2, 2, padding="SAME", scope=f"pool{stage}")
+        net = slim.repeat(slim.flatten(net), 2, slim.fully_connected, 4096, scope="fc1")
+        return slim.fully_connected(net, 128, activation_fn=None, scope="fc2")

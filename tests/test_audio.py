@@ -1,0 +1,219 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+
+from vggish_keras.audio import open_audio
+
+STEREO = np.random.default_rng(0).uniform(-0.5, 0.5, (30_000, 2)).astype(np.float32)
+
+
+def read(source, sample_rate=None):
+    audio = open_audio(source, sample_rate)
+    blocks = list(audio.blocks)
+    assert all(block.dtype == np.float32 for block in blocks)
+    return np.concatenate(blocks), audio.sample_rate
+
+
+def encoded(format="WAV", subtype="PCM_16", samples=STEREO, sample_rate=44_100) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+# === Files ===
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "error"),
+    [
+        ("WAV", "PCM_U8", 2**-7),
+        ("WAV", "PCM_16", 2**-15),
+        ("WAV", "PCM_24", 2**-23),
+        ("WAV", "PCM_32", 1e-6),
+        ("WAV", "FLOAT", 1e-6),
+        ("WAV", "DOUBLE", 1e-6),
+        ("FLAC", "PCM_16", 2**-15),
+        ("AIFF", "PCM_16", 2**-15),
+        ("OGG", "VORBIS", None),
+        ("MP3", "MPEG_LAYER_III", None),
+    ],
+)
+def test_formats(tmp_path, format, subtype, error):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(30_000) / 44_100)
+    stereo = np.stack([tone, 0.5 * tone], axis=1).astype(np.float32)
+    path = tmp_path / f"a file.{format.lower()}"
+    path.write_bytes(encoded(format, subtype, stereo))
+    samples, sample_rate = read(path)
+    assert sample_rate == 44_100
+    if error:
+        np.testing.assert_allclose(samples, 0.75 * tone, atol=error)
+    else:  # lossy, and an encoder may add silence around
+        middle = samples[5_000:25_000]
+        hz = np.argmax(np.abs(np.fft.rfft(middle * np.hanning(len(middle))))) * 44_100 / len(middle)
+        assert abs(hz - 440) < 3
+        np.testing.assert_allclose(np.abs(middle).max(), 0.375, rtol=0.05)
+    np.testing.assert_array_equal(read(str(path))[0], samples)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(read(file)[0], samples)
+
+
+@pytest.mark.reference
+def test_real_recordings(reference):
+    for name, rate, seconds in (
+        ("speech_16k_mono.wav", 16_000, 4.0),
+        ("music_44k_stereo.ogg", 44_100, 10.0),
+        ("field_44k_mono.mp3", 44_100, 17.6),
+    ):
+        path = reference / "audio" / name
+        samples, sample_rate = read(path)
+        expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+        assert sample_rate == rate
+        assert abs(len(samples) / rate - seconds) < 0.05
+        np.testing.assert_allclose(samples, expected.mean(axis=1), atol=1e-6)
+
+
+def test_long_files_come_in_blocks(tmp_path):
+    path = tmp_path / "long.wav"
+    samples = np.random.default_rng(1).uniform(-1, 1, 300_000).astype(np.float32)
+    path.write_bytes(encoded("WAV", "FLOAT", samples))
+    blocks = list(open_audio(path).blocks)
+    assert max(map(len, blocks)) <= 65_536
+    np.testing.assert_array_equal(np.concatenate(blocks), samples)
+
+
+def test_a_pipe_without_positions():
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *_):
+            raise OSError("a pipe")
+
+    np.testing.assert_array_equal(read(Pipe(encoded()))[0], read(io.BytesIO(encoded()))[0])
+
+
+def test_wav_of_unknown_length():
+    """As written to a pipe: the size in the header is the largest there is."""
+    content = bytearray(encoded())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    assert len(read(io.BytesIO(content))[0]) == len(STEREO)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as audio: the file is empty"),
+        (b"no audio at all, but text" * 20, "cannot be read as audio: Format not recognised"),
+        (encoded()[:30], "cannot be read as audio"),
+        (encoded()[:43], "holds no samples"),
+        (encoded()[:44], "is truncated: it has 0 of 120000 bytes"),
+        (encoded()[:5_000], "is truncated: it has 4956 of 120000 bytes"),
+        (encoded()[:-1], "is truncated: it has 119999 of 120000 bytes"),
+        (encoded("FLAC")[:50_000], "is damaged after 0 samples"),
+        (encoded("MP3", "MPEG_LAYER_III")[:100], "cannot be read as audio: no audio found in it"),
+        (encoded(samples=STEREO[:0]), "holds no samples"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+    path = tmp_path / "some recording.bin"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"some recording.bin {message}"):
+        read(path)
+    with pytest.raises(ValueError, match=f"audio {message}"):
+        read(io.BytesIO(content))
+
+
+def test_float_file_that_is_not_finite(tmp_path):
+    samples = STEREO.copy()
+    samples[20_000, 1] = np.inf
+    (tmp_path / "x.wav").write_bytes(encoded("WAV", "FLOAT", samples))
+    with pytest.raises(ValueError, match=r"x\.wav: sample 20000 is inf, not a finite number"):
+        read(tmp_path / "x.wav")
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "x.raw").write_bytes(b"123")
+    with pytest.raises(FileNotFoundError, match=r"no audio file at .*nothing\.wav"):
+        read(tmp_path / "nothing.wav")
+    with pytest.raises(ValueError, match="is not a file"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match=r"x\.raw cannot be read as audio"):
+        read(tmp_path / "x.raw")
+    with pytest.raises(TypeError, match="expected a path, a binary file object or an array, got int"):
+        read(3)
+    with pytest.raises(ValueError, match="a file has its own sample rate, got sample_rate=8000"):
+        read(tmp_path / "x.raw", 8_000)
+
+
+# === Arrays ===
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lowest", "middle", "highest"),
+    [
+        (np.int8, -128, 0, 127),
+        (np.uint8, 0, 128, 255),
+        (np.int16, -(2**15), 0, 2**15 - 1),
+        (np.int32, -(2**31), 0, 2**31 - 1),
+    ],
+)
+def test_pcm_is_scaled_by_its_dtype(dtype, lowest, middle, highest):
+    samples, _ = read(np.array([lowest, middle, highest], dtype), 16_000)
+    assert samples[:2].tolist() == [-1, 0]
+    assert 0.99 < samples[2] <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_taken_as_they_are(dtype):
+    samples, sample_rate = read(np.array([-1, 0.5, 1.25], dtype), 44_100)
+    assert samples.tolist() == [-1, 0.5, 1.25]
+    assert sample_rate == 44_100
+
+
+def test_channels_are_averaged():
+    np.testing.assert_allclose(read(STEREO, 16_000)[0], STEREO.mean(axis=1), atol=1e-7)
+    pcm = np.array([[2**15 - 1, 2**15 - 1], [100, 300]], np.int16)
+    np.testing.assert_allclose(read(pcm, 16_000)[0], [1 - 2**-15, 200 / 2**15])
+
+
+def test_an_empty_array_is_no_error():
+    assert read(np.zeros(0), 16_000)[0].shape == (0,)
+
+
+def test_peaks_far_above_1_are_warned_of_once():
+    with pytest.warns(UserWarning, match=r"should lie in \[-1, 1\] but reach 3e\+04; were they PCM") as caught:
+        read(np.array([3, -30_000.0]), 16_000)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(np.array([1.5, -2.0]), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("array", "error", "message"),
+    [
+        (np.zeros((2, 16_000)), ValueError, r"expected shape \[samples, channels\], got \(2, 16000\)"),
+        (np.zeros((5, 0)), ValueError, r"expected shape \[samples, channels\], got \(5, 0\)"),
+        (np.zeros((1, 2, 3)), ValueError, r"expected shape \[samples\] or \[samples, channels\], got \(1, 2, 3\)"),
+        (np.array(1.0), ValueError, r"expected shape \[samples\]"),
+        (np.array([0.0, np.nan]), ValueError, "sample 1 is nan, not a finite number"),
+        (np.array([0.0, -np.inf]), ValueError, "sample 1 is -inf"),
+        (np.zeros(3, np.int64), TypeError, "got int64"),
+        (np.zeros(3, bool), TypeError, "got bool"),
+        (np.zeros(3, complex), TypeError, "got complex128"),
+    ],
+)
+def test_bad_arrays_are_named(array, error, message):
+    with pytest.raises(error, match=message):
+        read(array, 16_000)
+
+
+def test_an_array_needs_a_rate():
+    with pytest.raises(ValueError, match="the sample_rate of an array must be given"):
+        read(STEREO)
+    for sample_rate in (0, -1, 16_000.5, "fast"):
+        with pytest.raises(ValueError, match="sample_rate must be a positive whole number of Hz, got"):
+            read(STEREO, sample_rate)

@@ -1,0 +1,190 @@
+import gc
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+import resampy
+import soundfile
+import tensorflow as tf
+
+import vggish_keras as vk
+from tests import published
+from vggish_keras import model, network
+from vggish_keras.embedder import Embedder
+
+
+def assert_close(got, expected, bound=1e-4):
+    assert np.shape(got) == np.shape(expected)
+    np.testing.assert_allclose(got, expected, atol=bound * max(1.0, np.abs(expected).max(initial=0)), rtol=0)
+
+
+@pytest.fixture
+def fake_network(monkeypatch):
+    """A network that is quick and whose embedding tells examples apart: 128 of the example's log-mel values."""
+
+    def build(*_, padding, **__):
+        waveform = tf.keras.Input((None,))
+        examples = vk.LogMelExamples(padding=padding)(waveform)
+        return tf.keras.Model(waveform, tf.keras.layers.Reshape((-1, 96 * 64))(examples)[..., :6_144:48])
+
+    monkeypatch.setattr(model, "VGGish", build)
+
+
+def expected_of(waveform, hop_seconds=0.96):
+    """What `fake_network` gives for whole examples: [n, 128]."""
+    return published.log_mel_examples(waveform, round(hop_seconds * 100)).reshape(-1, 6_144)[:, ::48]
+
+
+def test_equals_the_functional_model_on_the_whole_waveform(vggish, embedder, sounds):
+    waveform = np.concatenate([sounds["noise"], sounds["rumble"], sounds["noise"]])
+    whole = np.asarray(vggish(waveform[np.newaxis])[0])
+    got = embedder.embed(waveform, 16_000)
+    assert got.values.dtype == np.float32
+    assert len(got.times) == len(whole) + 1  # the end is padded
+    assert_close(got.values[:-1], whole)
+    np.testing.assert_allclose(got.times, 0.96 * np.arange(len(whole) + 1))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["speech_16k_mono.wav", "music_44k_stereo.ogg", "field_44k_mono.mp3"])
+def test_files_give_what_tf_slim_gives_on_the_published_front_end(reference, slim, embedder, name):
+    """The whole way, each step by other code: libsndfile, resampy, NumPy front end, TF-Slim."""
+    samples, sample_rate = soundfile.read(reference / "audio" / name, dtype="float32", always_2d=True)
+    waveform = resampy.resample(samples.mean(axis=1), sample_rate, 16_000, filter="kaiser_best")
+    expected = published.run_slim(slim.v1, published.log_mel_examples(waveform))
+    got = embedder.embed(reference / "audio" / name)
+    assert_close(got.values[: len(expected)] / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-3)
+
+
+@pytest.mark.usefixtures("fake_network")
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("hop_seconds", [0.96, 0.5, 0.07, 2.5])
+@pytest.mark.parametrize("samples", [0, 100, 15_600, 15_601, 80_000, 80_001])
+def test_examples_of_any_hop_and_length(samples, hop_seconds, padding):
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
+    count = vk.LogMelExamples(hop_seconds, padding)(waveform[np.newaxis]).shape[1]
+    padded = np.pad(waveform, (0, 200_000))
+    embedder = Embedder(None, hop_seconds, padding, batch_size=3)
+    got = embedder.embed(waveform, 16_000)
+    np.testing.assert_allclose(got.times, hop_seconds * np.arange(count))
+    assert_close(got.values, expected_of(padded, hop_seconds)[:count])
+    rng = np.random.default_rng(1)
+    for cuts in (rng.integers(0, samples + 1, 5), range(700, samples, 700)):
+        blocks = np.split(waveform, np.sort(cuts))
+        parts = list(embedder.stream(blocks, 16_000))
+        assert all(len(part.times) == len(part.values) <= 3 for part in parts)
+        assert_close(np.concatenate([got.values[:0], *(part.values for part in parts)]), got.values)
+        np.testing.assert_allclose(np.concatenate([[], *(part.times for part in parts)]), got.times)
+
+
+def test_stream_at_another_rate_and_in_pcm(embedder, sounds):
+    stereo = np.stack([sounds["noise"], sounds["rumble"]], axis=1)
+    whole = embedder.embed(stereo, 44_100)
+    blocks = np.split((stereo * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16), [1, 5_000, 5_001, 40_000])
+    got = np.concatenate([part.values for part in embedder.stream(blocks, 44_100)])
+    # 16 bits of quantisation noise
+    assert_close(got, whole.values, 1e-2)
+
+
+def test_stream_answers_as_soon_as_a_batch_is_full(embedder, sounds):
+    asked = []
+
+    def blocks():
+        for index in range(100):
+            asked.append(index)
+            yield sounds["noise"]
+
+    first = next(embedder.stream(blocks(), 16_000))
+    assert len(first.times) == embedder.batch_size
+    assert len(asked) == 2  # 6 s, of which four examples take 3.9 s
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_memory_does_not_grow_with_the_stream():
+    """A quarter of an hour takes no more than a minute does."""
+    embedder = Embedder(None)
+    block = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100).astype(np.float32)
+    peaks = []
+    for seconds in (60, 60, 900):
+        gc.collect()
+        tracemalloc.start()
+        for _ in embedder.stream((block for _ in range(seconds)), 44_100):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
+
+
+def test_one_trace_for_all(embedder, sounds):
+    for samples in (100, 15_600, 40_000, 48_000):
+        embedder.embed(sounds["noise"][:samples], 16_000)
+    assert embedder._embed_windows.experimental_get_tracing_count() == 1
+
+
+def test_threads_share_an_embedder(embedder, sounds):
+    expected = embedder.embed(sounds["noise"], 16_000).values
+    results = [None] * 4
+
+    def work(index):
+        results[index] = embedder.embed(sounds["noise"], 16_000).values
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        assert_close(result, expected)
+
+
+def test_postprocess(slim, embedder, sounds, pca_params, pca_in_cache):
+    raw = embedder.embed(sounds["noise"], 16_000).values
+    quantized = vk.Embedder(slim.v2, postprocess="quantized").embed(sounds["noise"], 16_000).values
+    expected = published.postprocess(raw, pca_params["pca_eigen_vectors"], pca_params["pca_means"])
+    published.assert_same_bytes(quantized, expected)
+    nothing = vk.Embedder(slim.v2, padding="valid", postprocess="quantized").embed(np.zeros(100), 16_000)
+    assert nothing.values.shape == (0, 128)
+    assert nothing.values.dtype == np.uint8
+
+
+def test_bfloat16(slim, embedder, sounds):
+    expected = embedder.embed(sounds["noise"], 16_000).values
+    got = vk.Embedder(slim.v2, dtype="bfloat16").embed(sounds["noise"], 16_000).values
+    assert got.dtype == np.float32
+    cosine = np.sum(got * expected, -1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert 0.999 < cosine.min() < 1
+
+
+def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
+    expected = embedder.embed(sounds["noise"], 16_000)
+    got = vk.embed(sounds["noise"], 16_000, weights=slim.v2)
+    assert_close(got.values, expected.values)
+    np.testing.assert_array_equal(got.times, expected.times)
+    monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
+    assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+def test_bad_arguments_are_named():
+    for batch_size in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="batch_size must be a positive whole number, got"):
+            vk.Embedder(None, batch_size=batch_size)
+    with pytest.raises(ValueError, match=r"dtype must be one of .* got 'int8'"):
+        vk.Embedder(None, dtype="int8")
+    with pytest.raises(ValueError, match="padding must be one of"):
+        vk.Embedder(None, padding="full")
+    with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt is not in the cache"):
+        vk.Embedder()
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_bad_sources_are_named(tmp_path):
+    embedder = Embedder(None)
+    with pytest.raises(FileNotFoundError, match=r"no audio file at .*x\.wav"):
+        embedder.embed(tmp_path / "x.wav")
+    with pytest.raises(ValueError, match="the sample_rate of an array must be given"):
+        embedder.embed(np.zeros(100))
+    with pytest.raises(ValueError, match="sample_rate must be a positive whole number"):
+        embedder.stream([], 0)
+    with pytest.raises(ValueError, match="stream: sample 100 is nan"):
+        list(embedder.stream([np.zeros(100), np.full(3, np.nan)], 16_000))

@@ -1,0 +1,329 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+import vggish_keras as vk
+from tests import published
+from vggish_keras import model as model_module, network
+
+VARIABLES = {
+    "conv1": [(3, 3, 1, 64), (64,)],
+    "conv2": [(3, 3, 64, 128), (128,)],
+    "conv3_1": [(3, 3, 128, 256), (256,)],
+    "conv3_2": [(3, 3, 256, 256), (256,)],
+    "conv4_1": [(3, 3, 256, 512), (512,)],
+    "conv4_2": [(3, 3, 512, 512), (512,)],
+    "fc1_1": [(12_288, 4096), (4096,)],
+    "fc1_2": [(4096, 4096), (4096,)],
+    "fc2": [(4096, 128), (128,)],
+}
+
+
+def assert_close(got, expected, bound=1e-3):
+    """Within `bound` of the largest value."""
+    assert np.shape(got) == np.shape(expected)
+    np.testing.assert_allclose(got, expected, atol=bound * np.abs(expected).max(), rtol=0)
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    """A network that can be worked out by hand: each embedding is 128 times the mean of its example."""
+
+    def mean_of_example(examples, dtype=None, initialize=True):
+        images = network.FoldExamples()(examples)
+        mean = keras.layers.GlobalAveragePooling2D()(images)
+        ones = keras.layers.Dense(128, kernel_initializer="ones", name="fc2")
+        return network.UnfoldExamples()([ones(mean), examples])
+
+    monkeypatch.setattr(network, "embed_examples", mean_of_example)
+
+
+def means_of_examples(waveform):
+    """What `small_network` gives for [samples]: [n, 128]."""
+    return np.repeat(published.log_mel_examples(waveform).mean(axis=(1, 2))[:, np.newaxis], 128, axis=1)
+
+
+# === The network ===
+
+
+def test_embeddings_are_those_of_tf_slim(slim, vggish, sounds):
+    from_examples = keras.Model(vggish.get_layer("fold").input, vggish.output)
+    assert_close(from_examples(slim.examples[np.newaxis])[0], slim.embeddings)
+    waveform = sounds["noise"]
+    examples = published.log_mel_examples(waveform).astype(np.float32)
+    assert_close(vggish(waveform[np.newaxis])[0], from_examples(examples[np.newaxis])[0])
+
+
+@pytest.mark.reference
+def test_embeddings_are_those_of_the_published_graph(reference, vggish):
+    signals = np.load(reference / "log_mel.npz")
+    expected = np.load(reference / "slim_embeddings.npz")
+    original = vggish.get_weights()
+    try:
+        seeded_like_the_reference(vggish)
+        for name in expected.files:
+            assert_close(vggish(signals[f"{name}/waveform"][np.newaxis])[0], expected[name])
+    finally:
+        vggish.set_weights(original)
+
+
+def seeded_like_the_reference(model):
+    """Draws the weights of make_slim_checkpoint.py --seed 0, which go by the sorted names of the variables."""
+    from vggish_keras.weights import slim_variables
+
+    rng = np.random.default_rng(0)
+    variables = slim_variables(model)
+    for name in sorted(variables):
+        shape = tuple(variables[name].shape)
+        if len(shape) == 1:
+            value = 0.05 * rng.standard_normal(shape)
+        else:
+            value = rng.standard_normal(shape, dtype=np.float32) * np.sqrt(2.0 / np.prod(shape[:-1]))
+        variables[name].assign(value.astype(np.float32))
+
+
+def test_layers_and_variables(vggish):
+    assert vggish.count_params() == 72_141_184
+    assert len(vggish.trainable_variables) == 18
+    for name, shapes in VARIABLES.items():
+        assert [tuple(weight.shape) for weight in vggish.get_layer(name).weights] == shapes
+
+
+def test_embedding_has_no_activation(vggish, sounds):
+    assert np.min(vggish(sounds["noise"][np.newaxis])) < 0
+
+
+def test_random_weights_only_when_asked_for():
+    keras.utils.set_random_seed(0)
+    model = vk.VGGish(weights=None, input="examples")
+    for name in VARIABLES:
+        kernel, bias = (np.asarray(weight) for weight in model.get_layer(name).weights)
+        # A normal of standard deviation 0.01 that is cut at two has one of 0.0088.
+        assert np.abs(kernel).max() <= 0.02
+        np.testing.assert_allclose(kernel.std(), 0.0088, rtol=0.1)
+        assert not bias.any()
+    # No two layers draw the same numbers.
+    first, second = (np.asarray(model.get_layer(name).kernel).ravel() for name in ("conv3_2", "conv4_2"))
+    assert not np.any(first[:1000] == second[:1000])
+    assert model(np.zeros((2, 96, 64), "f")).shape == (2, 128)
+    with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt"):
+        vk.VGGish()
+
+
+def test_example_and_waveform_models_agree_in_batches_of_any_size(vggish, sounds):
+    waveform = sounds["rumble"]
+    whole = np.asarray(vggish(waveform[np.newaxis])[0])
+    batch = np.stack([waveform, waveform[::-1].copy(), waveform])
+    assert_close(vggish(batch)[2], whole, 1e-4)
+    assert_close(vggish.predict(batch, batch_size=2, verbose=0)[2], whole, 1e-4)
+    for shape, examples in (((0, 20_000), 1), ((2, 0), 0), ((2, 15_599), 0), ((0, 0), 0)):
+        assert vggish(np.zeros(shape, "f")).shape == (shape[0], examples, 128)
+        assert tf.function(vggish)(tf.zeros(shape)).shape == (shape[0], examples, 128)
+
+
+def test_graph_dynamic_shapes_and_xla(vggish, sounds):
+    waveform = sounds["noise"][np.newaxis]
+    expected = vggish(waveform)
+    dynamic = tf.function(vggish, input_signature=[tf.TensorSpec((None, None))])
+    assert_close(dynamic(waveform), expected, 1e-4)
+    assert_close(dynamic(waveform[:, :20_000]), expected[:, :1], 1e-4)
+    assert_close(tf.function(vggish, jit_compile=True)(waveform), expected, 1e-4)
+
+
+def test_gradient_reaches_the_waveform(vggish):
+    for waveform in (tf.zeros((1, 15_600)), tf.random.stateless_normal((1, 15_600), (1, 2))):
+        with tf.GradientTape() as tape:
+            tape.watch(waveform)
+            loss = tf.reduce_sum(vggish(waveform))
+        gradient = tape.gradient(loss, waveform)
+        assert np.all(np.isfinite(gradient))
+    assert np.any(gradient != 0)
+
+
+# === Arguments ===
+
+
+@pytest.mark.usefixtures("small_network")
+def test_pooling(sounds):
+    waveform = sounds["rumble"]
+    expected = means_of_examples(waveform)
+    for pooling, pool in (("avg", np.mean), ("max", np.max)):
+        model = vk.VGGish(weights=None, pooling=pooling)
+        np.testing.assert_allclose(model(waveform[np.newaxis])[0], pool(expected, axis=0), atol=1e-4)
+        assert model.output.shape == (None, 128)
+        assert not np.any(model(np.zeros((2, 100), "f")))
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_lengths(sounds, padding):
+    lengths = np.array([48_000, 20_000, 15_600, 9_000], np.int32)
+    batch = np.full((4, 50_000), np.nan, np.float32)
+    for clip, length in zip(batch, lengths, strict=True):
+        clip[:length] = sounds["rumble"][:length]
+    inputs = {"waveform": batch, "num_samples": lengths}
+    alone = vk.VGGish(weights=None, padding=padding)
+    expected = [np.asarray(alone(clip[np.newaxis, :length])[0]) for clip, length in zip(batch, lengths, strict=True)]
+
+    embeddings = vk.VGGish(weights=None, padding=padding, lengths=True)
+    for clip, want in zip(np.asarray(embeddings(inputs)), expected, strict=True):
+        np.testing.assert_allclose(clip[: len(want)], want, atol=1e-4)
+        assert not clip[len(want) :].any()
+
+    # A later layer sees the mask.
+    later = keras.Model(embeddings.inputs, keras.layers.GlobalAveragePooling1D()(embeddings.output))
+    averages = [want.mean(axis=0) for want in expected if len(want)]
+    np.testing.assert_allclose(later(inputs)[: len(averages)], averages, atol=1e-4)
+
+    for pooling, pool in (("avg", np.mean), ("max", np.max)):
+        pooled = vk.VGGish(weights=None, padding=padding, lengths=True, pooling=pooling)(inputs)
+        wanted = [pool(want, axis=0) if len(want) else np.zeros(128) for want in expected]
+        np.testing.assert_allclose(pooled, wanted, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_network", "pca_in_cache")
+def test_postprocess(sounds, pca_params):
+    batch = np.stack([sounds["rumble"], sounds["noise"]])
+    raw = np.asarray(vk.VGGish(weights=None)(batch))
+    components = (raw - pca_params["pca_means"].reshape(-1)) @ pca_params["pca_eigen_vectors"].T
+    np.testing.assert_allclose(vk.VGGish(weights=None, postprocess="pca")(batch), components, atol=1e-4)
+    quantized = vk.VGGish(weights=None, postprocess="quantized")
+    expected = published.postprocess(raw.reshape(-1, 128), **pca_args(pca_params))
+    published.assert_same_bytes(np.asarray(quantized(batch)).reshape(-1, 128), expected)
+    assert len(quantized.non_trainable_variables) == 2
+
+    masked = vk.VGGish(weights=None, postprocess="quantized", lengths=True)
+    got = np.asarray(masked({"waveform": batch, "num_samples": np.array([48_000, 16_000], np.int32)}))
+    published.assert_same_bytes(got[0], expected.reshape(2, 3, 128)[0])
+    assert got[1, 0].any()
+    assert not got[1, 1:].any()
+
+    pooled = vk.VGGish(weights=None, postprocess="quantized", pooling="avg")(batch)
+    published.assert_same_bytes(np.asarray(pooled), published.postprocess(raw.mean(axis=1), **pca_args(pca_params)))
+
+
+def pca_args(pca_params):
+    return {"eigen_vectors": pca_params["pca_eigen_vectors"], "means": pca_params["pca_means"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input": "audio"}, "input must be one of .* got 'audio'"),
+        ({"padding": "full"}, "padding must be one of .* got 'full'"),
+        ({"pooling": "mean"}, "pooling must be one of .* got 'mean'"),
+        ({"postprocess": "whiten"}, "postprocess must be one of .* got 'whiten'"),
+        ({"hop_seconds": 0.123}, "multiple of 0.01 .* got 0.123"),
+        ({"input": "examples", "pooling": "avg"}, 'need input="waveform"'),
+        ({"input": "examples", "lengths": True}, 'need input="waveform"'),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_built(monkeypatch, arguments, message):
+    monkeypatch.setattr(network, "embed_examples", None)
+    with pytest.raises(ValueError, match=message):
+        vk.VGGish(weights=None, **arguments)
+
+
+def test_waveforms_of_another_rank_are_refused(vggish):
+    with pytest.raises(ValueError, match="shape"):
+        vggish(np.zeros(16_000, "f"))
+    with pytest.raises(ValueError, match="shape"):
+        vggish(np.zeros((1, 16_000, 2), "f"))
+
+
+# === Keras ===
+
+
+@pytest.mark.usefixtures("small_network", "pca_in_cache")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": "same", "hop_seconds": 0.5, "postprocess": "pca"},
+        {"lengths": True, "pooling": "max"},
+        {"lengths": True, "postprocess": "quantized"},
+    ],
+)
+def test_configuration_clone_and_file_round_trips(tmp_path, sounds, arguments):
+    model = vk.VGGish(weights=None, name="ears", **arguments)
+    batch = np.stack([sounds["rumble"], sounds["noise"]])
+    inputs = {"waveform": batch, "num_samples": np.array([40_000, 20_000])} if "lengths" in arguments else batch
+    expected = model(inputs)
+    model.save(tmp_path / "model.keras")
+    copies = [
+        keras.Model.from_config(model.get_config()),
+        keras.models.clone_model(model),
+        keras.models.load_model(tmp_path / "model.keras"),
+    ]
+    for copy in copies:
+        copy.set_weights(model.get_weights())
+        np.testing.assert_array_equal(copy(inputs), expected)
+        assert copy.name == "ears"
+
+
+def test_keras_file_of_the_real_network_in_another_process(tmp_path, slim, vggish):
+    path = tmp_path / "vggish.keras"
+    vggish.save(path)
+    np.save(tmp_path / "waveform.npy", np.random.default_rng(3).uniform(-0.5, 0.5, (1, 31_000)).astype("f"))
+    script = (
+        "import sys, numpy as np, tensorflow as tf, vggish_keras.model\n"
+        "model = tf.keras.models.load_model(sys.argv[1] + '/vggish.keras')\n"
+        "np.save(sys.argv[1] + '/got.npy', model(np.load(sys.argv[1] + '/waveform.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "got.npy"), vggish(np.load(tmp_path / "waveform.npy")), atol=1e-4)
+
+
+def test_a_clone_starts_from_random_weights(vggish):
+    initializer = vggish.get_layer("conv1").get_config()["kernel_initializer"]
+    assert initializer["class_name"] == "TruncatedNormal"
+    assert initializer["config"]["stddev"] == 0.01
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("how", ["global", "argument"])
+def test_dtype_policy_is_the_networks_alone(policy, how):
+    """The layers compute in the policy's dtype, the embedding is float32."""
+    if how == "global":
+        keras.mixed_precision.set_global_policy(policy)
+    try:
+        examples = keras.Input((96, 64), dtype="float32")
+        embedding = network.embed_examples(examples, policy if how == "argument" else None, initialize=False)
+        pooled = model_module.PoolExamples("avg")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model = keras.Model(examples, embedding)
+    for name in ("conv1", "pool1", "fc1_2"):
+        assert model.get_layer(name).compute_dtype == policy.removeprefix("mixed_")
+        assert model.get_layer(name).variable_dtype == "float32"
+    assert model.get_layer("fc2").compute_dtype == "float32"
+    assert model.output.dtype == "float32"
+    assert pooled.compute_dtype == "float32"
+
+
+def test_bfloat16_embeddings_are_close(slim, vggish, sounds):
+    waveform = sounds["noise"][np.newaxis]
+    got = vk.VGGish(slim.v2, dtype="mixed_bfloat16")(waveform)
+    assert got.dtype == tf.float32
+    expected = np.asarray(vggish(waveform))
+    cosine = np.sum(got * expected, -1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert cosine.min() > 0.999
+
+
+def test_fit_changes_the_network(vggish, sounds):
+    """A head on top learns, and gradients reach all 18 variables."""
+    original = vggish.get_weights()
+    head = keras.layers.Dense(1, name="head")
+    model = keras.Sequential([vggish, keras.layers.GlobalAveragePooling1D(), head])
+    model.compile(keras.optimizers.Adam(1e-7), "mse")
+    try:
+        batch = np.stack([sounds["rumble"], sounds["noise"]])
+        losses = model.fit(batch, np.array([[0.0], [1.0]]), epochs=3, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]
+        changed = [np.any(before != after) for before, after in zip(original, vggish.get_weights(), strict=True)]
+        assert changed == [True] * 18
+    finally:
+        vggish.set_weights(original)

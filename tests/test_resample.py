@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import resampy
+
+from vggish_keras.resample import filter_bank, resample, resample_blocks
+
+# Few phases (48, 32, 8 kHz), many (44.1 kHz and its parts), far away, hardly away, and one without a common factor.
+RATES = [48_000, 32_000, 8_000, 24_000, 12_000, 44_100, 22_050, 11_025, 96_000, 192_000, 4_000, 15_999, 16_001, 44_056]
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("sample_rate", RATES)
+def test_equals_resampy(sample_rate):
+    waveform = noise(sample_rate * 3 + 17)
+    expected = resampy.resample(waveform, sample_rate, 16_000, filter="kaiser_best")
+    got = resample(waveform, sample_rate)
+    assert got.dtype == np.float32
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=5e-6, rtol=0)
+
+
+@pytest.mark.reference
+def test_equals_the_reference_data(reference):
+    data = np.load(reference / "resample.npz")
+    rates = {key.split("/")[0] for key in data.files}
+    assert len(rates) == 4
+    for rate in rates:
+        np.testing.assert_allclose(
+            resample(data[f"{rate}/input"], int(rate)), data[f"{rate}/output"], atol=5e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 44_100, 48_000, 16_001])
+def test_short_waveforms(sample_rate):
+    for samples in (1, 2, 7, 100, 1_000):
+        waveform = noise(samples)
+        got = resample(waveform, sample_rate)
+        assert got.shape == (samples * 16_000 // sample_rate,)
+        if len(got):
+            expected = resampy.resample(waveform, sample_rate, 16_000, filter="kaiser_best")
+            np.testing.assert_allclose(got, expected, atol=5e-6, rtol=0)
+    assert resample(np.zeros(0, "f"), sample_rate).shape == (0,)
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 22_050, 44_100, 48_000, 44_056, 16_000])
+def test_stream_does_not_depend_on_its_blocks(sample_rate):
+    waveform = noise(sample_rate * 6)
+    whole = resample(waveform, sample_rate)
+    rng = np.random.default_rng(1)
+    for cuts in ([], [1], sorted(rng.integers(0, len(waveform), 40)), range(0, len(waveform), 1_000)):
+        blocks = np.split(waveform, cuts)
+        np.testing.assert_array_equal(np.concatenate(list(resample_blocks(blocks, sample_rate))), whole)
+
+
+def test_stream_is_lazy_and_bounded():
+    """What is behind a stream's reach is let go, and output comes before its end."""
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield noise(4_410)
+
+    stream = resample_blocks(endless(), 44_100)
+    produced = sum(len(next(stream)) for _ in range(20))
+    assert produced <= taken * 1_600 < produced + 80_000
+
+
+def test_16_khz_is_left_alone():
+    waveform = noise(1_000)
+    np.testing.assert_array_equal(resample(waveform, 16_000), waveform)
+
+
+def test_leading_axes_and_other_floats():
+    stereo = noise(44_100).reshape(2, 1, 22_050)
+    got = resample(stereo, 44_100)
+    assert got.shape == (2, 1, 8_000)
+    np.testing.assert_array_equal(got[1, 0], resample(stereo[1, 0], 44_100))
+    doubles = resample(stereo[0, 0].astype(np.float64), 44_100)
+    assert doubles.dtype == np.float32
+    np.testing.assert_allclose(doubles, got[0, 0], atol=1e-6)
+    assert resample(np.zeros((0, 100), "f"), 44_100).shape == (0, 36)
+
+
+def test_filter_banks_stay_small():
+    for sample_rate in RATES:
+        assert sum(matrix.nbytes for matrix in filter_bank(sample_rate).filters) < 32 * 2**20
+
+
+@pytest.mark.parametrize("sample_rate", [0, -16_000, 44_100.5, float("nan"), float("inf"), None, "44100"])
+def test_bad_rates_are_named(sample_rate):
+    with pytest.raises(ValueError, match="sample_rate must be a positive whole number of Hz, got"):
+        resample(noise(100), sample_rate)
+
+
+def test_bad_waveforms_are_named():
+    with pytest.raises(TypeError, match=r"expected float samples .* got int16"):
+        resample(np.zeros(100, np.int16), 44_100)
+    with pytest.raises(ValueError, match="got a single number"):
+        resample(np.float32(3), 44_100)

@@ -1,0 +1,312 @@
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+import vggish_keras as vk
+from tests.published import run_slim
+from vggish_keras import params, weights
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The network without weights worth anything."""
+    return vk.VGGish(weights=None, input="examples")
+
+
+def assert_close(got, expected):
+    np.testing.assert_allclose(got, expected, atol=1e-3 * np.abs(expected).max(), rtol=0)
+
+
+def zeros():
+    """Tensors of a VGGish checkpoint, all zero."""
+    return {
+        f"{scope}/{kind}": np.zeros(shape, np.float32)
+        for layer, scope in weights.SLIM_SCOPES.items()
+        for kind, shape in zip(("weights", "biases"), SHAPES[layer], strict=True)
+    }
+
+
+SHAPES = {
+    "conv1": [(3, 3, 1, 64), (64,)],
+    "conv2": [(3, 3, 64, 128), (128,)],
+    "conv3_1": [(3, 3, 128, 256), (256,)],
+    "conv3_2": [(3, 3, 256, 256), (256,)],
+    "conv4_1": [(3, 3, 256, 512), (512,)],
+    "conv4_2": [(3, 3, 512, 512), (512,)],
+    "fc1_1": [(12_288, 4096), (4096,)],
+    "fc1_2": [(4096, 4096), (4096,)],
+    "fc2": [(4096, 128), (128,)],
+}
+
+
+def write_v2(path, tensors):
+    """Any tensors as a V2 checkpoint."""
+    slices = [""] * len(tensors)
+    tf.raw_ops.SaveV2(
+        prefix=str(path), tensor_names=list(tensors), shape_and_slices=slices, tensors=list(tensors.values())
+    )
+
+
+# === TF-Slim checkpoints ===
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_reads_what_tf_slim_wrote(slim, model, version):
+    vk.load_slim_checkpoint(model, getattr(slim, version))
+    assert_close(model(slim.examples), slim.embeddings)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_tf_slim_reads_what_is_written(tmp_path, slim, vggish, version):
+    path = tmp_path / "written.ckpt"
+    vk.save_slim_checkpoint(vggish, path, version)
+    if version == "v1":
+        assert [file.name for file in tmp_path.iterdir()] == ["written.ckpt"]
+    got = run_slim(path, slim.examples)
+    np.testing.assert_allclose(got, slim.embeddings, atol=1e-5)
+
+
+def test_a_model_that_contains_vggish(tmp_path, slim, vggish):
+    classifier = keras.Sequential([keras.Sequential([vggish]), keras.layers.Dense(2)])
+    classifier.build((None, None))
+    vk.save_slim_checkpoint(classifier, tmp_path / "v2.ckpt", "v2")
+    vk.load_slim_checkpoint(classifier, tmp_path / "v2.ckpt")
+    reader = tf.train.load_checkpoint(str(tmp_path / "v2.ckpt"))
+    expected = tf.train.load_checkpoint(str(slim.v2))
+    assert reader.get_variable_to_shape_map() == expected.get_variable_to_shape_map()
+    name = "vggish/conv3/conv3_2/weights"
+    np.testing.assert_array_equal(reader.get_tensor(name), expected.get_tensor(name))
+
+
+def test_other_tensors_in_the_file_are_left_alone(tmp_path, model):
+    write_v2(tmp_path / "x", {**zeros(), "global_step": np.int64(3), "mymodel/logits/biases": np.zeros(5)})
+    vk.load_slim_checkpoint(model, tmp_path / "x")
+    assert not any(np.any(value) for value in model.get_weights())
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_is_assigned(tmp_path, slim, model):
+    vk.load_slim_checkpoint(model, slim.v2)
+    tensors = zeros()
+    del tensors["vggish/conv1/weights"], tensors["vggish/fc2/biases"]
+    tensors["vggish/conv2/biases"] = np.zeros(64, np.float32)
+    tensors["vggish/conv3/conv3_1/biases"] = np.zeros(256)
+    write_v2(tmp_path / "bad", tensors)
+    with pytest.raises(ValueError, match="does not hold VGGish") as error:
+        vk.load_slim_checkpoint(model, tmp_path / "bad")
+    for problem in (
+        "vggish/conv1/weights is missing",
+        "vggish/fc2/biases is missing",
+        "vggish/conv2/biases is float32 [64], expected float32 [128]",
+        "vggish/conv3/conv3_1/biases is float64 [256], expected float32 [256]",
+    ):
+        assert problem in str(error.value)
+    assert_close(model(slim.examples), slim.embeddings)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
+def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
+    source = slim.v1 if version == "v1" else slim.v2.with_name("v2.ckpt.data-00000-of-00001")
+    cut = tmp_path / source.name
+    with source.open("rb") as file:
+        cut.write_bytes(file.read(int(kept * source.stat().st_size)))
+    if version == "v2":
+        (tmp_path / "v2.ckpt.index").write_bytes(slim.v2.with_name("v2.ckpt.index").read_bytes())
+    before = np.asarray(model.get_layer("fc2").bias)
+    with pytest.raises(ValueError, match=rf"{version}.ckpt is (damaged|not a readable TF-Slim checkpoint)"):
+        vk.load_slim_checkpoint(model, tmp_path / f"{version}.ckpt")
+    np.testing.assert_array_equal(model.get_layer("fc2").bias, before)
+
+
+def test_files_that_are_no_checkpoint(tmp_path, model):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"text\.ckpt is not a readable TF-Slim checkpoint"):
+        vk.VGGish(weights=tmp_path / "text.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.ckpt"):
+        vk.VGGish(weights=tmp_path / "missing.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.ckpt"):
+        vk.load_slim_checkpoint(model, tmp_path / "missing.ckpt")
+
+
+def test_models_that_are_no_vggish(tmp_path):
+    other = keras.Sequential([keras.layers.Dense(3, name="fc2")])
+    with pytest.raises(ValueError, match="is no VGGish: it lacks the layers conv1, conv2, conv3_1"):
+        vk.save_slim_checkpoint(other, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_format(tmp_path, model):
+    with pytest.raises(ValueError, match=r"format must be one of .* got 'v3'"):
+        vk.save_slim_checkpoint(model, tmp_path / "x", "v3")
+
+
+# === Keras weights files ===
+
+
+def test_keras_weights_file(tmp_path, slim, vggish, pca_in_cache):
+    path = tmp_path / "fine.weights.h5"
+    vggish.save_weights(path)
+    assert_close(vk.VGGish(weights=path, input="examples")(slim.examples), slim.embeddings)
+    # What stands around the network is not the file's concern.
+    around = vk.VGGish(weights=path, lengths=True, pooling="avg", postprocess="pca")
+    around.save_weights(path)
+    assert_close(vk.VGGish(weights=path, input="examples")(slim.examples), slim.embeddings)
+
+
+def test_bad_keras_weights_files(tmp_path):
+    (tmp_path / "text.weights.h5").write_text("no archive")
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, name="fc2")])
+    other.save_weights(tmp_path / "other.weights.h5")
+    for name in ("text.weights.h5", "other.weights.h5"):
+        with pytest.raises(ValueError, match=f"{name} does not hold the weights of this network"):
+            vk.VGGish(weights=tmp_path / name, input="examples")
+
+
+# === The published files ===
+
+
+class Server:
+    """Serves bytes on loopback, well or badly."""
+
+    def __init__(self):
+        self.content = {}
+        self.requests = 0
+        self.sent_share = 1.0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests += 1
+                content = outer.content.get(self.path)
+                if content is None:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[: int(outer.sent_share * len(content))])
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/audioset/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(params, "PUBLISHED_URL", server.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cache() -> Path:
+    return Path(os.environ["VGGISH_KERAS_HOME"])
+
+
+@pytest.fixture
+def published_file(server):
+    """A stand-in that the server has, with its checksum."""
+    content = np.random.default_rng(6).bytes(3_000_000)
+    server.content["/audioset/some.bin"] = content
+    return params.PublishedFile("some.bin", "md5:" + hashlib.md5(content).hexdigest())
+
+
+def test_published_addresses_and_checksums():
+    """As in the published documentation."""
+    import importlib
+
+    fresh = importlib.util.module_from_spec(importlib.util.find_spec("vggish_keras.params"))
+    fresh.__spec__.loader.exec_module(fresh)
+    assert fresh.PUBLISHED_URL == "https://storage.googleapis.com/audioset/"
+    assert tuple(fresh.CHECKPOINT) == ("vggish_model.ckpt", "md5:d1c7011e6366aa34176bb05c705e31a8")
+    assert tuple(fresh.PCA_PARAMS) == (
+        "vggish_pca_params.npz",
+        "sha256:4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d",
+    )
+
+
+def test_downloads_once_and_verifies(server, cache, published_file):
+    for _ in range(2):
+        path = weights.fetch(published_file)
+        assert path == cache / "some.bin"
+        assert path.read_bytes() == server.content["/audioset/some.bin"]
+    assert server.requests == 1
+    assert list(cache.iterdir()) == [path]
+
+
+@pytest.mark.reference
+def test_downloads_the_published_pca_params(server, reference):
+    server.content["/audioset/vggish_pca_params.npz"] = (reference / "vggish_pca_params.npz").read_bytes()
+    assert vk.Postprocess("audioset")(np.zeros((1, 128), "f")).shape == (1, 128)
+
+
+def test_audioset_means_the_file_in_the_cache(slim, cache):
+    """A file that was placed there by hand is used, here a stand-in for the published one."""
+    os.link(slim.v1, cache / "vggish_model.ckpt")
+    assert_close(vk.VGGish(input="examples")(slim.examples), slim.embeddings)
+
+
+def wrong_content(server):
+    server.content["/audioset/some.bin"] = b"a login page, perhaps"
+
+
+def broken_transfer(server):
+    server.sent_share = 0.5
+
+
+def not_there(server):
+    server.content.clear()
+
+
+@pytest.mark.parametrize("spoil", [wrong_content, broken_transfer, not_there])
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, cache, published_file, spoil):
+    spoil(server)
+    with pytest.raises(FileNotFoundError, match=r"some\.bin is not in the cache and could not be downloaded") as error:
+        weights.fetch(published_file)
+    for needed in (server.url + "some.bin", published_file.checksum, str(cache / "some.bin"), "VGGISH_KERAS_HOME"):
+        assert needed in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(cache.iterdir())
+
+
+def test_offline(cache, published_file, monkeypatch):
+    monkeypatch.setattr(params, "PUBLISHED_URL", "http://127.0.0.1:9/")
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no connection\)"):
+        weights.fetch(published_file)
+    assert not list(cache.iterdir())
+
+
+def test_two_processes_at_once(server, cache, published_file):
+    script = (
+        "import sys; from vggish_keras import params, weights\n"
+        "params.PUBLISHED_URL = sys.argv[1]\n"
+        "print(weights.verify(weights.fetch(params.PublishedFile(*sys.argv[2:])), sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", script, server.url, *published_file]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4
+    assert list(cache.iterdir()) == [cache / "some.bin"]
+
+
+def test_cache_is_the_users_own(monkeypatch):
+    monkeypatch.delenv("VGGISH_KERAS_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    if sys.platform == "linux":
+        assert weights.published_path(params.CHECKPOINT) == Path("/somewhere/vggish_keras/vggish_model.ckpt")
