@@ -1,0 +1,266 @@
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+import vggish_keras as vk
+from vggish_keras import cli, params
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the command line in a folder of its own, in this process: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli.main, list(map(str, arguments)))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.stderr
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def one_embedder(monkeypatch, embedder):
+    """All commands share the session's embedder, whatever they ask for."""
+    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_, **__: embedder)
+
+
+@pytest.fixture
+def recordings(tmp_path, sounds):
+    """Good recordings, one of them with an odd name."""
+    paths = [tmp_path / "first.wav", tmp_path / "söme [bold]fíle.flac"]
+    soundfile.write(paths[0], sounds["noise"].clip(-1, 1), 16_000)
+    soundfile.write(paths[1], np.stack([sounds["rumble"]] * 2, axis=1), 44_100)
+    return paths
+
+
+# === embed ===
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_embed_prints_a_table(run, recordings, embedder):
+    status, output, errors = run("embed", *recordings)
+    assert (status, errors) == (0, "")
+    for path in recordings:
+        expected = embedder.embed(path)
+        assert f"{path}: {len(expected.times)} embeddings of 128 values" in output
+        for seconds, values in zip(*expected, strict=True):
+            assert any(f"{seconds:.2f}" in line and f"{values[0]:.4g}" in line for line in output.splitlines())
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_embed_writes_npz(run, tmp_path, recordings, embedder):
+    expected = [embedder.embed(path) for path in recordings]
+    assert run("embed", recordings[0], "-o", "one.npz") == (0, "one.npz: 4 embeddings\n", "")
+    with np.load(tmp_path / "one.npz") as file:
+        assert sorted(file) == ["times", "values"]
+        np.testing.assert_array_equal(file["times"], expected[0].times)
+        np.testing.assert_allclose(file["values"], expected[0].values, atol=1e-5)
+    assert run("embed", *recordings, "-o", "two.npz")[0] == 0
+    with np.load(tmp_path / "two.npz") as file:
+        names = [str(path) for path, part in zip(recordings, expected, strict=True) for _ in part.times]
+        assert file["files"].tolist() == names
+        np.testing.assert_allclose(file["values"], np.concatenate([part.values for part in expected]), atol=1e-5)
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_embed_writes_csv(run, tmp_path, recordings, embedder):
+    assert run("embed", *recordings, "-o", "all.csv")[0] == 0
+    with (tmp_path / "all.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "time", *(f"embedding_{index}" for index in range(128))]
+    expected = [embedder.embed(path) for path in recordings]
+    assert [row[0] for row in rows] == [str(p) for p, part in zip(recordings, expected, strict=True) for _ in part[0]]
+    np.testing.assert_allclose([float(row[1]) for row in rows], np.concatenate([part.times for part in expected]))
+    values = np.array([row[2:] for row in rows], np.float32)
+    np.testing.assert_allclose(values, np.concatenate([part.values for part in expected]), atol=1e-5)
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_a_bad_file_takes_no_other_along(run, tmp_path, recordings):
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    status, output, errors = run("embed", bad, recordings[0], tmp_path / "missing.wav", "-o", "out.npz")
+    assert status == 1
+    assert output == "out.npz: 4 embeddings\n"
+    lines = errors.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"Error: {bad} cannot be read as audio")
+    assert lines[1] == f"Error: no audio file at {tmp_path / 'missing.wav'}"
+    assert len(np.load(tmp_path / "out.npz")["times"]) == 4
+    assert run("embed", bad, "-o", "none.npz")[0] == 1
+    assert not (tmp_path / "none.npz").exists()
+
+
+def test_embed_takes_its_options(run, slim, recordings, pca_in_cache):
+    options = ("--hop", 0.5, "--padding", "valid", "--postprocess", "quantized", "--batch-size", 2)
+    status, _, errors = run("embed", recordings[0], "-o", "out.npz", "--weights", slim.v2, *options)
+    assert (status, errors) == (0, "")
+    expected = vk.Embedder(slim.v2, 0.5, "valid", "quantized", 2).embed(recordings[0])
+    with np.load("out.npz") as file:
+        np.testing.assert_array_equal(file["times"], expected.times)
+        np.testing.assert_array_equal(file["values"], expected.values)
+        assert file["values"].dtype == np.uint8
+
+
+def test_embed_says_that_a_clip_is_too_short(run, tmp_path, slim):
+    soundfile.write(tmp_path / "short.wav", np.zeros(8_000), 16_000)
+    status, _, errors = run("embed", "short.wav", "--padding", "valid", "--weights", slim.v2, "-o", "out.csv")
+    assert status == 0
+    assert errors == "short.wav: no embeddings, it is shorter than an example (0.975 s); use --padding same\n"
+    assert (tmp_path / "out.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_warnings_are_one_line(run, tmp_path):
+    soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1_000.0), 16_000, subtype="FLOAT")
+    status, _, errors = run("embed", "loud.wav")
+    assert status == 0
+    assert errors.startswith("Warning: loud.wav: float samples should lie in [-1, 1] but reach 1000")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed"], "Missing argument 'FILES...'"),
+        (["embed", "x.wav", "-o", "x.txt"], "the format goes by the suffix, one of .npz, .csv: got x.txt"),
+        (["embed", "x.wav", "-o", "nowhere/x.npz"], "there is no folder nowhere"),
+        (["embed", "x.wav", "--hop", "0.005"], "multiple of 0.01"),
+        (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'same', 'valid'"),
+        (["embed", "x.wav", "--batch-size", "0"], "0 is not in the range x>=1"),
+        (["weights", "convert", "a", "b.weights.h5", "--v2"], "--v2 is for checkpoints"),
+        (["sing"], "No such command 'sing'"),
+    ],
+)
+def test_usage_errors_exit_with_2(run, arguments, message):
+    status, output, errors = run(*arguments)
+    assert (status, output) == (2, "")
+    assert message in errors
+
+
+def test_no_weights_is_one_line_and_status_1(run, recordings):
+    for command in (["embed", recordings[0]], ["check"], ["weights", "fetch"]):
+        status, output, errors = run(*command)
+        assert (status, output) == (1, "")
+        assert errors.startswith("Error: vggish_model.ckpt is not in the cache and could not be downloaded")
+        assert errors.count("\n") == 1
+    status, _, errors = run("embed", recordings[0], "--weights", "nothing.ckpt")
+    assert (status, errors.startswith("Error: no weights at nothing.ckpt")) == (1, True)
+
+
+# === demo and check ===
+
+
+def test_demo_without_published_weights_says_so(run, tmp_path):
+    status, output, _ = run("demo")
+    assert status == 0
+    note = "the published weights could not be had: these embeddings come from untrained weights"
+    assert f"NOTE: {note}" in output.splitlines()
+    samples, sample_rate = soundfile.read(tmp_path / "vggish_demo.wav")
+    with np.load(tmp_path / "vggish_demo.npz") as file:
+        assert len(file["times"]) == np.ceil(len(samples) / sample_rate / 0.96)
+        # Even a random network hears the difference between a melody, a voice and surf.
+        assert len(np.unique(file["values"].round(8), axis=0)) == len(file["times"])
+    assert (tmp_path / "vggish_demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_of_a_file_with_weights(run, tmp_path, slim, recordings, embedder):
+    (tmp_path / "out").mkdir()
+    status, output, _ = run("demo", recordings[0], "-o", "out", "--weights", slim.v2)
+    assert status == 0
+    assert "NOTE" not in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["vggish_demo.npz", "vggish_demo.png"]
+    with np.load(tmp_path / "out" / "vggish_demo.npz") as file:
+        np.testing.assert_allclose(file["values"], embedder.embed(recordings[0]).values, atol=1e-4)
+    assert run("demo", "--weights", "nothing.ckpt")[0] == 1
+
+
+def test_demo_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch, recordings):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, output, _ = run("demo", recordings[0])
+    assert status == 0
+    assert "no picture: pictures need matplotlib: pip install vggish-keras[plot]" in output
+    assert (tmp_path / "vggish_demo.npz").exists()
+
+
+def test_check_compares_with_the_published_figures(run, slim, pca_in_cache, monkeypatch, vggish):
+    """The stand-in differs from the published weights, and passes once it is what is expected."""
+    status, output, errors = run("check", "--weights", slim.v2)
+    assert status == 1
+    assert "0.000657" in output
+    assert "NO" in output
+    assert errors == f"Error: weights {slim.v2} do not give the published figures\n"
+
+    sine = np.sin(2 * np.pi * 1_000 * np.arange(48_000) / 16_000).astype(np.float32)
+    embeddings = vggish(sine[np.newaxis])
+    quantized = np.asarray(vk.Postprocess()(embeddings)).astype(float)
+    for figure, value in (
+        ("EMBEDDING_MEAN", np.mean(embeddings) * 1.09),
+        ("EMBEDDING_STDDEV", np.std(embeddings) * 0.92),
+        ("POSTPROCESSED_MEAN", quantized.mean()),
+        ("POSTPROCESSED_STDDEV", quantized.std()),
+    ):
+        monkeypatch.setattr(params, f"SMOKE_TEST_{figure}", float(value))
+    status, output, errors = run("check", "--weights", slim.v2)
+    assert (status, errors) == (0, "")
+    assert "NO" not in output
+
+
+# === weights ===
+
+
+def test_weights_show(run, slim, pca_in_cache, monkeypatch):
+    status, output, _ = run("weights", "show")
+    assert status == 0
+    checkpoint, pca = output.splitlines()
+    assert checkpoint == f"{pca_in_cache.parent / 'vggish_model.ckpt'}: not there"
+    assert pca == f"{pca_in_cache}: another file than the published one, {params.PCA_PARAMS.checksum}"
+    import hashlib
+
+    checksum = "sha256:" + hashlib.sha256(pca_in_cache.read_bytes()).hexdigest()
+    monkeypatch.setattr(params, "PCA_PARAMS", params.PublishedFile(pca_in_cache.name, checksum))
+    assert run("weights", "show")[1].splitlines()[1] == f"{pca_in_cache}: verified, {checksum}"
+
+
+@pytest.mark.parametrize("target", [["x.ckpt"], ["y.ckpt", "--v2"], ["z.weights.h5"]])
+def test_weights_convert(run, slim, target):
+    assert run("weights", "convert", slim.v1, *target) == (0, f"{target[0]}\n", "")
+    model = vk.VGGish(weights=target[0], input="examples")
+    np.testing.assert_allclose(model(slim.examples), slim.embeddings, atol=1e-3 * np.abs(slim.embeddings).max())
+    assert not [path for path in Path().iterdir() if not path.name.startswith(target[0])]
+
+
+# === The installed command ===
+
+
+def installed(*arguments):
+    command = Path(sys.executable).with_name("vggish-keras")
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_the_installed_command(tmp_path):
+    """No message of TensorFlow's own, and what it says of itself."""
+    assert installed("--version").stdout == f"vggish-keras, version {vk.__version__}\n"
+    result = installed("embed", tmp_path / "missing.wav", "--weights", tmp_path / "missing.ckpt")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: no weights at")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_answers_at_once():
+    for arguments in (["--help"], ["embed", "--help"], ["weights", "--help"]):
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            assert "Usage: vggish-keras" in installed(*arguments).stdout
+            seconds.append(time.perf_counter() - start)
+        assert min(seconds) < 0.5

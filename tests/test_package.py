@@ -1,0 +1,65 @@
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vggish_keras as vk
+
+
+def python(script, **environment):
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_loads_nothing_and_creates_nothing(tmp_path):
+    script = (
+        "import sys, time; start = time.perf_counter(); import vggish_keras; seconds = time.perf_counter() - start\n"
+        "loaded = {'tensorflow', 'keras', 'numpy', 'resampy', 'pooch'} & set(sys.modules)\n"
+        "print(seconds < 0.2, sorted(loaded))"
+    )
+    assert python(script, VGGISH_KERAS_HOME=str(tmp_path / "home")) == "True []"
+    assert not (tmp_path / "home").exists()
+
+
+def test_public_names_are_there():
+    for name in vk.__all__:
+        assert getattr(vk, name) is not None
+    assert set(vk.__all__) <= set(dir(vk))
+    assert vk.resample.resample.__name__ == "resample"
+    with pytest.raises(AttributeError, match="has no attribute 'Vggish'"):
+        vk.Vggish  # noqa: B018
+
+
+def test_version_and_requirements():
+    assert importlib.metadata.version("vggish-keras") == vk.__version__
+    metadata = importlib.metadata.metadata("vggish-keras")
+    assert "setuptools<82" in metadata.get_all("Requires-Dist")
+    assert (Path(vk.__file__).parent / "py.typed").exists()
+
+
+def test_tensorflow_hub_imports_with_the_setuptools_that_is_required():
+    """It imports pkg_resources, which newer ones lack."""
+    assert python("import tensorflow_hub; print(tensorflow_hub.__name__)") == "tensorflow_hub"
+
+
+@pytest.mark.skipif("TF_USE_LEGACY_KERAS" in os.environ, reason="runs under Keras 2 already")
+def test_everything_that_is_keras_passes_under_keras_2(slim):
+    files = ["test_frontend.py", "test_model.py", "test_postprocess.py", "test_weights.py", "test_embedder.py"]
+    folder = Path(__file__).parent
+    script = "import sys, pytest, tensorflow as tf; print(tf.keras.Model.__module__); sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ["-q", "-p", "no:cacheprovider", f"--slim={slim.v1.parent}", *(str(folder / file) for file in files)]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder.parent,
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+    )
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.startswith("tf_keras")
