@@ -65,7 +65,7 @@ class Embedder:
         )
         self.padding = padding
         self.batch_size = batch_size
-        self._dtype = vggish.output.dtype
+        self._dtype = tf.as_dtype(vggish.output.dtype).as_numpy_dtype
         self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
         # One trace: the last batch of a recording is smaller, all else is fixed.
         signature = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]

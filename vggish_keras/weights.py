@@ -242,7 +242,7 @@ def _load_keras_weights(model: Any, path: Path) -> None:
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
         raise ValueError(f"{path} does not hold the weights of this network: {_one_line(error)}") from error
     # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
-    missing = [name for name, value in slim_variables(network).items() if value.ndim > 1 and not np.any(value)]
+    missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
     if missing:
         raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
 

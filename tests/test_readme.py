@@ -1,0 +1,53 @@
+"""The README's examples, run as they stand there."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from vggish_keras import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
+    """The recordings that the examples name, and stand-ins for the published files in the cache."""
+    os.link(slim.v1, Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_model.ckpt")
+    soundfile.write(tmp_path / "recording.wav", sounds["rumble"], 16_000)
+    soundfile.write(tmp_path / "music.flac", np.stack([sounds["noise"].clip(-1, 1)] * 2, axis=1), 44_100)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_python(folder, capsys):
+    examples = blocks("python")
+    assert len(examples) == 4
+    names = {}
+    exec("\n".join(examples), names)
+    assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
+    assert names["released_form"].dtype == np.uint8
+    assert "(8, 128)" in capsys.readouterr().out
+    assert names["model"](names["clips"]).shape == (4, 2, 128)
+    assert (folder / "classifier.keras").exists()
+    assert (folder / "fine_tuned.ckpt").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_command_line():
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
+    assert len(commands) == 6
+    for command in commands:
+        result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    for name in ("all.csv", "hops.npz", "vggish.weights.h5"):
+        assert Path(name).exists()
