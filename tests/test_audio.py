@@ -1,5 +1,8 @@
+import gc
 import io
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +98,38 @@ def test_a_pipe_without_positions():
     np.testing.assert_array_equal(read(Pipe(encoded()))[0], read(io.BytesIO(encoded()))[0])
 
 
+def test_file_objects_are_read_from_where_they_are():
+    content = encoded()
+    file = io.BytesIO(b"something before" + content)
+    file.seek(16)
+    np.testing.assert_array_equal(read(file)[0], read(io.BytesIO(content))[0])
+    with pytest.raises(ValueError, match="file object cannot be read as audio: there is nothing left to read"):
+        read(file)
+    with pytest.raises(TypeError, match="is open as text: open it in binary mode"):
+        read(io.StringIO("text"))
+
+
+def test_no_file_is_left_open(tmp_path):
+    (tmp_path / "good.wav").write_bytes(encoded())
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        for _ in range(5):
+            read(tmp_path / "good.wav")
+            with pytest.raises(ValueError, match="cannot be read"):
+                read(tmp_path / "bad.wav")
+        gc.collect()
+        open_after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert open_after == open_before
+
+
+def test_names_that_are_no_text(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.wav"))
+    path.write_bytes(encoded())
+    assert len(read(path)[0]) == len(STEREO)
+
+
 def test_wav_of_unknown_length():
     """As written to a pipe: the size in the header is the largest there is."""
     content = bytearray(encoded())
@@ -105,13 +140,15 @@ def test_wav_of_unknown_length():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot be read as audio: the file is empty"),
         (b"no audio at all, but text" * 20, "cannot be read as audio: Format not recognised"),
         (encoded()[:30], "cannot be read as audio"),
         (encoded()[:43], "holds no samples"),
         (encoded()[:44], "is truncated: it has 0 of 120000 bytes"),
         (encoded()[:5_000], "is truncated: it has 4956 of 120000 bytes"),
         (encoded()[:-1], "is truncated: it has 119999 of 120000 bytes"),
+        (encoded("RF64")[:60_000], "is truncated: it has 14974 of 30000 samples"),
+        (encoded("W64")[:60_000], "is truncated: it has 60000 of 120104 bytes"),
+        (encoded("AU")[:60_000], "is truncated: it has 59976 of 120000 bytes"),
         (encoded("FLAC")[:50_000], "is damaged after 0 samples"),
         (encoded("MP3", "MPEG_LAYER_III")[:100], "cannot be read as audio: no audio found in it"),
         (encoded(samples=STEREO[:0]), "holds no samples"),
@@ -122,8 +159,9 @@ def test_bad_files_are_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"some recording.bin {message}"):
         read(path)
-    with pytest.raises(ValueError, match=f"audio {message}"):
-        read(io.BytesIO(content))
+    file = io.BytesIO(content)
+    with pytest.raises(ValueError, match=f"file object {message}"):
+        read(file)
 
 
 def test_float_file_that_is_not_finite(tmp_path):
@@ -135,6 +173,9 @@ def test_float_file_that_is_not_finite(tmp_path):
 
 
 def test_what_is_no_file(tmp_path):
+    (tmp_path / "empty.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.wav cannot be read as audio: the file is empty"):
+        read(tmp_path / "empty.wav")
     (tmp_path / "x.raw").write_bytes(b"123")
     with pytest.raises(FileNotFoundError, match=r"no audio file at .*nothing\.wav"):
         read(tmp_path / "nothing.wav")
@@ -179,6 +220,12 @@ def test_channels_are_averaged():
     np.testing.assert_allclose(read(pcm, 16_000)[0], [1 - 2**-15, 200 / 2**15])
 
 
+def test_long_arrays_come_in_blocks():
+    blocks = list(open_audio(np.tile(STEREO, (7, 1)), 16_000).blocks)
+    assert max(map(len, blocks)) <= 65_536
+    np.testing.assert_allclose(np.concatenate(blocks), np.tile(STEREO.mean(axis=1), 7), atol=1e-7)
+
+
 def test_an_empty_array_is_no_error():
     assert read(np.zeros(0), 16_000)[0].shape == (0,)
 
@@ -201,6 +248,7 @@ def test_peaks_far_above_1_are_warned_of_once():
         (np.array(1.0), ValueError, r"expected shape \[samples\]"),
         (np.array([0.0, np.nan]), ValueError, "sample 1 is nan, not a finite number"),
         (np.array([0.0, -np.inf]), ValueError, "sample 1 is -inf"),
+        (np.array([0.0, 1e300]), ValueError, "sample 1 is inf"),
         (np.zeros(3, np.int64), TypeError, "got int64"),
         (np.zeros(3, bool), TypeError, "got bool"),
         (np.zeros(3, complex), TypeError, "got complex128"),
@@ -215,5 +263,15 @@ def test_an_array_needs_a_rate():
     with pytest.raises(ValueError, match="the sample_rate of an array must be given"):
         read(STEREO)
     for sample_rate in (0, -1, 16_000.5, "fast"):
-        with pytest.raises(ValueError, match="sample_rate must be a positive whole number of Hz, got"):
+        with pytest.raises(ValueError, match="sample_rate must be a whole number of Hz"):
             read(STEREO, sample_rate)
+    with pytest.raises(TypeError, match="got list"):
+        open_audio([0.1, 0.2], 16_000)
+
+
+def test_a_rate_that_cannot_be(tmp_path):
+    content = bytearray(encoded())
+    content[24:28] = (200_000_000).to_bytes(4, "little")
+    (tmp_path / "fast.wav").write_bytes(content)
+    with pytest.raises(ValueError, match=r"fast\.wav: sample_rate must be a whole number of Hz from 1 to 768,000"):
+        read(tmp_path / "fast.wav")

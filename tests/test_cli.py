@@ -53,7 +53,7 @@ def test_embed_prints_a_table(run, recordings, embedder):
         expected = embedder.embed(path)
         assert f"{path}: {len(expected.times)} embeddings of 128 values" in output
         for seconds, values in zip(*expected, strict=True):
-            assert any(f"{seconds:.2f}" in line and f"{values[0]:.4g}" in line for line in output.splitlines())
+            assert any(f"{seconds:.2f}" in line and f"{values[0]:.3g}" in line for line in output.splitlines())
 
 
 @pytest.mark.usefixtures("one_embedder")
@@ -61,7 +61,7 @@ def test_embed_writes_npz(run, tmp_path, recordings, embedder):
     expected = [embedder.embed(path) for path in recordings]
     assert run("embed", recordings[0], "-o", "one.npz") == (0, "one.npz: 4 embeddings\n", "")
     with np.load(tmp_path / "one.npz") as file:
-        assert sorted(file) == ["times", "values"]
+        assert sorted(file) == ["files", "times", "values"]
         np.testing.assert_array_equal(file["times"], expected[0].times)
         np.testing.assert_allclose(file["values"], expected[0].values, atol=1e-5)
     assert run("embed", *recordings, "-o", "two.npz")[0] == 0
@@ -100,6 +100,18 @@ def test_a_bad_file_takes_no_other_along(run, tmp_path, recordings):
     assert not (tmp_path / "none.npz").exists()
 
 
+def test_an_interrupted_run_keeps_what_is_done(run, tmp_path, recordings, embedder, monkeypatch):
+    class Interrupted:
+        def embed(self, file):
+            if file == recordings[1]:
+                raise KeyboardInterrupt
+            return embedder.embed(file)
+
+    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_, **__: Interrupted())
+    assert run("embed", *recordings, "-o", "out.npz")[0] == 1
+    assert len(np.load(tmp_path / "out.npz")["times"]) == 4
+
+
 def test_embed_takes_its_options(run, slim, recordings, pca_in_cache):
     options = ("--hop", 0.5, "--padding", "valid", "--postprocess", "quantized", "--batch-size", 2)
     status, _, errors = run("embed", recordings[0], "-o", "out.npz", "--weights", slim.v2, *options)
@@ -115,7 +127,7 @@ def test_embed_says_that_a_clip_is_too_short(run, tmp_path, slim):
     soundfile.write(tmp_path / "short.wav", np.zeros(8_000), 16_000)
     status, _, errors = run("embed", "short.wav", "--padding", "valid", "--weights", slim.v2, "-o", "out.csv")
     assert status == 0
-    assert errors == "short.wav: no embeddings, it is shorter than an example (0.975 s); use --padding same\n"
+    assert errors == "short.wav: shorter than an example (0.975 s), no embeddings; use --padding same\n"
     assert (tmp_path / "out.csv").read_text().count("\n") == 1
 
 
@@ -138,6 +150,7 @@ def test_warnings_are_one_line(run, tmp_path):
         (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'same', 'valid'"),
         (["embed", "x.wav", "--batch-size", "0"], "0 is not in the range x>=1"),
         (["weights", "convert", "a", "b.weights.h5", "--v2"], "--v2 is for checkpoints"),
+        (["weights", "convert", "a", "b.h5"], "a Keras weights file ends in .weights.h5, got b.h5"),
         (["sing"], "No such command 'sing'"),
     ],
 )

@@ -160,6 +160,7 @@ def test_hop_must_be_a_multiple_of_10_ms(hop_seconds):
 
 def test_hops_that_floats_do_not_hold_exactly():
     assert [hop_frames(frames / 100) for frames in range(1, 1000)] == list(range(1, 1000))
+    assert hop_frames(np.float32(0.96)) == 96
 
 
 def test_bad_input_is_named():

@@ -87,13 +87,14 @@ def test_leading_axes_and_other_floats():
 
 
 def test_filter_banks_stay_small():
-    for sample_rate in RATES:
-        assert sum(matrix.nbytes for matrix in filter_bank(sample_rate).filters) < 32 * 2**20
+    """Those of usual rates fit the processor's cache; even the oddest leave room for the network."""
+    for sample_rate, bound in ((8_000, 1), (44_100, 1), (48_000, 1), (192_000, 2), (44_056, 8), (191_999, 100)):
+        assert sum(matrix.nbytes for matrix in filter_bank(sample_rate).filters) < bound * 2**20
 
 
-@pytest.mark.parametrize("sample_rate", [0, -16_000, 44_100.5, float("nan"), float("inf"), None, "44100"])
+@pytest.mark.parametrize("sample_rate", [0, -16_000, 44_100.5, 10**6, float("nan"), float("inf"), None, "44100"])
 def test_bad_rates_are_named(sample_rate):
-    with pytest.raises(ValueError, match="sample_rate must be a positive whole number of Hz, got"):
+    with pytest.raises(ValueError, match="sample_rate must be a whole number of Hz from 1 to 768,000, got"):
         resample(noise(100), sample_rate)
 
 

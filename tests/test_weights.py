@@ -133,14 +133,46 @@ def test_files_that_are_no_checkpoint(tmp_path, model):
         vk.VGGish(weights=tmp_path / "text.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.ckpt"):
         vk.VGGish(weights=tmp_path / "missing.ckpt")
+    with pytest.raises(TypeError, match="weights must be 'audioset', a path or None, got 3"):
+        vk.VGGish(weights=3)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.ckpt"):
         vk.load_slim_checkpoint(model, tmp_path / "missing.ckpt")
 
 
-def test_models_that_are_no_vggish(tmp_path):
-    other = keras.Sequential([keras.layers.Dense(3, name="fc2")])
-    with pytest.raises(ValueError, match="is no VGGish: it lacks the layers conv1, conv2, conv3_1"):
-        vk.save_slim_checkpoint(other, tmp_path / "x")
+def test_models_with_none_or_two(tmp_path, model):
+    none = keras.Sequential([keras.layers.Dense(3, name="fc2")])
+    with pytest.raises(ValueError, match=r"contains 0 VGGish, expected one \(layers conv1, conv2"):
+        vk.save_slim_checkpoint(none, tmp_path / "x")
+    left, right = keras.Sequential([model], name="left"), keras.models.clone_model(model)
+    examples = keras.Input((96, 64))
+    two = keras.Model(examples, [left(examples), keras.Sequential([right], name="right")(examples)])
+    with pytest.raises(ValueError, match="contains 2 VGGish"):
+        vk.save_slim_checkpoint(two, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
+    classifier = keras.Sequential([vggish, keras.layers.Dense(10, name="fc2")])
+    classifier.build((None, None))
+    vk.save_slim_checkpoint(classifier, tmp_path / "x.ckpt")
+    assert tf.train.load_checkpoint(str(tmp_path / "x.ckpt")).get_variable_to_shape_map()["vggish/fc2/weights"] == [
+        4096,
+        128,
+    ]
+
+
+@pytest.mark.parametrize(("before", "after"), [("v1", "v2"), ("v2", "v1")])
+def test_the_new_checkpoint_replaces_one_of_the_other_format(tmp_path, slim, model, vggish, before, after):
+    path = tmp_path / "x.ckpt"
+    vk.save_slim_checkpoint(keras.models.clone_model(model), path, before)
+    vk.save_slim_checkpoint(vggish, path, after)
+    vk.load_slim_checkpoint(model, path)
+    np.testing.assert_array_equal(model.get_layer("fc1_2").kernel, vggish.get_layer("fc1_2").kernel)
+
+
+def test_a_folder_is_not_written_into(tmp_path, model):
+    with pytest.raises(ValueError, match="is a folder, not a checkpoint to write"):
+        vk.save_slim_checkpoint(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -248,6 +280,7 @@ def test_downloads_once_and_verifies(server, cache, published_file):
         assert path == cache / "some.bin"
         assert path.read_bytes() == server.content["/audioset/some.bin"]
     assert server.requests == 1
+    assert path.stat().st_mode & 0o444 == 0o444
     assert list(cache.iterdir()) == [path]
 
 

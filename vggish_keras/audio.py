@@ -50,17 +50,30 @@ def open_audio(source: Source, sample_rate: int | None = None) -> Audio:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A file without samples or that is no audio; an array of another shape; no rate for an array, or
-            one for a file. While reading: a file that ends before its header says, or samples that are not finite.
+            one for a file. While reading: samples that are not finite, or a file that ends before its header says;
+            Ogg and MP3 files do not say.
         TypeError: A source or an array dtype that cannot be audio.
     """
     if hasattr(source, "__array__"):
         if sample_rate is None:
             raise ValueError("the sample_rate of an array must be given")
-        return Audio(check_sample_rate(sample_rate), mono_blocks([np.asarray(source)]))
+        return Audio(check_sample_rate(sample_rate), mono_blocks(_cut(np.asarray(source))))
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}")
     if sample_rate is not None:
         raise ValueError(f"a file has its own sample rate, got sample_rate={sample_rate!r}")
-    file, name = _open_file(source)
-    return Audio(file.samplerate, mono_blocks(_read(file, name), name))
+    file, name = _open_path(Path(source)) if isinstance(source, (str, os.PathLike)) else _open_stream(source)
+    try:
+        sample_rate = check_sample_rate(file.samplerate)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return Audio(sample_rate, mono_blocks(_read(file, name), name))
+
+
+def _cut(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Blocks of an array; of an empty one, or one that is none, the whole, so that its shape is checked."""
+    for start in range(0, max(1, array.shape[0] if array.ndim else 0), _BLOCK_FRAMES):
+        yield array[start : start + _BLOCK_FRAMES] if array.ndim else array
 
 
 def mono_blocks(blocks: Iterable[Any], name: str = "waveform") -> Iterator[np.ndarray]:
@@ -101,44 +114,53 @@ def _as_float32(block: np.ndarray, name: str) -> np.ndarray:
     if block.ndim == 2 and not 1 <= block.shape[1] <= _MAX_CHANNELS:
         raise ValueError(f"{name}: expected shape [samples, channels], got {block.shape}")
     if block.dtype.kind == "f":
-        return block.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # infinity is told below
+            return block.astype(np.float32, copy=False)
     if block.dtype.name not in _PCM_DTYPES:
         raise TypeError(f"{name}: expected floats or PCM of dtype {', '.join(_PCM_DTYPES)}, got {block.dtype}")
-    full_scale = 2.0 ** (8 * block.dtype.itemsize - 1)
-    middle = full_scale if block.dtype == np.uint8 else 0.0
-    return ((block - middle) / full_scale).astype(np.float32)
+    full_scale = np.float32(2.0 ** (8 * block.dtype.itemsize - 1))
+    samples = block.astype(np.float32)
+    return (samples - full_scale if block.dtype == np.uint8 else samples) / full_scale
 
 
 # === Files ===
 
 
-def _open_file(source: Any) -> tuple[Any, str]:
+def _open_path(path: Path) -> tuple[Any, str]:
+    if not path.exists():
+        raise FileNotFoundError(f"no audio file at {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} cannot be read as audio: the file is empty")
+    # As bytes, because a name need not be valid text.
+    return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
+
+
+def _open_stream(source: Any) -> tuple[Any, str]:
+    name = str(getattr(source, "name", "file object"))
+    if isinstance(source, io.TextIOBase):
+        raise TypeError(f"{name} is open as text: open it in binary mode")
+    stream = source
+    if not hasattr(source, "seekable") or not source.seekable() or source.tell() != 0:
+        # libsndfile needs to seek, and counts from the beginning.
+        stream = io.BytesIO(source.read())
+    if not stream.seek(0, io.SEEK_END):
+        raise ValueError(f"{name} cannot be read as audio: there is nothing left to read")
+    stream.seek(0)
+    return _open_sound(stream, name), name
+
+
+def _open_sound(file: Any, name: str) -> Any:
     import soundfile
 
-    stream: Any
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.exists():
-            raise FileNotFoundError(f"no audio file at {path}")
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file")
-        # An open file, because libsndfile cannot open every name that the system can.
-        name, stream = str(path), path.open("rb")
-    elif hasattr(source, "read"):
-        name = str(getattr(source, "name", "audio"))
-        stream = source if source.seekable() else io.BytesIO(source.read())
-    else:
-        raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}")
     try:
-        file = soundfile.SoundFile(stream)
+        return soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a raw file, which says nothing of itself
         reason = getattr(error, "error_string", str(error)).rstrip(".")
-        if stream.seek(0, io.SEEK_END) == 0:
-            reason = "the file is empty"
-        elif "regular file" in reason:  # what libsndfile makes of an MP3 decoder that finds nothing
+        if "regular file" in reason:  # what libsndfile makes of an MP3 decoder that finds nothing
             reason = "no audio found in it"
         raise ValueError(f"{name} cannot be read as audio: {reason}") from error
-    return file, name
 
 
 def _read(file: Any, name: str) -> Iterator[np.ndarray]:
@@ -146,7 +168,7 @@ def _read(file: Any, name: str) -> Iterator[np.ndarray]:
 
     read = 0
     with file:
-        _check_data_size(file, name)
+        _check_size(file, name)
         while True:
             try:
                 block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
@@ -160,13 +182,20 @@ def _read(file: Any, name: str) -> Iterator[np.ndarray]:
             raise ValueError(f"{name} holds no samples")
         # The length of an MP3 file is an estimate.
         if read < file.frames < _STREAMED_SIZE and file.format != "MP3":
-            raise ValueError(f"{name} is truncated: it ends after {read} of {file.frames} samples")
+            raise ValueError(f"{name} is truncated: it has {read} of {file.frames} samples")
 
 
-def _check_data_size(file: Any, name: str) -> None:
-    """Raise if the header promises more bytes than the file has, which libsndfile notes in its log alone."""
-    found = re.search(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if found:
-        promised, present = map(int, found.groups())
-        if present < promised < _STREAMED_SIZE:
-            raise ValueError(f"{name} is truncated: it has {present} of {promised} bytes of samples")
+# What libsndfile notes in its log, and nowhere else, of a header that promises more than the file has.
+_PROMISES = (
+    (r"^ *(?:data|SSND|Data Size|riff) *: *(?P<promised>\d+) \(should be (?P<present>\d+)\)", "bytes"),
+    (r"frame count (?P<present>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)", "samples"),
+)
+
+
+def _check_size(file: Any, name: str) -> None:
+    """Raise if the header promises more than the file has."""
+    for pattern, unit in _PROMISES:
+        if found := re.search(pattern, file.extra_info, re.MULTILINE):
+            promised, present = int(found["promised"]), int(found["present"])
+            if present < promised < _STREAMED_SIZE:
+                raise ValueError(f"{name} is truncated: it has {present} of {promised} {unit}")

@@ -47,6 +47,8 @@ def _load_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if sys.stderr is None:  # closed
+        return
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as messages:
@@ -126,20 +128,22 @@ def embed(
 
     embedder = Embedder(weights, hop, padding, postprocess, batch_size)
     recordings = []
-    for file in files:
-        try:
-            embeddings = embedder.embed(file)
-        except (ValueError, OSError) as error:
-            click.echo(f"Error: {_one_line(error)}", err=True)
-            continue
-        recordings.append((str(file), embeddings))
-        if not len(embeddings.times):
-            click.echo(f"{file}: no embeddings, it is shorter than an example (0.975 s); use --padding same", err=True)
-        if not output:
-            _print_embeddings(str(file), embeddings)
-    if output and recordings:
-        formats.write(output, recordings)
-        click.echo(f"{output}: {sum(len(embeddings.times) for _, embeddings in recordings)} embeddings")
+    try:
+        for file in files:
+            try:
+                embeddings = embedder.embed(file)
+            except (ValueError, OSError) as error:
+                click.echo(f"Error: {_one_line(error)}", err=True)
+                continue
+            recordings.append((str(file), embeddings))
+            if not len(embeddings.times):
+                click.echo(f"{file}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
+            if not output:
+                _print_embeddings(str(file), embeddings)
+    finally:  # also what was done before Ctrl-C
+        if output and recordings:
+            formats.write(output, recordings)
+            click.echo(f"{output}: {sum(len(embeddings.times) for _, embeddings in recordings)} embeddings")
     if len(recordings) < len(files):
         sys.exit(1)
 
@@ -151,7 +155,7 @@ def _print_embeddings(name: str, embeddings: "Embeddings") -> None:
     click.echo(f"{name}: {count} embeddings of {size} values")
     table = Table("seconds", *(f"[{dimension}]" for dimension in range(_DIMENSIONS_SHOWN)), "..")
     for time, values in list(zip(*embeddings, strict=True))[:_ROWS_SHOWN]:
-        table.add_row(f"{time:.2f}", *(f"{value:.4g}" for value in values[:_DIMENSIONS_SHOWN]))
+        table.add_row(f"{time:.2f}", *(f"{value:.3g}" for value in values[:_DIMENSIONS_SHOWN]))
     if count:
         _print(table)
     if count > _ROWS_SHOWN:
@@ -280,7 +284,7 @@ def show() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
 def convert(source: str, target: Path, v2: bool) -> None:
-    """Write the weights SOURCE (audioset, a checkpoint or a .h5 file) as TARGET.
+    """Write the weights SOURCE (audioset, a checkpoint or a .weights.h5 file) as TARGET.
 
     TARGET becomes a Keras weights file if it ends in .weights.h5, else a TF-Slim checkpoint.
     """
@@ -291,6 +295,8 @@ def convert(source: str, target: Path, v2: bool) -> None:
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:
         raise click.UsageError("--v2 is for checkpoints, and .weights.h5 is a Keras weights file")
+    if not keras_file and target.suffix in (".h5", ".keras"):
+        raise click.UsageError(f"a Keras weights file ends in .weights.h5, got {target}")
     if not target.parent.is_dir():
         raise click.UsageError(f"there is no folder {target.parent}")
     model = VGGish(source, input="examples")

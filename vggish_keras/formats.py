@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -28,8 +28,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 def write(path: str | os.PathLike[str], recordings: Sequence[tuple[str, Embeddings]]) -> None:
     """Writes the embeddings of one or more recordings to one file, which appears when it is complete.
 
-    `.npz` holds `times` [n] and `values` [n, 128]; with more than one recording these are concatenated, and `files` [n]
-    names each row's. `.csv` has the columns file, time and embedding_0 .. embedding_127.
+    `.npz` holds `times` [n] and `values` [n, 128] of all recordings, and `files` [n], each row's recording. `.csv` has
+    the columns file, time and embedding_0 .. embedding_127.
 
     Args:
         path: The file, .npz or .csv. It is replaced if it exists.
@@ -48,14 +48,12 @@ def write(path: str | os.PathLike[str], recordings: Sequence[tuple[str, Embeddin
 
 
 def _write_npz(file: IO[bytes], recordings: Sequence[tuple[str, Embeddings]]) -> None:
-    arrays: dict[str, Any] = {
-        "times": np.concatenate([embeddings.times for _, embeddings in recordings]),
-        "values": np.concatenate([embeddings.values for _, embeddings in recordings]),
-    }
-    if len(recordings) > 1:
-        names = [name for name, _ in recordings]
-        arrays["files"] = np.repeat(names, [len(embeddings.times) for _, embeddings in recordings])
-    np.savez(file, **arrays)
+    np.savez(
+        file,
+        times=np.concatenate([embeddings.times for _, embeddings in recordings]),
+        values=np.concatenate([embeddings.values for _, embeddings in recordings]),
+        files=np.repeat([name for name, _ in recordings], [len(embeddings.times) for _, embeddings in recordings]),
+    )
 
 
 def _write_csv(file: IO[bytes], recordings: Sequence[tuple[str, Embeddings]]) -> None:

@@ -30,7 +30,7 @@ def hop_frames(hop_seconds: float) -> int:
     if isinstance(hop_seconds, (bool, str, bytes)):
         raise TypeError(f"hop_seconds must be a number of seconds, got {hop_seconds!r}")
     frames = float(hop_seconds) * params.SAMPLE_RATE / params.STFT_HOP_SAMPLES
-    if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-6:
+    if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-3:
         raise ValueError(f"hop_seconds must be a positive multiple of 0.01 (one spectrogram frame), got {hop_seconds}")
     return round(frames)
 

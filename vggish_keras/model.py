@@ -22,6 +22,7 @@ class PoolExamples(keras.layers.Layer):
     """
 
     def __init__(self, pooling: str, **kwargs: Any) -> None:
+        _check_choice("pooling", pooling, ("avg", "max"))
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.pooling = pooling
 
@@ -58,9 +59,9 @@ def VGGish(
 
     Args:
         weights: "audioset" for the published weights, taken from the cache or downloaded and verified; None for
-            random ones; or the path of a TF-Slim checkpoint (V1 or V2) or a Keras weights file (.h5).
-        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1]; "examples" for float32 [batch, 96, 64]
-            log-mel examples.
+            random ones; or the path of a TF-Slim checkpoint (V1 or V2) or a Keras weights file (.weights.h5).
+        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers
+            but does not scale them); "examples" for float32 [batch, 96, 64] log-mel examples.
         hop_seconds: Distance of examples, any multiple of 10 ms.
         padding: "valid" takes whole examples only, so a clip under 15,600 samples gives none; "same" pads the end with
             zeros so that every sample is covered and there is at least one example.
@@ -75,11 +76,12 @@ def VGGish(
 
     Returns:
         A Keras model whose output is [batch, n, 128], or [batch, 128] with `pooling` or for "examples": float32
-        before any activation, or uint8 if quantized.
+        before any activation, or uint8 if quantized. A process that loads it from a `.keras` file must have imported
+        `vggish_keras.model`, which registers the layers.
 
     Raises:
         ValueError: A bad argument, or weights that do not fit.
-        TypeError: `hop_seconds` is not a number.
+        TypeError: `hop_seconds` is not a number, or `weights` no path.
         FileNotFoundError: There are no such weights, or the published ones cannot be had. Random weights are never
             used instead.
     """

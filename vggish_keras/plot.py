@@ -31,8 +31,10 @@ def plot_recording(
         raise ImportError("pictures need matplotlib: pip install vggish-keras[plot]") from error
 
     opened = audio.open_audio(source)
-    waveform = np.concatenate([*resample_blocks(opened.blocks, opened.sample_rate), np.zeros(1, np.float32)])
-    seconds = len(waveform) / params.SAMPLE_RATE
+    nothing = np.zeros(0, np.float32)
+    waveform = np.concatenate([nothing, *resample_blocks(opened.blocks, opened.sample_rate)])
+    frame_seconds = params.STFT_HOP_SAMPLES / params.SAMPLE_RATE
+    seconds = max(len(waveform) / params.SAMPLE_RATE, frame_seconds)
     figure = Figure(figsize=(11, 8), layout="constrained")
     figure.suptitle(title)
     wave_axes, mel_axes, embedding_axes = figure.subplots(3, sharex=True, height_ratios=(1, 2, 3))
@@ -42,7 +44,6 @@ def plot_recording(
     wave_axes.set(ylabel="waveform", ylim=(-1.05, 1.05), xlim=(0, seconds))
 
     log_mel = np.asarray(LogMelExamples(padding="same")(waveform[np.newaxis])).reshape(-1, params.NUM_MEL_BANDS)
-    frame_seconds = params.STFT_HOP_SAMPLES / params.SAMPLE_RATE
     extent = (0, len(log_mel) * frame_seconds, 0, params.NUM_MEL_BANDS)
     image = mel_axes.imshow(log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", rasterized=True)
     mel_axes.set(ylabel="mel band, 125-7,500 Hz")

@@ -5,18 +5,23 @@ rates, so here they are the columns of a matrix, and a block of output samples i
 """
 
 import functools
-import importlib.util
+import importlib.metadata
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vggish_keras import params
 
+MAX_SAMPLE_RATE = 768_000
+"""Hz: the fastest audio converters; the filters of faster rates take gigabytes."""
+
 # Output samples per matrix product: fewer make it slow, more fill the matrix with zeros.
 _TARGET_COLUMNS = 128
+# The same where nearly every output sample has a filter of its own, and memory counts.
+_COLUMNS_OF_ODD_RATES = 16
+_ODD_RATE_PHASES = 4_096
 # Output samples per step: enough rows for a fast product.
 _TARGET_STEP = 32_768
 
@@ -56,7 +61,7 @@ def resample(waveform: Any, sample_rate: int) -> np.ndarray:
         filter for samples in [-1, 1].
 
     Raises:
-        ValueError: `sample_rate` is not a positive whole number, or the array has no axis.
+        ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the array has no axis.
         TypeError: The array does not hold floats.
     """
     waveform = np.asarray(waveform)
@@ -81,7 +86,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
         float32 arrays [samples], together as long as `resample` gives for the whole.
 
     Raises:
-        ValueError: `sample_rate` is not a positive whole number.
+        ValueError: `sample_rate` is not a whole number from 1 to 768,000.
         TypeError: A block does not hold floats.
     """
     sample_rate = check_sample_rate(sample_rate)
@@ -92,20 +97,21 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
     # Every product has the same shape, the last one filled up with silence, so its rounding is the same too.
     rows = max(1, _TARGET_STEP // bank.outputs)
     needed = (rows - 1) * bank.advance + bank.window
-    pending = [np.zeros(bank.reach, np.float32)]
+    pending, waiting = [np.zeros(bank.reach, np.float32)], bank.reach
     received = produced = 0
 
     for block in blocks:
         pending.append(_as_float32(block))
+        waiting += len(block)
         received += len(block)
-        if sum(map(len, pending)) < needed:
+        if waiting < needed:
             continue
         buffer, start = np.concatenate(pending), 0
         while len(buffer) - start >= needed:
             yield _filter(buffer[start:], bank, rows)
             produced += rows * bank.outputs
             start += rows * bank.advance
-        pending = [buffer[start:]]
+        pending, waiting = [buffer[start:]], len(buffer) - start
 
     length = received * params.SAMPLE_RATE // sample_rate
     buffer = np.concatenate(pending)
@@ -118,13 +124,13 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
 
 
 def check_sample_rate(sample_rate: Any) -> int:
-    """`sample_rate` as an int, or a ValueError if it is not a positive whole number."""
+    """`sample_rate` as an int, or a ValueError if it is not a whole number from 1 to 768,000."""
     try:
         rate = int(sample_rate)
     except (TypeError, ValueError, OverflowError):
         rate = 0
-    if rate < 1 or rate != sample_rate:
-        raise ValueError(f"sample_rate must be a positive whole number of Hz, got {sample_rate!r}")
+    if not 1 <= rate <= MAX_SAMPLE_RATE or rate != sample_rate:
+        raise ValueError(f"sample_rate must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE:,}, got {sample_rate!r}")
     return rate
 
 
@@ -147,7 +153,7 @@ def _filter(samples: np.ndarray, bank: FilterBank, rows: int) -> np.ndarray:
     return output.reshape(-1)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def filter_bank(sample_rate: int) -> FilterBank:
     """The filters that take `sample_rate` to 16 kHz, from resampy's table."""
     common = math.gcd(sample_rate, params.SAMPLE_RATE)
@@ -161,7 +167,8 @@ def filter_bank(sample_rate: int) -> FilterBank:
     reach = taps.shape[1] // 2 - 1
 
     filters, starts = [], []
-    for group in np.array_split(index, max(1, round(outputs / _TARGET_COLUMNS))):
+    columns = _TARGET_COLUMNS if phases <= _ODD_RATE_PHASES else _COLUMNS_OF_ODD_RATES
+    for group in np.array_split(index, max(1, round(outputs / columns))):
         first, last = positions[group[0]], positions[group[-1]]
         matrix = np.zeros((last - first + taps.shape[1], len(group)), np.float32)
         for column, output in enumerate(group):
@@ -199,9 +206,7 @@ def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray
 @functools.cache
 def _resampy_table() -> tuple[np.ndarray, int]:
     """The right half of kaiser_best and its entries per zero crossing."""
-    # Read from resampy's folder, because importing it compiles its numba code: half a second for nothing.
-    spec = importlib.util.find_spec("resampy")
-    assert spec is not None
-    assert spec.origin is not None
-    with np.load(Path(spec.origin).parent / "data" / "kaiser_best.npz") as table:
+    # Read from where it is installed, because importing resampy compiles its numba code: half a second for nothing.
+    path = importlib.metadata.distribution("resampy").locate_file("resampy/data/kaiser_best.npz")
+    with np.load(str(path)) as table:
         return table["half_window"], int(table["precision"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +39,7 @@ def cache_dir() -> Path:
     """The folder of the published files: `VGGISH_KERAS_HOME`, else the user's cache folder of the platform."""
     import pooch
 
-    return Path(os.environ.get("VGGISH_KERAS_HOME") or pooch.os_cache("vggish_keras"))
+    return Path(os.environ.get("VGGISH_KERAS_HOME") or pooch.os_cache("vggish_keras")).expanduser()
 
 
 def published_path(file: params.PublishedFile) -> Path:
@@ -82,6 +81,7 @@ def fetch(file: params.PublishedFile) -> Path:
                 path=path.parent,
                 downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
             )
+            path.chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
     except (OSError, ValueError) as error:
         reason = "no connection" if isinstance(error, ConnectionError) else _one_line(error)
         raise FileNotFoundError(
@@ -211,7 +211,10 @@ def locate(weights: PathLike) -> Path:
 
     Raises:
         FileNotFoundError: There is no such file, or the published one cannot be had.
+        TypeError: `weights` is no path.
     """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise TypeError(f"weights must be {AUDIOSET!r}, a path or None, got {weights!r}")
     if weights == AUDIOSET:
         return fetch(params.CHECKPOINT)
     path = Path(weights)
@@ -223,7 +226,7 @@ def locate(weights: PathLike) -> Path:
 
 
 def load(model: Any, path: PathLike) -> None:
-    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into the network of `model`."""
+    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into a VGGish that was built with zeros."""
     if Path(path).suffix == ".h5":
         _load_keras_weights(model, Path(path))
     else:
@@ -262,10 +265,12 @@ def load_slim_checkpoint(model: Any, path: PathLike) -> None:
         ValueError: The file cannot be read, or lacks tensors, or has some of another shape or dtype; or the model
             lacks layers. The message lists all that is wrong.
     """
+    import tensorflow as tf
+
     variables = slim_variables(model)
     values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
-        variable.assign(values[name])
+        variable.assign(tf.cast(values[name], variable.dtype))
 
 
 def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -301,29 +306,33 @@ def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None
 
     Args:
         model: A Keras model with the layers conv1 .. fc2, at any depth.
-        path: The checkpoint file ("v1", as the published one) or the prefix of its files ("v2"). What is there is
-            replaced once the new checkpoint is complete.
+        path: The checkpoint file ("v1", as the published one) or the prefix of its files ("v2"). A checkpoint of
+            either format that is there is replaced once the new one is complete.
         format: "v1" or "v2".
 
     Raises:
-        ValueError: The model lacks layers, or an unknown format.
+        ValueError: The model lacks layers, an unknown format, or the path of a folder.
     """
     import tensorflow as tf
 
     if format not in SLIM_FORMATS:
         raise ValueError(f"format must be one of {SLIM_FORMATS}, got {format!r}")
     variables = slim_variables(model)
-    names, tensors = list(variables), [tf.convert_to_tensor(variable) for variable in variables.values()]
+    names, tensors = list(variables), [tf.cast(variable, tf.float32) for variable in variables.values()]
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a checkpoint to write")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         target = os.path.join(folder, path.name)
         if format == "v1":
             tf.raw_ops.Save(filename=target, tensor_names=names, data=tensors)
         else:
             tf.raw_ops.SaveV2(prefix=target, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-        # The index is what makes a V2 checkpoint, so it comes last.
+        # The index is what makes a V2 checkpoint: it comes last, and one beside a V1 file would be read in its place.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
-            shutil.move(file, path.parent / file.name)
+            file.replace(path.parent / file.name)
+        if format == "v1":
+            _v2_index(path).unlink(missing_ok=True)
 
 
 def slim_variables(model: Any) -> dict[str, Any]:
@@ -336,26 +345,28 @@ def slim_variables(model: Any) -> dict[str, Any]:
         Name -> variable of the model.
 
     Raises:
-        ValueError: The model lacks some of the layers.
+        ValueError: The model contains no VGGish, or more than one.
     """
-    found = {layer.name: layer for layer in _flat_layers(model)}
-    missing = [layer for layer in SLIM_SCOPES if not hasattr(found.get(layer), "kernel")]
-    if missing:
-        raise ValueError(f"model {model.name!r} is no VGGish: it lacks the layers {', '.join(missing)}")
+    found = list(_networks(model))
+    if len(found) != 1:
+        layers = ", ".join(SLIM_SCOPES)
+        raise ValueError(f"model {model.name!r} contains {len(found)} VGGish, expected one (layers {layers})")
     variables = {}
     for layer, scope in SLIM_SCOPES.items():
-        variables[f"{scope}/weights"] = found[layer].kernel
-        variables[f"{scope}/biases"] = found[layer].bias
+        variables[f"{scope}/weights"] = found[0][layer].kernel
+        variables[f"{scope}/biases"] = found[0][layer].bias
     return variables
 
 
-def _flat_layers(model: Any) -> Iterator[Any]:
+def _networks(model: Any) -> Iterator[dict[str, Any]]:
+    """The layers by name of each model, at any depth, whose own layers are VGGish's."""
+    layers = {layer.name: layer for layer in model.layers}
+    if layers.keys() >= SLIM_SCOPES.keys():
+        yield layers
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _flat_layers(layer)
-        else:
-            yield layer
+            yield from _networks(layer)
 
 
 def _v2_index(prefix: Path) -> Path:
-    return prefix.with_name(prefix.name + ".index")
+    return Path(f"{prefix}.index")
