@@ -53,6 +53,19 @@ def assert_same_bytes(got: np.ndarray, expected: np.ndarray) -> None:
 
 # === Network, in TF-Slim ===
 
+# Layer -> shapes of kernel and bias.
+VARIABLES = {
+    "conv1": [(3, 3, 1, 64), (64,)],
+    "conv2": [(3, 3, 64, 128), (128,)],
+    "conv3_1": [(3, 3, 128, 256), (256,)],
+    "conv3_2": [(3, 3, 256, 256), (256,)],
+    "conv4_1": [(3, 3, 256, 512), (512,)],
+    "conv4_2": [(3, 3, 512, 512), (512,)],
+    "fc1_1": [(12_288, 4096), (4096,)],
+    "fc1_2": [(4096, 4096), (4096,)],
+    "fc2": [(4096, 128), (128,)],
+}
+
 
 class Slim(NamedTuple):
     """A checkpoint of TF-Slim and what its graph gives."""

@@ -10,18 +10,6 @@ import vggish_keras as vk
 from tests import published
 from vggish_keras import model as model_module, network
 
-VARIABLES = {
-    "conv1": [(3, 3, 1, 64), (64,)],
-    "conv2": [(3, 3, 64, 128), (128,)],
-    "conv3_1": [(3, 3, 128, 256), (256,)],
-    "conv3_2": [(3, 3, 256, 256), (256,)],
-    "conv4_1": [(3, 3, 256, 512), (512,)],
-    "conv4_2": [(3, 3, 512, 512), (512,)],
-    "fc1_1": [(12_288, 4096), (4096,)],
-    "fc1_2": [(4096, 4096), (4096,)],
-    "fc2": [(4096, 128), (128,)],
-}
-
 
 def assert_close(got, expected, bound=1e-3):
     """Within `bound` of the largest value."""
@@ -89,7 +77,7 @@ def seeded_like_the_reference(model):
 def test_layers_and_variables(vggish):
     assert vggish.count_params() == 72_141_184
     assert len(vggish.trainable_variables) == 18
-    for name, shapes in VARIABLES.items():
+    for name, shapes in published.VARIABLES.items():
         assert [tuple(weight.shape) for weight in vggish.get_layer(name).weights] == shapes
 
 
@@ -100,7 +88,7 @@ def test_embedding_has_no_activation(vggish, sounds):
 def test_random_weights_only_when_asked_for():
     keras.utils.set_random_seed(0)
     model = vk.VGGish(weights=None, input="examples")
-    for name in VARIABLES:
+    for name in published.VARIABLES:
         kernel, bias = (np.asarray(weight) for weight in model.get_layer(name).weights)
         # A normal of standard deviation 0.01 that is cut at two has one of 0.0088.
         assert np.abs(kernel).max() <= 0.02

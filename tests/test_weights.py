@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from tests.published import run_slim
+from tests.published import VARIABLES, run_slim
 from vggish_keras import params, weights
 
 
@@ -31,21 +31,8 @@ def zeros():
     return {
         f"{scope}/{kind}": np.zeros(shape, np.float32)
         for layer, scope in weights.SLIM_SCOPES.items()
-        for kind, shape in zip(("weights", "biases"), SHAPES[layer], strict=True)
+        for kind, shape in zip(("weights", "biases"), VARIABLES[layer], strict=True)
     }
-
-
-SHAPES = {
-    "conv1": [(3, 3, 1, 64), (64,)],
-    "conv2": [(3, 3, 64, 128), (128,)],
-    "conv3_1": [(3, 3, 128, 256), (256,)],
-    "conv3_2": [(3, 3, 256, 256), (256,)],
-    "conv4_1": [(3, 3, 256, 512), (512,)],
-    "conv4_2": [(3, 3, 512, 512), (512,)],
-    "fc1_1": [(12_288, 4096), (4096,)],
-    "fc1_2": [(4096, 4096), (4096,)],
-    "fc2": [(4096, 128), (128,)],
-}
 
 
 def write_v2(path, tensors):
