@@ -67,6 +67,14 @@ def pca_params() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.fixture(scope="session")
+def exported(vggish, pca_params, tmp_path_factory) -> Path:
+    """A SavedModel of the session's model, with post-processing, in a folder as TF Serving wants it."""
+    import vggish_keras as vk
+
+    return vk.export_saved_model(vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", pca_params)
+
+
 @pytest.fixture
 def pca_in_cache(pca_params):
     """Puts the parameters where the published file is looked for, as a user would by hand."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
     from vggish_keras.postprocess import Postprocess
+    from vggish_keras.saved_model import export_saved_model
     from vggish_keras.weights import load_slim_checkpoint, save_slim_checkpoint
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Postprocess",
     "VGGish",
     "embed",
+    "export_saved_model",
     "load_slim_checkpoint",
     "resample",
     "save_slim_checkpoint",
@@ -36,6 +38,7 @@ _MODULES = {
     "Postprocess": "postprocess",
     "VGGish": "model",
     "embed": "embedder",
+    "export_saved_model": "saved_model",
     "load_slim_checkpoint": "weights",
     "save_slim_checkpoint": "weights",
 }

@@ -244,6 +244,29 @@ def check(weights: str) -> None:
         raise click.ClickException(f"weights {weights} do not give the published figures")
 
 
+# === export ===
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@_weights_option
+@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
+@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
+@click.option("--postprocess", help="audioset (published), or an .npz file of PCA parameters; adds the 8-bit output.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at OUTPUT.")
+def export(output: Path, weights: str, hop: float, padding: str, postprocess: str | None, overwrite: bool) -> None:
+    """Write a SavedModel to the folder OUTPUT, for TF Hub, TF Serving and plain TensorFlow.
+
+    For TF Serving the last part of OUTPUT is a version number, as in vggish/1.
+    """
+    _load_tensorflow()
+    from vggish_keras.model import VGGish
+    from vggish_keras.saved_model import export_saved_model
+
+    model = VGGish(weights, hop_seconds=hop, padding=padding)
+    click.echo(export_saved_model(model, output, postprocess, overwrite))
+
+
 # === weights ===
 
 

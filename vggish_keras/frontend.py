@@ -131,7 +131,7 @@ class LogMelExamples(keras.layers.Layer):
         _check_waveform(waveform)
         samples = _length(waveform)
         if num_samples is not None:
-            with tf.control_dependencies(_length_assertions(num_samples, samples)):
+            with tf.control_dependencies(_length_assertions(waveform, num_samples)):
                 inside = tf.sequence_mask(num_samples, samples)
             # Not a product: what lies beyond a clip may be NaN.
             waveform = tf.where(inside, waveform, 0.0)
@@ -200,9 +200,11 @@ def _length(waveform: tf.Tensor) -> Any:
     return tf.shape(waveform)[1] if static is None else int(static)
 
 
-def _length_assertions(num_samples: tf.Tensor, samples: Any) -> list[Any]:
-    message = "num_samples must lie between 0 and the length of the waveform"
+def _length_assertions(waveform: tf.Tensor, num_samples: tf.Tensor) -> list[Any]:
+    clips, samples = tf.unstack(tf.shape(waveform, num_samples.dtype))
+    outside = "num_samples must lie between 0 and the length of the waveform"
     return [
-        tf.debugging.assert_non_negative(num_samples, message),
-        tf.debugging.assert_less_equal(num_samples, tf.cast(samples, num_samples.dtype), message),
+        tf.debugging.assert_equal(tf.size(num_samples, num_samples.dtype), clips, "num_samples must have one per clip"),
+        tf.debugging.assert_non_negative(num_samples, outside),
+        tf.debugging.assert_less_equal(num_samples, samples, outside),
     ]

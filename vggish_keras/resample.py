@@ -185,7 +185,7 @@ def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray
     Returns:
         float64 [len(fractions), 2 * wing]: weights of the input samples from wing - 1 before that one to wing after.
     """
-    half_window, precision = _resampy_table()
+    half_window, precision = resampy_table()
     scale = min(1.0, params.SAMPLE_RATE / sample_rate)
     half_window = half_window * scale
     slope = np.diff(half_window, append=half_window[-1])
@@ -204,7 +204,7 @@ def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray
 
 
 @functools.cache
-def _resampy_table() -> tuple[np.ndarray, int]:
+def resampy_table() -> tuple[np.ndarray, int]:
     """The right half of kaiser_best and its entries per zero crossing."""
     # Read from where it is installed, because importing resampy compiles its numba code: half a second for nothing.
     path = importlib.metadata.distribution("resampy").locate_file("resampy/data/kaiser_best.npz")

@@ -236,8 +236,9 @@ def load(model: Any, path: PathLike) -> None:
 def _load_keras_weights(model: Any, path: Path) -> None:
     from tensorflow import keras
 
-    # The network alone: what surrounds it may differ from the model that the file was saved from.
-    network = keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output)
+    # What surrounds the network may differ from the model that the file was saved from.
+    layers = network_layers(model)
+    network = keras.Model(layers["conv1"].input, layers["fc2"].output)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -347,15 +348,25 @@ def slim_variables(model: Any) -> dict[str, Any]:
     Raises:
         ValueError: The model contains no VGGish, or more than one.
     """
+    layers = network_layers(model)
+    variables = {}
+    for layer, scope in SLIM_SCOPES.items():
+        variables[f"{scope}/weights"] = layers[layer].kernel
+        variables[f"{scope}/biases"] = layers[layer].bias
+    return variables
+
+
+def network_layers(model: Any) -> dict[str, Any]:
+    """The layers by name of the VGGish, at any depth, in a Keras model.
+
+    Raises:
+        ValueError: The model contains no VGGish, or more than one.
+    """
     found = list(_networks(model))
     if len(found) != 1:
         layers = ", ".join(SLIM_SCOPES)
         raise ValueError(f"model {model.name!r} contains {len(found)} VGGish, expected one (layers {layers})")
-    variables = {}
-    for layer, scope in SLIM_SCOPES.items():
-        variables[f"{scope}/weights"] = found[0][layer].kernel
-        variables[f"{scope}/biases"] = found[0][layer].bias
-    return variables
+    return found[0]
 
 
 def _networks(model: Any) -> Iterator[dict[str, Any]]:

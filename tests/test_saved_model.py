@@ -1,0 +1,375 @@
+import gc
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import tensorflow as tf
+from tensorflow import keras
+
+import vggish_keras as vk
+from vggish_keras import saved_model
+
+EXPORT = Path(__file__).parent.parent / "export"
+RNG = np.random.default_rng(0)
+
+
+def assert_close(got, expected, bound=1e-4):
+    """Within `bound` of the largest value."""
+    assert np.shape(got) == np.shape(expected)
+    np.testing.assert_allclose(got, expected, atol=bound * max(1, np.abs(expected).max(initial=0)), rtol=0)
+
+
+def wav(samples, sample_rate=16_000, subtype="PCM_16"):
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+def noise(*shape):
+    return RNG.uniform(-0.5, 0.5, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def module(exported):
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="module")
+def verify():
+    spec = importlib.util.spec_from_file_location("verify", EXPORT / "verify.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+# === The contract ===
+
+
+def test_reusable(module, vggish):
+    assert len(module.trainable_variables) == 18
+    assert len(module.variables) == 20  # and the two of the PCA
+    assert list(module.regularization_losses) == []
+    batch = noise(3, 40_000)
+    expected = vggish(batch)
+    for training in (False, True):
+        assert_close(module(batch, training=training), expected)
+        assert_close(module(batch[0], training=training), expected[0])
+    assert_close(module(batch), expected)
+
+
+def test_no_more_traces_than_are_needed(module):
+    """Rank one and two, with training and without; and one per signature."""
+    assert len(module.__call__.concrete_functions) == 4
+    assert sorted(module.signatures) == ["examples", "padded", "serving_default", "wav"]
+
+
+def test_signatures_are_named_and_batch_first(module):
+    def described(specs):
+        return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
+
+    embedding = {"embedding": ("float32", [None, None, 128]), "quantized": ("uint8", [None, None, 128])}
+    several = {**embedding, "num_examples": ("int32", [None])}
+    waveform = {"waveform": ("float32", [None, None])}
+    contract = {
+        "serving_default": (waveform, embedding),
+        "padded": ({**waveform, "num_samples": ("int32", [None])}, several),
+        "wav": ({"audio": ("string", [None])}, several),
+        "examples": ({"examples": ("float32", [None, 96, 64])}, {"embedding": ("float32", [None, 128])}),
+    }
+    for name, (inputs, outputs) in contract.items():
+        signature = module.signatures[name]
+        assert described(signature.structured_input_signature[1]) == inputs
+        assert described(signature.structured_outputs) == outputs
+
+
+def test_no_op_of_python(exported):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    ops = {node.op for function in graph.library.function for node in function.node_def}
+    assert "Conv2D" in ops
+    assert not [op for op in ops if "Py" in op]
+
+
+def test_small_and_quick(exported, module):
+    assert sum(file.stat().st_size for file in exported.rglob("*") if file.is_file()) < 300e6
+    start = time.perf_counter()
+    tf.saved_model.load(str(exported))
+    assert time.perf_counter() - start < 3
+
+
+# === Signatures ===
+
+
+def test_padded_clips_give_what_they_give_alone(module, vggish):
+    batch = np.full((4, 40_000), np.nan, np.float32)
+    lengths = [40_000, 16_000, 0, 15_599]
+    for clip, length in zip(batch, lengths, strict=True):
+        clip[:length] = noise(length)
+    got = module.signatures["padded"](waveform=tf.constant(batch), num_samples=tf.constant(lengths))
+    assert got["num_examples"].numpy().tolist() == [2, 1, 0, 0]
+    for clip, length, embedding, quantized in zip(batch, lengths, got["embedding"], got["quantized"], strict=True):
+        alone = vggish(clip[np.newaxis, :length])[0]
+        assert_close(embedding[: len(alone)], alone)
+        assert not np.any(embedding[len(alone) :])
+        assert not np.any(quantized[len(alone) :])
+
+
+def test_wav_clips_of_any_rate_and_channels(module, embedder):
+    wavs = [
+        wav(noise(60_000, 2), 44_100),
+        wav(noise(20_000)),
+        wav(noise(1_000, 2), 44_100),
+        wav(noise(110_000, 3), 48_000),
+        wav(noise(5_000), 4_000),
+        wav(noise(200_000), 192_000),
+    ]
+    got = module.signatures["wav"](audio=tf.constant(wavs))
+    assert got["num_examples"].numpy().tolist() == [1, 1, 0, 2, 1, 1]
+    for content, embedding, count in zip(wavs, got["embedding"], got["num_examples"], strict=True):
+        assert_close(embedding[:count], embedder.embed(io.BytesIO(content)).values[:count])
+        assert not np.any(embedding[count:])
+
+
+def test_nan_stays_in_its_clip(module):
+    batch = noise(2, 20_000)
+    batch[0, 5] = np.nan
+    got = module.signatures["serving_default"](waveform=tf.constant(batch))["embedding"]
+    assert np.all(np.isnan(got[0]))
+    assert_close(got[1], module(batch[1]))
+
+
+def test_padding_costs_nothing(module):
+    """One long clip and seven short ones: 15 examples, not 64."""
+    batch = tf.constant(noise(8, 8 * 15_600))
+    lengths = tf.constant([8 * 15_600] + [15_600] * 7)
+    everything = [time_of(lambda: module.signatures["serving_default"](waveform=batch)) for _ in range(3)]
+    existing = [time_of(lambda: module.signatures["padded"](waveform=batch, num_samples=lengths)) for _ in range(3)]
+    assert min(existing) < 0.5 * min(everything)
+
+
+def time_of(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+EMPTY_WAVEFORMS = {"waveform": tf.zeros((2, 0)), "num_samples": tf.constant([0, 0])}
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "shape"),
+    [
+        ("serving_default", {"waveform": tf.zeros((0, 20_000))}, (0, 1, 128)),
+        ("serving_default", {"waveform": tf.zeros((2, 0))}, (2, 0, 128)),
+        ("padded", {"waveform": tf.zeros((0, 100)), "num_samples": tf.zeros([0], tf.int32)}, (0, 0, 128)),
+        ("padded", EMPTY_WAVEFORMS, (2, 0, 128)),
+        ("wav", {"audio": tf.constant([], tf.string)}, (0, 0, 128)),
+        ("wav", {"audio": tf.constant([wav(np.zeros(0))])}, (1, 0, 128)),
+        ("examples", {"examples": tf.zeros((0, 96, 64))}, (0, 128)),
+    ],
+)
+def test_nothing_gives_nothing(module, signature, inputs, shape):
+    got = module.signatures[signature](**inputs)
+    assert got["embedding"].shape == shape
+    if "num_examples" in got:
+        assert got["num_examples"].numpy().tolist() == [0] * shape[0]
+
+
+def padded(*num_samples):
+    return {"waveform": tf.zeros((2, 20_000)), "num_samples": tf.constant(num_samples)}
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "message"),
+    [
+        ("padded", padded(-1, 5), "num_samples must lie between 0 and the length of the waveform"),
+        ("padded", padded(5, 20_001), "num_samples must lie between 0 and the length of the waveform"),
+        ("padded", padded(5), "num_samples must have one per clip"),
+        ("wav", {"audio": tf.constant([b""])}, "audio must be the bytes of a 16-bit PCM WAV file"),
+        ("wav", {"audio": tf.constant([wav(noise(100)), b"no WAV at all"])}, "audio must be the bytes of a 16-bit PCM"),
+        ("wav", {"audio": tf.constant([wav(noise(100), subtype="PCM_24")])}, "Can only read 16-bit WAV files"),
+        ("wav", {"audio": tf.constant([wav(noise(100))[:60]])}, "Data too short|but expected"),
+        (
+            "wav",
+            {"audio": tf.constant([wav(noise(100), 3_999)])},
+            "the sample rate must lie between 4000 and 192000 Hz",
+        ),
+        ("wav", {"audio": tf.constant([wav(noise(100), 192_001)])}, "the sample rate must lie between 4000 and 192000"),
+    ],
+)
+def test_bad_inputs_are_told(module, signature, inputs, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        module.signatures[signature](**inputs)
+
+
+def test_threads_get_the_same_numbers(module):
+    batch = tf.constant(noise(2, 16_000))
+    expected = module(batch)
+    results = [None] * 8
+
+    def work(index):
+        results[index] = [module.signatures["serving_default"](waveform=batch)["embedding"] for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        for embedding in result:
+            assert_close(embedding, expected)
+
+
+def test_memory_stays_flat(module):
+    def calls(count):
+        for _ in range(count):
+            samples = int(RNG.integers(0, 20_000))
+            waveform = tf.zeros((int(RNG.integers(0, 3)), samples))
+            lengths = tf.fill([waveform.shape[0]], samples // 2)
+            module.signatures["padded"](waveform=waveform, num_samples=lengths)
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    warm = calls(60)
+    assert calls(150) - warm < 30e6
+
+
+# === Fine-tuning ===
+
+
+def fine_tune(exported, trainable):
+    """Losses of a Keras 2 classifier on top, the layer, and how many of its variables changed."""
+    import tensorflow_hub as hub
+    import tf_keras
+
+    layer = hub.KerasLayer(str(exported), trainable=trainable)
+    model = tf_keras.Sequential(
+        [tf_keras.Input((None,)), layer, tf_keras.layers.GlobalAveragePooling1D(), tf_keras.layers.Dense(1)]
+    )
+    model.compile(tf_keras.optimizers.legacy.Adam(1e-7 if trainable else 1e-3), "mse")
+    before = [variable.numpy() for variable in layer.variables]
+    losses = model.fit(noise(4, 16_000), np.arange(4.0), batch_size=4, epochs=3, verbose=0).history["loss"]
+    changed = sum(np.any(old != new.numpy()) for old, new in zip(before, layer.variables, strict=True))
+    return losses, model, changed
+
+
+def test_hub_keras_layer_is_fine_tuned_saved_and_loaded(exported, tmp_path):
+    import tf_keras
+
+    losses, model, changed = fine_tune(exported, trainable=True)
+    assert losses[-1] < losses[0]
+    assert changed == 18
+    model.save(tmp_path / "classifier")
+    batch = noise(2, 16_000)
+    again = tf_keras.models.load_model(tmp_path / "classifier")
+    assert_close(again.predict(batch, verbose=0), model.predict(batch, verbose=0))
+
+
+def test_hub_keras_layer_stays_frozen_unless_asked(exported):
+    losses, model, changed = fine_tune(exported, trainable=False)
+    assert losses[-1] < losses[0]
+    assert len(model.trainable_variables) == 2
+    assert changed == 0
+
+
+# === Writing ===
+
+
+@pytest.fixture
+def untraced(monkeypatch):
+    """Exports quickly: what is written is an empty module."""
+    monkeypatch.setattr(saved_model._Functions, "reusable", lambda self: tf.train.Checkpoint())
+    monkeypatch.setattr(saved_model._Functions, "signatures", lambda self: None)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_what_exists_is_not_touched_unless_asked(tmp_path, vggish):
+    path = tmp_path / "vggish" / "1"
+    assert vk.export_saved_model(vggish, path) == path
+    (path / "mark").touch()
+    with pytest.raises(FileExistsError, match="exists: give another path, or overwrite=True"):
+        vk.export_saved_model(vggish, path)
+    assert (path / "mark").exists()
+    vk.export_saved_model(vggish, path, overwrite=True)
+    assert not (path / "mark").exists()
+    assert [file.name for file in path.parent.iterdir()] == ["1"]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_an_interrupted_export_leaves_nothing(tmp_path, vggish, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved_model, "_write_warmup", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        vk.export_saved_model(vggish, tmp_path / "1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        vk.export_saved_model(tmp_path / "nothing.ckpt", tmp_path / "1")
+    with pytest.raises(ValueError, match="contains 0 VGGish"):
+        vk.export_saved_model(keras.Sequential([keras.layers.Dense(3)]), tmp_path / "1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_warmup_requests_are_answered(exported, module):
+    prediction_log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    records = list(tf.data.TFRecordDataset(str(exported / saved_model.WARMUP_REQUESTS)).as_numpy_iterator())
+    requests = [prediction_log.PredictionLog.FromString(record).predict_log.request for record in records]
+    assert {request.model_spec.signature_name for request in requests} == set(module.signatures)
+    for request in requests:
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        answer = module.signatures[request.model_spec.signature_name](**inputs)
+        assert answer["embedding"].numpy().size >= 128
+
+
+@pytest.mark.usefixtures("untraced")
+def test_without_the_serving_api_a_note_says_so(tmp_path, vggish, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.warns(UserWarning, match=r"no warm-up requests: they need pip install vggish-keras\[serving\]"):
+        vk.export_saved_model(vggish, tmp_path / "1")
+    assert not (tmp_path / "1" / "assets.extra").exists()
+
+
+# === Scripts ===
+
+
+def test_export_script_writes_and_verifies(tmp_path, slim, pca_params):
+    """Every way to load it, each in a fresh process."""
+    np.savez(tmp_path / "pca.npz", **pca_params)
+    options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
+    command = [sys.executable, EXPORT / "saved_model.py", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "vggish" / "1" / "saved_model.pb").exists()
+    for way in ("tf.saved_model.load", "hub.load", "TF1 Session", "hub.KerasLayer", "TFSMLayer"):
+        rows = [line for line in result.stdout.splitlines() if line.startswith(f"│ {way} ")]
+        assert rows
+        assert all("│ yes" in row for row in rows)
+
+
+def test_verification_fails_on_a_mismatch(verify):
+    good = {"a/embedding": np.ones((2, 3)), "a/num_examples": np.array([1, 2]), "a/quantized": np.full((40, 50), 7)}
+    assert all(agrees for _, _, agrees in verify.compare(good, good))
+    assert verify.compare({"a/embedding": np.ones((2, 3))}, good)[0] == ("a/num_examples", "missing", False)
+    for name, value in (
+        ("a/embedding", np.full((2, 3), 1.001)),
+        ("a/embedding", np.ones((2, 4))),
+        ("a/num_examples", np.array([1, 3])),
+        ("a/quantized", np.full((40, 50), 8)),
+        ("a/other", np.ones(1)),
+    ):
+        assert not all(agrees for _, _, agrees in verify.compare({**good, name: value}, good))
