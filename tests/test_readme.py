@@ -31,7 +31,7 @@ def blocks(language):
 
 def test_python(folder, capsys):
     examples = blocks("python")
-    assert len(examples) == 4
+    assert len(examples) == 5
     names = {}
     exec("\n".join(examples), names)
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
@@ -40,14 +40,15 @@ def test_python(folder, capsys):
     assert names["model"](names["clips"]).shape == (4, 2, 128)
     assert (folder / "classifier.keras").exists()
     assert (folder / "fine_tuned.ckpt").exists()
+    assert len(names["hub_classifier"].trainable_variables) == 20
 
 
 @pytest.mark.usefixtures("folder")
 def test_command_line():
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)
-    for name in ("all.csv", "hops.npz", "vggish.weights.h5"):
+    for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
         assert Path(name).exists()

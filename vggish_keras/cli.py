@@ -39,7 +39,7 @@ def main() -> None:
     """VGGish audio embeddings of recordings."""
 
 
-def _load_tensorflow() -> None:
+def load_tensorflow() -> None:
     """Imports TensorFlow without the messages that it prints at each start, some whatever the log level.
 
     It is slow to import: call this, and import what needs it, where it is used, so that --help answers at once.
@@ -80,7 +80,7 @@ _weights_option = click.option(
 
 
 def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float) -> float:
-    _load_tensorflow()
+    load_tensorflow()
     from vggish_keras.frontend import hop_frames
 
     try:
@@ -91,7 +91,7 @@ def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float)
 
 
 def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
-    _load_tensorflow()
+    load_tensorflow()
     from vggish_keras import formats
 
     try:
@@ -186,7 +186,7 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
 
     Writes vggish_demo.npz and vggish_demo.png, and the recording as vggish_demo.wav if it made it.
     """
-    _load_tensorflow()
+    load_tensorflow()
     from vggish_keras import demo as demo_lib, formats
     from vggish_keras.plot import plot_recording
 
@@ -229,7 +229,7 @@ def _demo_embedder(weights: str) -> tuple[Any, str]:
 @_weights_option
 def check(weights: str) -> None:
     """Run the published smoke test and compare with the published figures."""
-    _load_tensorflow()
+    load_tensorflow()
     from rich.table import Table
 
     from vggish_keras.check import smoke_test
@@ -259,7 +259,7 @@ def export(output: Path, weights: str, hop: float, padding: str, postprocess: st
 
     For TF Serving the last part of OUTPUT is a version number, as in vggish/1.
     """
-    _load_tensorflow()
+    load_tensorflow()
     from vggish_keras.model import VGGish
     from vggish_keras.saved_model import export_saved_model
 
@@ -311,7 +311,7 @@ def convert(source: str, target: Path, v2: bool) -> None:
 
     TARGET becomes a Keras weights file if it ends in .weights.h5, else a TF-Slim checkpoint.
     """
-    _load_tensorflow()
+    load_tensorflow()
     from vggish_keras import weights as weights_lib
     from vggish_keras.model import VGGish
 

@@ -1,0 +1,55 @@
+"""Embeds WAV files through TF Serving's REST API: python rest_client.py FILE.wav .. [--url URL]."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import requests
+import wav_client
+
+
+def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float = 10.0) -> list[np.ndarray]:
+    """Embeds clips in one request to the `wav` signature.
+
+    Args:
+        url: The server's REST address, such as http://localhost:8501.
+        wavs: The bytes of 16-bit PCM WAV files of any rate, length and number of channels.
+        model: The model's name on the server.
+        timeout: Seconds to wait for the answer.
+
+    Returns:
+        For each clip float32 [n, 128].
+
+    Raises:
+        wav_client.ServingError: The server cannot be reached, is too slow, or refuses the request.
+    """
+    # "inputs", not "instances": the answer then has each output as one array over all clips.
+    audio = [{"b64": base64.b64encode(wav).decode()} for wav in wavs]
+    request = {"signature_name": wav_client.SIGNATURE, "inputs": {"audio": audio}}
+    try:
+        response = requests.post(f"{url.rstrip('/')}/v1/models/{model}:predict", json=request, timeout=timeout)
+    except requests.Timeout as error:
+        raise wav_client.ServingError(f"no answer from {url} within {timeout:g} s") from error
+    except requests.RequestException as error:
+        raise wav_client.ServingError(f"no answer from {url}: {error}") from error
+    try:
+        answer = response.json()
+    except requests.JSONDecodeError as error:
+        raise wav_client.ServingError(f"{url} is no TF Serving: HTTP {response.status_code} without JSON") from error
+    if not response.ok:
+        raise wav_client.ServingError(f"HTTP {response.status_code}: {answer.get('error', response.reason)}")
+    return wav_client.cut(answer["outputs"])
+
+
+@click.command()
+@wav_client.parameters
+@click.option("--url", default="http://localhost:8501", show_default=True, help="The server's REST address.")
+def main(files: tuple[Path, ...], url: str, model: str, timeout: float, output: Path | None, hop: float) -> None:
+    """Embed WAV FILES through TF Serving's REST API, in one request."""
+    wav_client.run(lambda wavs: embed(url, wavs, model, timeout), files, output, hop)
+
+
+if __name__ == "__main__":
+    main()
