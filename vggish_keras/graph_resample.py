@@ -10,8 +10,6 @@ from vggish_keras.resample import resampy_table
 _TARGET_COLUMNS = 128
 _PHASES_OF_ONE_MATRIX = 640
 _COLUMNS_OF_MORE = 64
-_STEP = 4_096
-"""Output samples by which products grow."""
 _ONE = np.int64(1)
 _DIVISORS = np.array([d for d in range(1, params.SAMPLE_RATE + 1) if params.SAMPLE_RATE % d == 0], np.int64)
 
@@ -50,9 +48,7 @@ def _resample(waveforms: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
     matrices = _band_matrices(tf.reshape(taps, [groups, columns, -1]), positions - starts[:, tf.newaxis])
 
     length = tf.shape(waveforms, tf.int64)[1] * params.SAMPLE_RATE // sample_rate
-    # In whole steps, because oneDNN keeps the code that it makes for each size of product.
-    step = tf.maximum(_STEP // outputs, 1)
-    blocks = -(-length // (outputs * step)) * step
+    blocks = -(-length // outputs)
     window = tf.shape(matrices, tf.int64)[2]
     behind = tf.maximum((blocks - 1) * advance + starts[-1] + window - reach - tf.shape(waveforms, tf.int64)[1], 0)
     padded = tf.pad(waveforms, [[0, 0], [reach, behind]])
