@@ -228,6 +228,21 @@ def test_check_compares_with_the_published_figures(run, slim, pca_in_cache, monk
     assert "NO" not in output
 
 
+# === export ===
+
+
+def test_export_touches_nothing_that_exists(run, tmp_path, slim):
+    (tmp_path / "vggish" / "1").mkdir(parents=True)
+    status, output, errors = run("export", "vggish/1", "--weights", slim.v2)
+    assert (status, output) == (1, "")
+    assert errors == "Error: vggish/1 exists: give another path, or overwrite it\n"
+    status, output, errors = run("export", "vggish/1", "--weights", slim.v2, "--hop", 0.5, "--overwrite")
+    assert (status, output) == (0, "vggish/1\n")
+    import tensorflow as tf
+
+    assert tf.saved_model.load("vggish/1")(tf.zeros([32_000])).shape == (3, 128)
+
+
 # === weights ===
 
 

@@ -50,6 +50,7 @@ def test_tensorflow_hub_imports_with_the_setuptools_that_is_required():
 @pytest.mark.skipif("TF_USE_LEGACY_KERAS" in os.environ, reason="runs under Keras 2 already")
 def test_everything_that_is_keras_passes_under_keras_2(slim):
     files = ["test_frontend.py", "test_model.py", "test_postprocess.py", "test_weights.py", "test_embedder.py"]
+    files.append("test_saved_model.py::test_reusable")
     folder = Path(__file__).parent
     script = (
         "import sys, pytest, tensorflow as tf; print(tf.keras.Model.__module__); sys.exit(pytest.main(sys.argv[1:]))"

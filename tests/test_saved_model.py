@@ -296,7 +296,7 @@ def test_what_exists_is_not_touched_unless_asked(tmp_path, vggish):
     path = tmp_path / "vggish" / "1"
     assert vk.export_saved_model(vggish, path) == path
     (path / "mark").touch()
-    with pytest.raises(FileExistsError, match="exists: give another path, or overwrite=True"):
+    with pytest.raises(FileExistsError, match="exists: give another path, or overwrite it"):
         vk.export_saved_model(vggish, path)
     assert (path / "mark").exists()
     vk.export_saved_model(vggish, path, overwrite=True)

@@ -49,7 +49,7 @@ def export_saved_model(
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: give another path, or overwrite=True")
+        raise FileExistsError(f"{path} exists: give another path, or overwrite it")
     if not isinstance(model, keras.Model):
         model = VGGish(model)
     functions = _Functions(model, None if postprocess is None else Postprocess(postprocess))
