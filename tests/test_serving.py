@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
+import yaml
 from click.testing import CliRunner
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from tensorflow.core.protobuf import config_pb2
@@ -458,7 +459,6 @@ def test_names_and_ports_agree(grpc_client, rest_client):
 
 
 def test_compose_is_yaml():
-    yaml = pytest.importorskip("yaml")
     (service,) = yaml.safe_load((SERVING / "compose.yaml").read_text())["services"].values()
     assert set(service) == {"image", "command", "ports", "volumes"}
 
