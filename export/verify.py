@@ -207,7 +207,7 @@ def run_way(way: str, path: Path, folder: Path) -> Arrays:
     command = [sys.executable, __file__, str(path), "--way", way, "--folder", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise RuntimeError(result.stderr.strip().splitlines()[-1])
+        raise RuntimeError((result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1])
     with np.load(folder / "got.npz") as got:
         return dict(got)
 

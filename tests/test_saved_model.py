@@ -315,6 +315,24 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, vggish, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("untraced")
+def test_an_interrupted_overwrite_keeps_the_old(tmp_path, vggish, monkeypatch):
+    vk.export_saved_model(vggish, tmp_path / "1")
+    (tmp_path / "1" / "mark").touch()
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vk.export_saved_model(vggish, tmp_path / "1", overwrite=True)
+    assert (tmp_path / "1" / "mark").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["1"]
+
+
 def test_bad_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights at"):
         vk.export_saved_model(tmp_path / "nothing.ckpt", tmp_path / "1")

@@ -58,9 +58,15 @@ def export_saved_model(
         written = Path(folder) / "new"
         tf.saved_model.save(functions.reusable(), str(written), signatures=functions.signatures())
         _write_warmup(written)
+        old = Path(folder) / "old"
         if path.exists():
-            path.rename(Path(folder) / "old")
-        written.rename(path)
+            path.rename(old)
+        try:
+            written.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
     return path
 
 
