@@ -90,12 +90,15 @@ def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float)
     return hop
 
 
-def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
+def check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
+    """A usage error unless `output` is None or a path that `formats.write` takes."""
+    if output is None:
+        return None
     load_tensorflow()
     from vggish_keras import formats
 
     try:
-        return None if output is None else formats.check_path(output)
+        return formats.check_path(output)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -103,7 +106,7 @@ def _check_output(_context: click.Context, _parameter: click.Parameter, output: 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), callback=_check_output, help="Write .npz or .csv, by the suffix."
+    "-o", "--output", type=click.Path(path_type=Path), callback=check_output, help="Write .npz or .csv, by the suffix."
 )
 @click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
 @click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)

@@ -9,6 +9,8 @@ import click
 import numpy as np
 import wav_client
 
+from vggish_keras.cli import load_tensorflow
+
 # As many as TF Serving takes, which is the limit of protobuf; gRPC's own is 4 MiB for an answer.
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -73,7 +75,7 @@ def main(files: tuple[Path, ...], target: str, model: str, timeout: float, outpu
     """Embed WAV FILES through TF Serving's gRPC, in one request."""
 
     def embed_all(wavs: list[bytes]) -> list[np.ndarray]:
-        wav_client.load_tensorflow()  # for the protos
+        load_tensorflow()  # for the protos
         with connect(target) as stub:
             return embed(stub, wavs, model, timeout)
 

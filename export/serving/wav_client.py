@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from vggish_keras import params
-from vggish_keras.cli import load_tensorflow
+from vggish_keras.cli import check_output
 
 SIGNATURE = "wav"
 
@@ -84,18 +84,6 @@ def _write(output: Path, files: Sequence[Path], parts: Sequence[np.ndarray], hop
     formats.write(output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named])
 
 
-def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
-    if output is None:
-        return None
-    load_tensorflow()
-    from vggish_keras import formats
-
-    try:
-        return formats.check_path(output)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 _PARAMETERS = (
     click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path)),
     click.option("--model", default="vggish", show_default=True, help="The model's name on the server."),
@@ -106,7 +94,7 @@ _PARAMETERS = (
         "-o",
         "--output",
         type=click.Path(path_type=Path),
-        callback=_check_output,
+        callback=check_output,
         help="Write .npz or .csv, by the suffix.",
     ),
     click.option(
