@@ -6,6 +6,7 @@ python export/saved_model.py [--weights audioset] [--postprocess audioset] [--ou
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -17,20 +18,31 @@ VERIFY = Path(__file__).with_name("verify.py")
 
 @click.command()
 @click.option("--weights", default="audioset", show_default=True)
+@click.option("--hop", default=0.96, show_default=True, help="Seconds from example to example.")
+@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
 @click.option("--postprocess", default="audioset", show_default=True, help="PCA parameters, or none.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("vggish"), show_default=True)
 @click.option("--version", type=click.IntRange(min=1), default=1, show_default=True)
-def main(weights: str, postprocess: str, output: Path, version: int) -> None:
-    """Export OUTPUT/VERSION and verify it. An existing one is not touched."""
+def main(weights: str, hop: float, padding: str, postprocess: str, output: Path, version: int) -> None:
+    """Write OUTPUT/VERSION, once it is verified. An existing one is not touched."""
     import vggish_keras as vk
 
-    try:
-        path = vk.export_saved_model(weights, output / str(version), None if postprocess == "none" else postprocess)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(path)
-    command = [sys.executable, str(VERIFY), str(path), "--weights", weights, "--postprocess", postprocess]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    target = output / str(version)
+    if os.path.lexists(target):
+        raise click.ClickException(f"{target} exists: give another version")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=f".{version}.") as folder:
+        made = Path(folder) / str(version)
+        try:
+            model = vk.VGGish(weights, hop_seconds=hop, padding=padding)
+            vk.export_saved_model(model, made, None if postprocess == "none" else postprocess)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+        options = ["--weights", weights, "--hop", str(hop), "--padding", padding, "--postprocess", postprocess]
+        if subprocess.run([sys.executable, str(VERIFY), str(made), *options], check=False).returncode:
+            raise click.ClickException(f"nothing is written to {target}: the verification failed")
+        made.rename(target)
+    click.echo(target)
 
 
 if __name__ == "__main__":

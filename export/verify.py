@@ -1,6 +1,6 @@
 """Loads an exported SavedModel in every way that users do, each in a fresh process, and compares it with the model.
 
-    python export/verify.py vggish/1 [--weights audioset] [--postprocess audioset]
+    python export/verify.py vggish/1 [--weights audioset] [--hop 0.96] [--padding valid] [--postprocess audioset]
 
 Prints a table and exits with 1 on a mismatch. The expected values come from the Keras model and from `Embedder`, which
 share neither the SavedModel's graph nor its resampler.
@@ -47,11 +47,11 @@ def make_inputs() -> Arrays:
     return {"waveform": waveform, "num_samples": num_samples, "audio": np.array(wavs, object), "examples": examples}
 
 
-def expected_outputs(inputs: Arrays, weights: str, postprocess: str | None) -> Arrays:
+def expected_outputs(inputs: Arrays, weights: str, hop: float, padding: str, postprocess: str | None) -> Arrays:
     """What each signature must give, by signature/output."""
     import vggish_keras as vk
 
-    embedder = vk.Embedder(weights, padding="valid")
+    embedder = vk.Embedder(weights, hop, padding)
     quantize = None if postprocess is None else vk.Postprocess(postprocess)
     clips = {
         "serving_default": [embedder.embed(clip, 16_000).values for clip in inputs["waveform"]],
@@ -215,10 +215,14 @@ def run_way(way: str, path: Path, folder: Path) -> Arrays:
 @click.command()
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--weights", default="audioset", show_default=True, help="What the artefact was made of.")
+@click.option("--hop", default=0.96, show_default=True, help="Its seconds from example to example.")
+@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
 @click.option("--postprocess", default="audioset", show_default=True, help="Its PCA parameters, or none.")
 @click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(path: Path, weights: str, postprocess: str, way: str | None, folder: Path | None) -> None:
+def main(
+    path: Path, weights: str, hop: float, padding: str, postprocess: str, way: str | None, folder: Path | None
+) -> None:
     """Compare the SavedModel at PATH with the model that it was made from."""
     if way and folder:
         with np.load(folder / "inputs.npz") as file:
@@ -230,7 +234,7 @@ def main(path: Path, weights: str, postprocess: str, way: str | None, folder: Pa
     from rich.table import Table
 
     inputs = make_inputs()
-    expected = expected_outputs(inputs, weights, None if postprocess == "none" else postprocess)
+    expected = expected_outputs(inputs, weights, hop, padding, None if postprocess == "none" else postprocess)
     table = Table("way", "output", "difference", "agrees")
     good = True
     with tempfile.TemporaryDirectory() as temporary:

@@ -20,7 +20,7 @@ _MAX_CHANNELS = 1024
 _LOUDEST_PEAK = 10.0
 """Decoders overshoot 1 by a little; what goes far beyond was not scaled."""
 _PCM_DTYPES = ("uint8", "int8", "int16", "int32")
-_STREAMED_SIZE = 0x7FFFF000
+STREAMED_SIZE = 0x7FFFF000
 """Programs that write to a pipe cannot know the size and put 2^31 or 2^32 less a little."""
 
 
@@ -181,7 +181,7 @@ def _read(file: Any, name: str) -> Iterator[np.ndarray]:
         if not read:
             raise ValueError(f"{name} holds no samples")
         # The length of an MP3 file is an estimate.
-        if read < file.frames < _STREAMED_SIZE and file.format != "MP3":
+        if read < file.frames < STREAMED_SIZE and file.format != "MP3":
             raise ValueError(f"{name} is truncated: it has {read} of {file.frames} samples")
 
 
@@ -197,5 +197,5 @@ def _check_size(file: Any, name: str) -> None:
     for pattern, unit in _PROMISES:
         if found := re.search(pattern, file.extra_info, re.MULTILINE):
             promised, present = int(found["promised"]), int(found["present"])
-            if present < promised < _STREAMED_SIZE:
+            if present < promised < STREAMED_SIZE:
                 raise ValueError(f"{name} is truncated: it has {present} of {promised} {unit}")

@@ -121,7 +121,7 @@ class LogMelExamples(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.hop_seconds = float(hop_seconds)
         self.padding = padding
-        self._hop_frames = frames
+        self.hop_frames = frames
         self._hop_samples = frames * params.STFT_HOP_SAMPLES
         self._window = hann_window().astype(np.float32)
         self._mel_matrix = mel_matrix().astype(np.float32)
@@ -131,10 +131,7 @@ class LogMelExamples(keras.layers.Layer):
         _check_waveform(waveform)
         samples = _length(waveform)
         if num_samples is not None:
-            with tf.control_dependencies(_length_assertions(waveform, num_samples)):
-                inside = tf.sequence_mask(num_samples, samples)
-            # Not a product: what lies beyond a clip may be NaN.
-            waveform = tf.where(inside, waveform, 0.0)
+            waveform = silence_beyond(waveform, num_samples)
         if self.padding == "same":
             examples = count_examples(samples, self._hop_samples, self.padding)
             covered = (examples - 1) * self._hop_samples + params.EXAMPLE_SAMPLES
@@ -142,9 +139,10 @@ class LogMelExamples(keras.layers.Layer):
             static_samples = None if tf.is_tensor(samples) else max(samples, covered)
             waveform = tf.pad(waveform, [[0, 0], [0, missing]])
             waveform.set_shape([None, static_samples])
-        return tf.signal.frame(self._log_mel(waveform), params.EXAMPLE_FRAMES, self._hop_frames, axis=1)
+        return tf.signal.frame(self.log_mel(waveform), params.EXAMPLE_FRAMES, self.hop_frames, axis=1)
 
-    def _log_mel(self, waveform: tf.Tensor) -> tf.Tensor:
+    def log_mel(self, waveform: tf.Tensor) -> tf.Tensor:
+        """The spectrogram: float32 [batch, samples] -> [batch, (samples - 240) // 160, 64]."""
         frames = tf.signal.frame(waveform, params.STFT_WINDOW_SAMPLES, params.STFT_HOP_SAMPLES) * self._window
         # tf.signal.stft would do, but for batches of nothing: rfft does not pad these.
         frames = tf.pad(frames, [[0, 0], [0, 0], [0, params.FFT_SIZE - params.STFT_WINDOW_SAMPLES]])
@@ -200,11 +198,26 @@ def _length(waveform: tf.Tensor) -> Any:
     return tf.shape(waveform)[1] if static is None else int(static)
 
 
-def _length_assertions(waveform: tf.Tensor, num_samples: tf.Tensor) -> list[Any]:
+def silence_beyond(waveform: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
+    """Zeros beyond each clip's own length, even in place of NaN.
+
+    Args:
+        waveform: float32 [batch, samples].
+        num_samples: Integers [batch].
+
+    Returns:
+        float32 [batch, samples].
+
+    Raises:
+        tf.errors.InvalidArgumentError: `num_samples` has another length, or one is negative or beyond `samples`.
+    """
     clips, samples = tf.unstack(tf.shape(waveform, num_samples.dtype))
     outside = "num_samples must lie between 0 and the length of the waveform"
-    return [
+    checks = [
         tf.debugging.assert_equal(tf.size(num_samples, num_samples.dtype), clips, "num_samples must have one per clip"),
         tf.debugging.assert_non_negative(num_samples, outside),
         tf.debugging.assert_less_equal(num_samples, samples, outside),
     ]
+    with tf.control_dependencies(checks):
+        inside = tf.sequence_mask(num_samples, samples)
+    return tf.where(inside, waveform, 0.0)

@@ -1,5 +1,7 @@
 """resample.py inside a TensorFlow graph, for rates that are known only when it runs."""
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,20 +16,28 @@ _ONE = np.int64(1)
 _DIVISORS = np.array([d for d in range(1, params.SAMPLE_RATE + 1) if params.SAMPLE_RATE % d == 0], np.int64)
 
 
-def resample(waveforms: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
-    """Resamples clips of one rate to 16 kHz.
+class FilterBank(NamedTuple):
+    """The filters of one sample rate as tensors; see `vggish_keras.resample.FilterBank`.
 
-    Args:
-        waveforms: float32 [clips, samples].
-        sample_rate: int64 scalar, Hz.
-
-    Returns:
-        float32 [clips, samples * 16000 // sample_rate], as `vggish_keras.resample.resample` gives it.
+    Attributes:
+        sample_rate: Hz, int64.
+        matrices: float32 [groups, window, columns].
+        starts: int64 [groups].
+        advance: Input samples from block to block, int64.
+        outputs: Output samples of a block, int64.
+        reach: Input samples that the filters reach back beyond a block's first, int64.
     """
-    return tf.cond(sample_rate == params.SAMPLE_RATE, lambda: waveforms, lambda: _resample(waveforms, sample_rate))
+
+    sample_rate: tf.Tensor
+    matrices: tf.Tensor
+    starts: tf.Tensor
+    advance: tf.Tensor
+    outputs: tf.Tensor
+    reach: tf.Tensor
 
 
-def _resample(waveforms: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
+def filter_bank(sample_rate: tf.Tensor) -> FilterBank:
+    """The filters that take `sample_rate`, an int64 scalar in Hz, to 16 kHz."""
     common = tf.reduce_max(tf.where(sample_rate % _DIVISORS == 0, _DIVISORS, _ONE))
     phases, period = params.SAMPLE_RATE // common, sample_rate // common
     one_matrix = phases <= _PHASES_OF_ONE_MATRIX
@@ -46,18 +56,49 @@ def _resample(waveforms: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
     positions = tf.reshape(positions, [groups, columns])
     starts = positions[:, 0]
     matrices = _band_matrices(tf.reshape(taps, [groups, columns, -1]), positions - starts[:, tf.newaxis])
+    return FilterBank(sample_rate, tf.transpose(matrices, [0, 2, 1]), starts, advance, outputs, reach)
 
-    length = tf.shape(waveforms, tf.int64)[1] * params.SAMPLE_RATE // sample_rate
-    blocks = -(-length // outputs)
-    window = tf.shape(matrices, tf.int64)[2]
-    behind = tf.maximum((blocks - 1) * advance + starts[-1] + window - reach - tf.shape(waveforms, tf.int64)[1], 0)
-    padded = tf.pad(waveforms, [[0, 0], [reach, behind]])
-    first = tf.range(blocks)[:, tf.newaxis] * advance + starts
-    windows = tf.gather(padded, first[..., tf.newaxis] + tf.range(window), axis=1)
-    resampled = tf.einsum("nbgw,gcw->nbgc", windows, matrices)
-    clips = tf.shape(waveforms, tf.int64)[0]
-    in_blocks = tf.reshape(resampled, [clips, blocks, groups * columns])[:, :, :outputs]
-    return tf.reshape(in_blocks, [clips, blocks * outputs])[:, :length]
+
+def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
+    """Resamples a clip to 16 kHz.
+
+    Args:
+        waveform: float32 [samples].
+        bank: The filters of its rate.
+
+    Returns:
+        float32 [samples * 16000 // sample_rate], as `vggish_keras.resample.resample` gives it.
+    """
+    return tf.cond(bank.sample_rate == params.SAMPLE_RATE, lambda: waveform, lambda: _resample(waveform, bank))
+
+
+def _resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
+    samples = tf.size(waveform, tf.int64)
+    length = samples * params.SAMPLE_RATE // bank.sample_rate
+    blocks = -(-length // bank.outputs)
+    window = tf.shape(bank.matrices, tf.int64)[1]
+    # Rows of `advance` samples: a block's windows lie in its own row and the next few.
+    rows_of_block = -(-(bank.starts[-1] + window) // bank.advance)
+    rows = blocks + rows_of_block - 1
+    behind = tf.maximum(rows * bank.advance - bank.reach - samples, 0)
+    padded = tf.pad(waveform, [[bank.reach, behind]])[: rows * bank.advance]
+    in_rows = tf.reshape(padded, [rows, bank.advance])
+    inputs = tf.gather(in_rows, tf.range(blocks)[:, tf.newaxis] + tf.range(rows_of_block))
+    inputs = tf.reshape(inputs, [blocks, rows_of_block * bank.advance])
+    resampled = tf.cond(
+        tf.size(bank.starts) == 1,
+        lambda: inputs[:, :window] @ bank.matrices[0],
+        lambda: _filter_groups(inputs, bank),
+    )
+    return tf.reshape(resampled[:, : bank.outputs], [blocks * bank.outputs])[:length]
+
+
+def _filter_groups(inputs: tf.Tensor, bank: FilterBank) -> tf.Tensor:
+    """Inputs of blocks [blocks, samples] -> [blocks, groups * columns]."""
+    groups, window, columns = tf.unstack(tf.shape(bank.matrices, tf.int64))
+    windows = tf.gather(inputs, bank.starts[:, tf.newaxis] + tf.range(window), axis=1)
+    resampled = tf.einsum("bgw,gwc->bgc", windows, bank.matrices)
+    return tf.reshape(resampled, [tf.shape(inputs, tf.int64)[0], groups * columns])
 
 
 def _band_matrices(taps: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:

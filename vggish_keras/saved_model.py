@@ -9,15 +9,18 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import graph_resample, params, weights as weights_lib
-from vggish_keras.frontend import ExampleMask, LogMelExamples
+from vggish_keras import graph_resample, graph_wav, params, weights as weights_lib
+from vggish_keras.frontend import LogMelExamples, count_examples, silence_beyond
 from vggish_keras.model import VGGish
 from vggish_keras.network import FoldExamples, UnfoldExamples
 from vggish_keras.postprocess import Postprocess
 
-MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
-"""Hz, of the WAV bytes that the `wav` signature takes."""
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
+
+_BATCH_SIZE = 64
+# Clips are laid end to end in steps of the spectrogram, of which a frame needs 2.5.
+_STEP = params.STFT_HOP_SAMPLES
+_STEPS_OF_A_FRAME = -(-params.STFT_WINDOW_SAMPLES // _STEP)
 
 
 def export_saved_model(
@@ -48,7 +51,7 @@ def export_saved_model(
         ValueError: Weights or PCA parameters that do not fit, or a model without VGGish.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: give another path, or overwrite it")
     if not isinstance(model, keras.Model):
         model = VGGish(model)
@@ -59,12 +62,12 @@ def export_saved_model(
         tf.saved_model.save(functions.reusable(), str(written), signatures=functions.signatures())
         _write_warmup(written)
         old = Path(folder) / "old"
-        if path.exists():
+        if os.path.lexists(path):
             path.rename(old)
         try:
             written.rename(path)
         except BaseException:
-            if old.exists():
+            if os.path.lexists(old):
                 old.rename(path)
             raise
     return path
@@ -75,9 +78,8 @@ class _Functions:
 
     def __init__(self, model: Any, postprocess: Postprocess | None) -> None:
         layers = weights_lib.network_layers(model)
-        front_ends = [layer for layer in layers.values() if isinstance(layer, LogMelExamples)]
-        self._front_end = front_ends[0] if front_ends else LogMelExamples()
-        self._mask = ExampleMask(self._front_end.hop_seconds, self._front_end.padding)
+        every = (layer for nested in weights_lib.nested_models(model) for layer in nested.layers)
+        self._front_end = next((layer for layer in every if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
         self._postprocess = postprocess
@@ -122,6 +124,17 @@ class _Functions:
     def _embed_examples(self, examples: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
 
+    def _embed_in_batches(self, examples: tf.Tensor) -> tf.Tensor:
+        """[n, 96, 64] -> [n, 128] in bounded memory: the activations of an example take megabytes."""
+        batches = tf.TensorArray(
+            tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, params.EMBEDDING_SIZE]
+        )
+        for start in tf.range(0, tf.shape(examples)[0], _BATCH_SIZE):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            embedding = self._embed_examples(examples[start : start + _BATCH_SIZE])
+            batches = batches.write(start // _BATCH_SIZE, embedding)
+        return batches.concat()
+
     # === Signatures ===
 
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -134,23 +147,61 @@ class _Functions:
         return {"embedding": self._embed_examples(examples)}
 
     def padded(self, waveform: tf.Tensor, num_samples: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs = {
-            "waveform": tf.ensure_shape(waveform, [None, None]),
-            "num_samples": tf.ensure_shape(num_samples, [None]),
-        }
-        examples, mask = self._front_end(inputs), self._mask(inputs)
-        # The network sees only the examples that exist.
-        where = tf.where(mask)
-        embedding = tf.scatter_nd(
-            where,
-            self._embed_examples(tf.gather_nd(examples, where)),
-            tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0),
-        )
-        num_examples = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
-        return {**self._outputs(embedding, mask), "num_examples": num_examples}
+        waveform = tf.ensure_shape(waveform, [None, None])
+        num_samples = tf.ensure_shape(num_samples, [None])
+        clips, samples = tf.unstack(tf.shape(waveform))
+        waveform = silence_beyond(waveform, num_samples)
+        most = self._steps(samples)
+        missing = tf.maximum(most * _STEP - samples, 0)
+        in_steps = tf.reshape(tf.pad(waveform, [[0, 0], [0, missing]])[:, : most * _STEP], [clips, most, _STEP])
+        steps = tf.boolean_mask(in_steps, tf.sequence_mask(self._steps(num_samples), most))
+        return self._embed_clips(steps, num_samples, self._count_examples(samples))
 
     def wav(self, audio: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.padded(*_decode_batch(tf.ensure_shape(audio, [None])))
+        audio = tf.ensure_shape(audio, [None])
+        headers = tf.map_fn(graph_wav.read_header, audio, fn_output_signature=graph_wav.WavHeader(*[tf.int64] * 4))
+        num_samples = tf.cast(headers.frames * params.SAMPLE_RATE // headers.sample_rate, tf.int32)
+        steps = self._steps(num_samples)
+        num_examples = self._count_examples(num_samples)
+        clips = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None, _STEP])
+        for rate in tf.unique(headers.sample_rate).y:
+            # The filters of a rate are made once for all its clips.
+            bank = graph_resample.filter_bank(rate)
+            for clip in tf.where(headers.sample_rate == rate)[:, 0]:
+                samples = graph_wav.read_samples(audio[clip], graph_wav.WavHeader(*[field[clip] for field in headers]))
+                waveform = graph_resample.resample(samples, bank)[: steps[clip] * _STEP]
+                waveform = tf.pad(waveform, [[0, steps[clip] * _STEP - tf.size(waveform)]])
+                clips = clips.write(tf.cast(clip, tf.int32), tf.reshape(waveform, [-1, _STEP]))
+        return self._embed_clips(clips.concat(), num_samples, tf.reduce_max(tf.concat([[0], num_examples], 0)))
+
+    def _steps(self, num_samples: tf.Tensor) -> tf.Tensor:
+        """How many steps of the spectrogram the examples of clips take, with what their last frame needs."""
+        num_examples = self._count_examples(num_samples)
+        frames = (num_examples - 1) * self._front_end.hop_frames + params.EXAMPLE_FRAMES
+        return tf.where(num_examples > 0, frames + _STEPS_OF_A_FRAME - 1, 0)
+
+    def _embed_clips(self, steps: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Embeds clips that lie one after the other, so that nothing is computed for padding.
+
+        Args:
+            steps: float32 [steps, 160], of each clip as many as `_steps` says.
+            num_samples: int32 [clips].
+            most: The number of examples that the output has room for.
+        """
+        log_mel = self._front_end.log_mel(tf.reshape(steps, [1, -1]))[0]
+        num_examples = self._count_examples(num_samples)
+        mask = tf.sequence_mask(num_examples, most)
+        where = tf.where(mask)
+        clip_starts = tf.cumsum(tf.cast(self._steps(num_samples), tf.int64), exclusive=True)
+        starts = tf.gather(clip_starts, where[:, 0]) + where[:, 1] * self._front_end.hop_frames
+        examples = tf.gather(log_mel, starts[:, tf.newaxis] + tf.range(params.EXAMPLE_FRAMES, dtype=tf.int64))
+        shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
+        embedding = tf.scatter_nd(where, self._embed_in_batches(examples), shape)
+        return {**self._outputs(embedding, mask), "num_examples": num_examples}
+
+    def _count_examples(self, num_samples: tf.Tensor) -> tf.Tensor:
+        hop_samples = self._front_end.hop_frames * params.STFT_HOP_SAMPLES
+        return count_examples(num_samples, hop_samples, self._front_end.padding)
 
     def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         if self._postprocess is None:
@@ -161,41 +212,6 @@ class _Functions:
 def _plain(variable: Any) -> tf.Variable:
     """The variable that a Keras 3 variable wraps; one of Keras 2 is itself."""
     return variable if isinstance(variable, tf.Variable) else variable.value
-
-
-# === WAV bytes to waveforms ===
-
-
-def _decode_batch(audio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """WAV bytes, string [batch] -> waveforms at 16 kHz [batch, samples], num_samples int32 [batch]."""
-    signature = (tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0), tf.TensorSpec([], tf.int64))
-    clips, rates = tf.map_fn(_decode, audio, fn_output_signature=signature)
-    lengths = clips.row_lengths() * params.SAMPLE_RATE // rates
-    # At least a sample, because TensorFlow scatters into nothing with an error.
-    longest = tf.reduce_max(tf.concat([[1], lengths], 0))
-    waveforms = tf.zeros([tf.size(rates, tf.int64), longest])
-    for rate in tf.unique(rates).y:
-        rows = tf.where(rates == rate)
-        # The filters of a rate are made once for all its clips.
-        resampled = graph_resample.resample(tf.gather(clips, rows[:, 0]).to_tensor(), rate)
-        missing = tf.shape(waveforms)[1] - tf.shape(resampled)[1]
-        waveforms = tf.tensor_scatter_nd_update(waveforms, rows, tf.pad(resampled, [[0, 0], [0, missing]]))
-    return waveforms, tf.cast(lengths, tf.int32)
-
-
-def _decode(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The bytes of one WAV file -> mono waveform [samples], sample rate."""
-    start = tf.strings.substr(content, 0, tf.minimum(tf.strings.length(content), 12))
-    is_wav = tf.strings.regex_full_match(start, rb"RIFF\C{4}WAVE")
-    with tf.control_dependencies([tf.debugging.Assert(is_wav, ["audio must be the bytes of a 16-bit PCM WAV file"])]):
-        samples, rate = tf.audio.decode_wav(content)
-    message = f"the sample rate must lie between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz"
-    checks = [
-        tf.debugging.assert_greater_equal(rate, MIN_SAMPLE_RATE, message),
-        tf.debugging.assert_less_equal(rate, MAX_SAMPLE_RATE, message),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.reduce_mean(samples, axis=1), tf.cast(rate, tf.int64)
 
 
 # === Warm-up ===

@@ -371,12 +371,18 @@ def network_layers(model: Any) -> dict[str, Any]:
 
 def _networks(model: Any) -> Iterator[dict[str, Any]]:
     """The layers by name of each model, at any depth, whose own layers are VGGish's."""
-    layers = {layer.name: layer for layer in model.layers}
-    if layers.keys() >= SLIM_SCOPES.keys():
-        yield layers
+    for nested in nested_models(model):
+        layers = {layer.name: layer for layer in nested.layers}
+        if layers.keys() >= SLIM_SCOPES.keys():
+            yield layers
+
+
+def nested_models(model: Any) -> Iterator[Any]:
+    """A Keras model and the models in it, at any depth."""
+    yield model
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _networks(layer)
+            yield from nested_models(layer)
 
 
 def _v2_index(prefix: Path) -> Path:
