@@ -57,6 +57,22 @@ def embedder(slim):
     return vk.Embedder(weights=slim.v2, batch_size=4)
 
 
+@pytest.fixture
+def fake_network(monkeypatch):
+    """A network that is quick and whose embedding tells examples apart: 128 of the example's log-mel values."""
+    import tensorflow as tf
+
+    import vggish_keras as vk
+    from vggish_keras import model
+
+    def build(*_, padding, **__):
+        waveform = tf.keras.Input((None,))
+        examples = vk.LogMelExamples(padding=padding)(waveform)
+        return tf.keras.Model(waveform, tf.keras.layers.Reshape((-1, 96 * 64))(examples)[..., :6_144:48])
+
+    monkeypatch.setattr(model, "VGGish", build)
+
+
 @pytest.fixture(scope="session")
 def pca_params() -> dict[str, np.ndarray]:
     """Parameters of the published names and shapes that spread embeddings of order one over [-2, 2] and beyond."""

@@ -13,25 +13,13 @@ import threadpoolctl
 
 import vggish_keras as vk
 from tests import published
-from vggish_keras import model, network
+from vggish_keras import network
 from vggish_keras.embedder import Embedder
 
 
 def assert_close(got, expected, bound=1e-4):
     assert np.shape(got) == np.shape(expected)
     np.testing.assert_allclose(got, expected, atol=bound * max(1.0, np.abs(expected).max(initial=0)), rtol=0)
-
-
-@pytest.fixture
-def fake_network(monkeypatch):
-    """A network that is quick and whose embedding tells examples apart: 128 of the example's log-mel values."""
-
-    def build(*_, padding, **__):
-        waveform = tf.keras.Input((None,))
-        examples = vk.LogMelExamples(padding=padding)(waveform)
-        return tf.keras.Model(waveform, tf.keras.layers.Reshape((-1, 96 * 64))(examples)[..., :6_144:48])
-
-    monkeypatch.setattr(model, "VGGish", build)
 
 
 def expected_of(waveform, hop_seconds=0.96):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vggish_keras import resample
+    from vggish_keras import records, resample
     from vggish_keras.embedder import Embedder, Embeddings, embed
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
@@ -27,6 +27,7 @@ __all__ = [
     "embed",
     "export_saved_model",
     "load_slim_checkpoint",
+    "records",
     "resample",
     "save_slim_checkpoint",
 ]
@@ -45,8 +46,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "resample":
-        return importlib.import_module("vggish_keras.resample")
+    if name in ("records", "resample"):
+        return importlib.import_module(f"vggish_keras.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"vggish_keras.{_MODULES[name]}"), name)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _ROWS_SHOWN = 20
 _DIMENSIONS_SHOWN = 5
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 _UNTRAINED = "the published weights could not be had: these embeddings come from untrained weights"
 
 
@@ -104,51 +106,117 @@ def check_output(_context: click.Context, _parameter: click.Parameter, output: P
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=click.Path())
+@click.option("--list", "listed", type=click.File("rb"), help="Embed the files of this list, too; - is standard input.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), callback=check_output, help="Write .npz or .csv, by the suffix."
+    "-o", "--output", help="Write a folder of .npz files, or one .npz, .csv, .parquet or .tfrecord file, by the suffix."
 )
+@click.option("--resume", is_flag=True, help="Go on with what a stopped run left.")
+@click.option("--shards", type=click.IntRange(1, 99_999), default=1, show_default=True, help="Of a .tfrecord output.")
+@click.option("--segments", type=click.Path(exists=True), help="AudioSet's list of segments, for a .tfrecord output.")
+@click.option("--labels", type=click.Path(exists=True), help="AudioSet's class_labels_indices.csv, for --segments.")
 @click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
 @click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
 @click.option("--postprocess", type=click.Choice(["pca", "quantized"]), help="PCA and whitening, and 8 bits.")
 @_weights_option
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--quiet", is_flag=True, help="Show neither progress nor totals.")
 def embed(
-    files: tuple[Path, ...],
-    output: Path | None,
+    inputs: tuple[str, ...],
+    listed: Any,
+    output: str | None,
+    resume: bool,
+    shards: int,
+    segments: str | None,
+    labels: str | None,
     hop: float,
     padding: str,
     postprocess: str | None,
     weights: str,
+    dtype: str,
     batch_size: int,
+    quiet: bool,
 ) -> None:
-    """Embed FILES and print a table, or write the embeddings with -o.
+    """Embed INPUTS and print tables, or write the embeddings with -o.
 
-    A file that cannot be read is named, the others are embedded all the same, and the exit status is 1.
+    INPUTS are recordings, folders that are searched for them, or patterns like 'audio/**/*.wav'.
+
+    A file that cannot be read is named, the others are embedded all the same, and the exit status is 1. With -o the
+    bad files are listed in failures.csv, in the output folder or beside the output file. A run that was stopped goes
+    on with --resume; until then what it finished is in the folder or, for one file, in OUTPUT.unfinished.
     """
-    from vggish_keras import formats
+    from vggish_keras import inputs as inputs_lib, outputs, records
+    from vggish_keras.corpus import embed_corpus
     from vggish_keras.embedder import Embedder
+    from vggish_keras.progress import Progress
 
-    embedder = Embedder(weights, hop, padding, postprocess, batch_size)
-    recordings = []
     try:
-        for file in files:
-            try:
-                embeddings = embedder.embed(file)
-            except (ValueError, OSError) as error:
-                click.echo(f"Error: {_one_line(error)}", err=True)
-                continue
-            recordings.append((str(file), embeddings))
-            if not len(embeddings.times):
-                click.echo(f"{file}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
-            if not output:
-                _print_embeddings(str(file), embeddings)
-    finally:  # also what was done before Ctrl-C
-        if output and recordings:
-            formats.write(output, recordings)
-            click.echo(f"{output}: {sum(len(embeddings.times) for _, embeddings in recordings)} embeddings")
-    if len(recordings) < len(files):
+        recordings = inputs_lib.find_recordings([*inputs, *(inputs_lib.read_list(listed) if listed else [])])
+        target = None if output is None else outputs.check_path(output)
+        if target is not None and target.suffix == outputs.RECORDS_SUFFIX:
+            if postprocess == "pca":
+                raise ValueError("a .tfrecord output holds 8 bits: --postprocess quantized")
+            postprocess = "quantized"
+        elif shards > 1 or segments:
+            raise ValueError("--shards and --segments are for a .tfrecord output")
+        if resume and target is None:
+            raise ValueError("--resume needs an output: -o")
+        known = records.read_segments(segments, labels) if segments else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    write_records = outputs.RecordWriter(hop, shards, known)
+    if resume and target is not None and outputs.is_complete(target, write_records):
+        click.echo(f"{target} is complete: there is nothing to resume")
+        return
+    embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype)
+    options = {"weights": weights, "hop": hop, "padding": padding, "postprocess": postprocess, "dtype": dtype}
+    opened: outputs.Output = _Tables()
+    if target is not None:
+        opened = outputs.open_output(target, recordings, options, resume, write_records)
+    refused = {path: f"{path} is not in {segments}" for path in recordings.paths if known and path.stem not in known}
+
+    with Progress(len(recordings.paths), quiet or target is None) as progress:
+
+        def show(path: Path, result: "Embeddings | Exception | None") -> None:
+            if isinstance(result, Exception):
+                click.echo(f"Error: {_one_line(result)}", err=True)
+            elif result is not None and not len(result.times):
+                click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
+            progress.file()
+
+        try:
+            summary = embed_corpus(embedder, recordings, opened, refused, progress.audio, show)
+        except KeyboardInterrupt:
+            if target is not None:
+                click.echo(f"Stopped after {progress.describe()}; --resume goes on.", err=True)
+            sys.exit(_INTERRUPTED)
+    if target is not None and not quiet:
+        there = f", {summary.skipped} were there" if summary.skipped else ""
+        failed = f", {len(summary.failures)} failed" if summary.failures else ""
+        files = f"{summary.embeddings} embeddings of {summary.embedded} files"
+        click.echo(f"{target}: {files}, {progress.describe()}{there}{failed}")
+    if summary.failures:
         sys.exit(1)
+
+
+class _Tables:
+    """An output that prints."""
+
+    def has(self, path: Path) -> bool:
+        return False
+
+    def add(self, path: Path, embeddings: "Embeddings") -> None:
+        _print_embeddings(str(path), embeddings)
+
+    def list_failures(self, failures: list[tuple[Path, str]]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _print_embeddings(name: str, embeddings: "Embeddings") -> None:

@@ -1,68 +1,161 @@
-"""Embeddings written to files."""
+"""Embeddings written to files, and read from them."""
 
 import csv
 import io
 import os
-import tempfile
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from vggish_keras import params
 from vggish_keras.embedder import Embeddings
 
-SUFFIXES = (".npz", ".csv")
+_ROWS_OF_A_GROUP = 8_192
+
+SUFFIXES = (".npz", ".csv", ".parquet")
 
 
-def check_path(path: str | os.PathLike[str]) -> Path:
+def check_path(path: str | os.PathLike[str], suffixes: Iterable[str] = SUFFIXES) -> Path:
     """`path` as a Path, or a ValueError if its suffix is no format or its folder does not exist."""
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"the format goes by the suffix, one of {', '.join(SUFFIXES)}: got {path}")
+    if path.suffix not in suffixes:
+        raise ValueError(f"the format goes by the suffix, one of {', '.join(suffixes)}: got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}")
+    if path.suffix == ".parquet":
+        _pyarrow()
     return path
 
 
-def write(path: str | os.PathLike[str], recordings: Sequence[tuple[str, Embeddings]]) -> None:
+def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddings]]) -> None:
     """Writes the embeddings of one or more recordings to one file, which appears when it is complete.
 
     `.npz` holds `times` [n] and `values` [n, 128] of all recordings, and `files` [n], each row's recording. `.csv` has
-    the columns file, time and embedding_0 .. embedding_127.
+    the columns file, time and embedding_0 .. embedding_127; `.parquet` has file, time and embedding.
 
     Args:
-        path: The file, .npz or .csv. It is replaced if it exists.
-        recordings: Names and embeddings, at least one.
+        path: The file: .npz, .csv or .parquet. It is replaced if it exists.
+        recordings: Names and embeddings, at least one; it is gone through several times.
 
     Raises:
         ValueError: Another suffix, or no such folder.
+        ImportError: .parquet without pyarrow.
+        OSError: The file cannot be written.
     """
     path = check_path(path)
-    write_format = _write_npz if path.suffix == ".npz" else _write_csv
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        aside = Path(folder) / path.name
+    # Always the same name, so that a run that takes up a killed one leaves nothing of it.
+    aside = path.with_name(f".{path.name}.partial")
+    try:
         with aside.open("wb") as file:
-            write_format(file, recordings)
+            _WRITERS[path.suffix](file, recordings)
         aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
-def _write_npz(file: IO[bytes], recordings: Sequence[tuple[str, Embeddings]]) -> None:
-    np.savez(
-        file,
-        times=np.concatenate([embeddings.times for _, embeddings in recordings]),
-        values=np.concatenate([embeddings.values for _, embeddings in recordings]),
-        files=np.repeat([name for name, _ in recordings], [len(embeddings.times) for _, embeddings in recordings]),
-    )
+def read_npz(path: str | os.PathLike[str]) -> Embeddings:
+    """The embeddings in an .npz file that `write` made.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is another file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Embeddings(file["times"], file["values"])
+    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} holds no embeddings: it needs times and values") from error
 
 
-def _write_csv(file: IO[bytes], recordings: Sequence[tuple[str, Embeddings]]) -> None:
+# === .npz ===
+
+
+def _write_npz(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
+    # As np.savez does, but recording by recording.
+    counts = [(name, *embeddings.values.shape, embeddings.values.dtype) for name, embeddings in recordings]
+    rows = sum(count for _, count, _, _ in counts)
+    size, dtype = counts[0][2:]
+    names = np.dtype(f"<U{max(len(name) for name, *_ in counts)}")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+
+        def add(name: str, dtype: Any, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in parts:
+                    member.write(part.astype(dtype, copy=False).tobytes())
+
+        add("times", np.float64, (rows,), (embeddings.times for _, embeddings in recordings))
+        add("values", dtype, (rows, size), (embeddings.values for _, embeddings in recordings))
+        add("files", names, (rows,), (np.full(count, name, names) for name, count, _, _ in counts))
+
+
+# === .csv ===
+
+
+def _write_csv(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
     # A file name need not be valid UTF-8.
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     rows = csv.writer(text)
-    rows.writerow(["file", "time", *(f"embedding_{i}" for i in range(recordings[0][1].values.shape[1]))])
+    rows.writerow(["file", "time", *(f"embedding_{i}" for i in range(params.EMBEDDING_SIZE))])
     for name, embeddings in recordings:
         for time, values in zip(embeddings.times, embeddings.values, strict=True):
             # The shortest digits that give the same float32 again.
             rows.writerow([name, f"{time:.2f}", *map(str, values)])
+    text.flush()
     text.detach()
+
+
+# === .parquet ===
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install vggish-keras[parquet]") from error
+    return pyarrow
+
+
+def _write_parquet(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
+    pyarrow = _pyarrow()
+    dtype = next(embeddings.values.dtype for _, embeddings in recordings)
+    embedding = pyarrow.list_(pyarrow.from_numpy_dtype(dtype), params.EMBEDDING_SIZE)
+    schema = pyarrow.schema([("file", pyarrow.string()), ("time", pyarrow.float64()), ("embedding", embedding)])
+
+    def table(group: list[tuple[str, Embeddings]]) -> Any:
+        # Parquet's text is UTF-8, which a file name need not be.
+        names = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name, _ in group]
+        files = np.repeat(np.array(names, object), [len(part.times) for _, part in group])
+        times = np.concatenate([part.times for _, part in group])
+        values = pyarrow.array(np.concatenate([part.values for _, part in group]).reshape(-1))
+        columns = [
+            pyarrow.array(files, pyarrow.string()),
+            pyarrow.array(times, pyarrow.float64()),
+            pyarrow.FixedSizeListArray.from_arrays(values, type=embedding),
+        ]
+        return pyarrow.table(columns, schema)
+
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for group in _groups(recordings):
+            writer.write_table(table(group))
+
+
+def _groups(recordings: Iterable[tuple[str, Embeddings]]) -> Iterator[list[tuple[str, Embeddings]]]:
+    """Recordings that together have rows enough for a group of a Parquet file."""
+    group, rows = [], 0
+    for name, embeddings in recordings:
+        group.append((name, embeddings))
+        rows += len(embeddings.times)
+        if rows >= _ROWS_OF_A_GROUP:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+_WRITERS = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}

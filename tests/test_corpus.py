@@ -1,0 +1,410 @@
+"""Corpus runs that are stopped, and inputs and disks that fail."""
+
+import contextlib
+import csv
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vggish_keras import outputs, records
+from vggish_keras.corpus import embed_corpus
+from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.inputs import find_recordings
+
+OPTIONS = {"weights": "w", "hop": 0.96}
+TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
+
+
+@pytest.fixture
+def quick(fake_network):
+    return Embedder(None)
+
+
+@pytest.fixture
+def eight_bits(quick, monkeypatch):
+    """An embedder whose values are uint8, as every output takes them."""
+    embed_full_batch = quick._embed_full_batch
+    monkeypatch.setattr(quick, "_embed_full_batch", lambda windows: (50 + 20 * embed_full_batch(windows)).astype("u1"))
+    monkeypatch.setattr(quick, "_dtype", np.uint8)
+    return quick
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """A folder of twelve recordings, two of them bad, as the present one."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        path = Path("corpus", "ab"[index % 2], f"{index:02}.wav")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.uniform(-0.5, 0.5, 20_000 * (1 + index % 3)), 16_000)
+    Path("corpus/a/04.wav").write_bytes(b"no audio")
+    Path("corpus/b/zz.wav").touch()  # the last one
+    return Path("corpus")
+
+
+def run(embedder, inputs, target, resume=False, shards=3, add=None):
+    """A run as the command line makes it; `add` is called after each recording."""
+    recordings = find_recordings(inputs)
+    output = outputs.open_output(
+        outputs.check_path(target), recordings, OPTIONS, resume, outputs.RecordWriter(0.96, shards, None)
+    )
+    told = []
+
+    def on_result(path, result):
+        told.append((path, result))
+        if add:
+            add(path)
+
+    return embed_corpus(embedder, recordings, output, {}, lambda _: None, on_result), told
+
+
+def contents():
+    """What lies in the present folder beside the corpus, by name."""
+    files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("corpus", "disk")]
+    return {str(path): path.read_bytes() for path in files}
+
+
+# === Stopped and taken up ===
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("stops", [(1,), (0, 5, 9)])
+def test_resumed_runs_end_with_the_same_bytes(eight_bits, corpus, target, stops):
+    run(eight_bits, [corpus], target)
+    undisturbed = contents()
+    assert any("failures.csv" in name for name in undisturbed)
+    for name in undisturbed:
+        Path(name).unlink()
+
+    for stop in stops:
+        done = itertools.count()
+
+        def interrupt(_, done=done, stop=stop):
+            if next(done) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(eight_bits, [corpus], target, resume=True, add=interrupt)
+    summary, _ = run(eight_bits, [corpus], target, resume=True)
+    assert summary.skipped + summary.embedded == 11
+    assert summary.skipped > 0
+    assert contents() == undisturbed
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_killed_in_the_middle(corpus, slim, target):
+    """kill -9 of the command line while it runs."""
+    for index in range(40):
+        shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")
+    options = ["--weights", slim.v2, "--batch-size", "2", "--quiet"]
+    command = [Path(sys.executable).with_name("vggish-keras"), "embed", corpus, *options, "-o"]
+    subprocess.run([*command, target], check=False)
+    undisturbed = contents()
+    for name in undisturbed:
+        Path(name).unlink()
+
+    def finished():
+        if target == "out":
+            return len(list(Path("out").rglob("*.npz")))
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect("file:out.npz.unfinished?mode=ro")) as database,
+        ):
+            return database.execute("SELECT count(*) FROM recordings").fetchone()[0]
+        return 0
+
+    process = subprocess.Popen([*command, target])
+    while finished() < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert finished() < 40
+    assert subprocess.run([*command, target, "--resume"], check=False).returncode == 1  # of the bad files
+    assert contents() == undisturbed
+
+
+def test_a_stopped_run_is_not_overwritten_by_mistake(quick, corpus):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, [corpus], "out.csv", add=interrupt)
+    with pytest.raises(
+        FileExistsError, match=r"out\.csv\.unfinished is what a stopped run finished: resume it, or remove"
+    ):
+        run(quick, [corpus], "out.csv")
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_only_the_same_options_are_resumed(quick, corpus, target, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, [corpus], target, add=interrupt)
+    monkeypatch.setitem(OPTIONS, "hop", 0.5)
+    with pytest.raises(ValueError, match=r"was begun with hop 0\.96, not with hop 0\.5"):
+        run(quick, [corpus], target, resume=True)
+
+
+def test_what_was_bad_and_is_good_now_is_embedded(quick, corpus):
+    run(quick, [corpus], "out")
+    shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "04.wav")
+    summary, _ = run(quick, [corpus], "out", resume=True)
+    assert (summary.skipped, summary.embedded) == (11, 1)
+    assert Path("out/a/04.wav.npz").exists()
+    assert Path("out/failures.csv").read_text().splitlines()[1:] == [
+        f"{corpus}/b/zz.wav,{dict(summary.failures)[corpus / 'b/zz.wav']}"
+    ]
+
+
+# === Bad inputs ===
+
+
+def read_failures(path):
+    with open(path, newline="", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_file_bad(eight_bits, corpus, target):
+    for path in corpus.rglob("*.wav"):
+        path.write_bytes(b"no audio")
+    summary, _ = run(eight_bits, [corpus], target)
+    assert len(summary.failures) == 13
+    names = set(contents())
+    assert names == ({"out/failures.csv", "out/options.json"} if target == "out" else {"out.failures.csv"})
+    header, *rows = read_failures("out/failures.csv" if target == "out" else "out.failures.csv")
+    assert header == ["file", "reason"]
+    assert [Path(row[0]) for row in rows] == [path for path, _ in summary.failures]
+    assert all("cannot be read as audio" in row[1] for row in rows)
+
+
+def test_the_list_of_failures_goes_with_the_failures(quick, corpus):
+    run(quick, [corpus], "out")
+    assert Path("out/failures.csv").exists()
+    run(quick, [corpus / "a" / "00.wav"], "out")
+    assert not Path("out/failures.csv").exists()
+
+
+def test_names_that_collide(quick, corpus):
+    """One name in two folders, and two suffixes of one name in one."""
+    shutil.copy(corpus / "a" / "00.wav", corpus / "b" / "00.wav")
+    samples, rate = soundfile.read(corpus / "a" / "02.wav")
+    soundfile.write(corpus / "a" / "00.mp3", samples, rate)
+    inputs = [corpus / "a", corpus / "b" / "00.wav", corpus / "a" / "00.mp3"]
+    run(quick, inputs, "out")
+    made = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.npz"))
+    assert made == ["a/00.mp3.npz", "a/00.wav.npz", *(f"a/{i:02}.wav.npz" for i in (2, 6, 8, 10)), "b/00.wav.npz"]
+    assert len({Path("out", name).read_bytes() for name in made}) == 7
+
+
+ODD = [
+    "a b.wav",
+    "line\nend.wav",
+    "quote'\"comma,.wav",
+    "[x]*?.wav",
+    os.fsdecode(b"\xff\xfe.wav"),
+    "-dash.wav",
+    "ü.WAV",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_odd_names(eight_bits, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("corpus")
+    folder.mkdir()
+    soundfile.write("good.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 16_000)
+    for name in ODD:
+        shutil.copy("good.wav", folder / name)
+        (folder / f"bad {name}").touch()
+    Path("good.wav").unlink()
+    summary, _ = run(eight_bits, [folder], target, shards=1)
+    assert summary.embedded == len(ODD)
+    good = {str(folder / name) for name in ODD}
+    (failures,) = Path().rglob("*failures.csv")
+    assert {row[0] for row in read_failures(failures)[1:]} == {str(folder / f"bad {name}") for name in ODD}
+    if target == "out":
+        found = {str(folder / path.name[:-4]) for path in Path("out").iterdir() if path.suffix == ".npz"}
+    elif target == "out.npz":
+        found = set(np.load(target)["files"].tolist())
+    elif target == "out.csv":
+        with open(target, newline="", errors="surrogateescape") as file:
+            found = {row[0] for row in list(csv.reader(file))[1:]}
+    elif target == "out.parquet":
+        import pyarrow.parquet
+
+        found = set(pyarrow.parquet.read_table(target)["file"].to_pylist())
+        good = {name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in good}
+    else:
+        found = {record.video_id for record in records.read(target)}
+    assert found == good
+
+
+def test_files_that_change_while_they_are_read(quick, corpus):
+    """One grows, one vanishes, one is replaced: what was opened is read. One is cut off: that is told."""
+    rng = np.random.default_rng(1)
+    paths = [corpus / f"{name}.wav" for name in ("grows", "vanishes", "replaced", "cut")]
+    for path in paths:
+        soundfile.write(path, rng.uniform(-0.5, 0.5, 900_000), 16_000)
+    expected = [quick.embed(path) for path in paths]
+
+    def change(path):
+        if path.stem == "grows":
+            with path.open("ab") as file:
+                file.write(bytes(100_000))
+        elif path.stem == "vanishes":
+            path.unlink()
+        elif path.stem == "replaced":
+            soundfile.write("new.wav", rng.uniform(-0.5, 0.5, 900_000), 16_000)
+            Path("new.wav").replace(path)
+        else:
+            os.truncate(path, 300_000)
+
+    for path, embeddings in zip(paths, expected, strict=True):
+        changed = []
+
+        def on_audio(_, path=path, changed=changed):
+            if not changed:
+                changed.append(change(path))
+
+        ((_, result),) = quick.embed_many([path], on_audio)
+        if path.stem == "cut":
+            assert isinstance(result, ValueError)
+            assert "cut.wav is truncated: it has" in str(result)
+        else:
+            np.testing.assert_array_equal(result.values, embeddings.values)
+
+
+def test_headers_that_lie(quick, corpus):
+    content = (corpus / "a" / "00.wav").read_bytes()  # 40,000 bytes of samples
+    expected = quick.embed(corpus / "a" / "00.wav").values
+
+    def with_size(name, size):
+        path = corpus / name
+        path.write_bytes(content[:40] + int(size).to_bytes(4, "little") + content[44:])
+        return path
+
+    paths = [with_size("streamed.wav", 2**32 - 1), with_size("less.wav", 32_000), with_size("more.wav", 50_000)]
+    (_, streamed), (_, less), (_, more) = quick.embed_many([*paths])
+    np.testing.assert_array_equal(streamed.values, expected)
+    np.testing.assert_array_equal(less.values[0], expected[0])
+    assert str(more) == f"{paths[2]} is truncated: it has 40000 of 50000 bytes"
+
+
+def test_a_truncated_mp3_gives_what_it_has(quick, corpus):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
+    soundfile.write("whole.mp3", samples, 16_000)
+    content = Path("whole.mp3").read_bytes()
+    Path("half.mp3").write_bytes(content[: len(content) // 2])
+    (_, whole), (_, half) = quick.embed_many([Path("whole.mp3"), Path("half.mp3")])
+    assert isinstance(half, ValueError) or 3 <= len(half.times) <= 6
+    assert len(whole.times) == 11
+
+
+def test_mutated_files_never_harm_another(quick, corpus):
+    """500 files with bytes changed, cut out or put in, among good ones."""
+    rng = np.random.default_rng(0)
+    good = corpus / "a" / "00.wav"
+    expected = dict(quick.embed_many([good]))[good]
+    samples, rate = soundfile.read(good)
+    originals = []
+    for suffix in ("wav", "flac", "ogg", "mp3", "aiff"):
+        soundfile.write(f"original.{suffix}", samples, rate)
+        originals.append((suffix, Path(f"original.{suffix}").read_bytes()))
+    paths = []
+    for index in range(500):
+        suffix, content = originals[index % len(originals)]
+        mutated = bytearray(content)
+        for _ in range(rng.integers(1, 8)):
+            # Headers are the part that decoders believe.
+            place = int(rng.integers(0, 64 if rng.random() < 0.5 else len(mutated)))
+            change = rng.integers(3)
+            if change == 0:
+                mutated[place] = rng.integers(256)
+            elif change == 1:
+                del mutated[place : place + int(rng.integers(1, 200))]
+            else:
+                mutated[place:place] = rng.bytes(int(rng.integers(1, 200)))
+        path = corpus / f"mutated{index:03}.{suffix}"
+        path.write_bytes(mutated)
+        paths += [path, good] if index % 10 == 0 else [path]
+    results = list(quick.embed_many(paths))
+    assert [path for path, _ in results] == paths
+    failed = 0
+    for path, result in results:
+        if path == good:
+            np.testing.assert_array_equal(result.values, expected.values)
+        elif isinstance(result, Exception):
+            assert isinstance(result, (ValueError, OSError)), repr(result)
+            assert path.name in str(result)
+            failed += 1
+        else:
+            assert isinstance(result, Embeddings)
+            assert np.all(np.isfinite(result.values))
+    assert 100 < failed < 500
+
+    summary, told = run(quick, paths, "out")
+    assert len(told) == 501
+    assert len(summary.failures) == failed
+    assert summary.embedded == len(list(Path("out").rglob("*.npz"))) == 501 - failed
+
+
+# === Bad disks ===
+
+
+@pytest.mark.parametrize("target", ["/proc/nowhere/", "/proc/nowhere.npz"])
+def test_an_output_that_cannot_be_written_is_told_at_once(quick, corpus, target, monkeypatch):
+    monkeypatch.setattr(quick, "_embed_windows", None)
+    with pytest.raises(OSError, match="/proc/nowhere"):
+        run(quick, [corpus], target)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_full_disk_is_told_and_what_is_finished_stays(eight_bits, corpus, tiny_disk, target):
+    ballast = tiny_disk / "ballast"
+    done = itertools.count()
+
+    def fill(_):
+        if next(done) == 3:
+            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(1_000)):
+                    pass
+
+    path = str(tiny_disk / target)
+    with pytest.raises(OSError, match=r"No space left|disk is full"):
+        run(eight_bits, [corpus], path, add=fill)
+    ballast.unlink()
+    summary, _ = run(eight_bits, [corpus], path, resume=True)
+    assert summary.skipped > 0
+    assert summary.skipped + summary.embedded == 11
+    run(eight_bits, [corpus], target)
+    undisturbed = contents()
+    for file in tiny_disk.rglob("*"):
+        if file.is_file():
+            assert file.read_bytes() == undisturbed[str(file.relative_to(tiny_disk))]

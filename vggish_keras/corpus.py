@@ -1,0 +1,84 @@
+"""Many recordings into one output: what is there is skipped, what is bad is listed, what is done is kept."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from vggish_keras import outputs
+from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.inputs import Recordings
+
+
+class Summary(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        skipped: Recordings that were there already.
+        embedded: Recordings that were embedded.
+        embeddings: Their embeddings.
+        failures: Bad recordings and why.
+    """
+
+    skipped: int
+    embedded: int
+    embeddings: int
+    failures: list[tuple[Path, str]]
+
+
+def embed_corpus(
+    embedder: Embedder,
+    recordings: Recordings,
+    output: outputs.Output,
+    refused: Mapping[Path, str],
+    on_audio: Callable[[float], object],
+    on_result: Callable[[Path, Embeddings | Exception | None], object],
+) -> Summary:
+    """Embeds what the output does not have.
+
+    Args:
+        embedder: Embeds it.
+        recordings: What to embed.
+        output: Where it goes; it is finished and closed, or closed alone if the run is interrupted.
+        refused: Recordings that are not to be embedded, and why; they count as bad.
+        on_audio: As in `Embedder.embed_many`.
+        on_result: Called with each recording, in order, and what came out: None for one that was there.
+
+    Returns:
+        What was done. The output lists the bad recordings, too.
+
+    Raises:
+        OSError: The output cannot be written.
+    """
+    bad = dict(refused)
+    embedded = embeddings = 0
+    with contextlib.closing(output):
+        missing = []
+        for path in recordings.paths:
+            if path in bad:
+                on_result(path, ValueError(bad[path]))
+            elif output.has(path):
+                on_result(path, None)
+            else:
+                missing.append(path)
+
+        def failures() -> list[tuple[Path, str]]:
+            return [(path, bad[path]) for path in recordings.paths if path in bad]
+
+        try:
+            for path, result in embedder.embed_many(missing, on_audio):
+                if isinstance(result, Exception):
+                    bad[path] = " ".join(str(result).split()) or type(result).__name__
+                else:
+                    output.add(path, result)
+                    embedded += 1
+                    embeddings += len(result.times)
+                on_result(path, result)
+            output.finish()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                output.list_failures(failures())
+            raise
+        output.list_failures(failures())
+    skipped = len(recordings.paths) - len(bad) - embedded
+    return Summary(skipped, embedded, embeddings, failures())
