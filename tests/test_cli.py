@@ -1,4 +1,7 @@
 import csv
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -59,7 +62,11 @@ def test_embed_prints_a_table(run, recordings, embedder):
 @pytest.mark.usefixtures("one_embedder")
 def test_embed_writes_npz(run, tmp_path, recordings, embedder):
     expected = [embedder.embed(path) for path in recordings]
-    assert run("embed", recordings[0], "-o", "one.npz") == (0, "one.npz: 4 embeddings\n", "")
+    status, output, errors = run("embed", recordings[0], "-o", "one.npz")
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(
+        r"one\.npz: 4 embeddings of 1 files, 0\.00 h of audio in 0:00:\d\d, \d+ times real time\n", output
+    )
     with np.load(tmp_path / "one.npz") as file:
         assert sorted(file) == ["files", "times", "values"]
         np.testing.assert_array_equal(file["times"], expected[0].times)
@@ -90,26 +97,102 @@ def test_a_bad_file_takes_no_other_along(run, tmp_path, recordings):
     bad.write_text("no audio")
     status, output, errors = run("embed", bad, recordings[0], tmp_path / "missing.wav", "-o", "out.npz")
     assert status == 1
-    assert output == "out.npz: 4 embeddings\n"
+    assert output.startswith("out.npz: 4 embeddings of 1 files, ")
+    assert output.endswith(", 2 failed\n")
     lines = errors.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(f"Error: {bad} cannot be read as audio")
     assert lines[1] == f"Error: no audio file at {tmp_path / 'missing.wav'}"
     assert len(np.load(tmp_path / "out.npz")["times"]) == 4
+    with (tmp_path / "out.failures.csv").open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [str(bad), str(tmp_path / "missing.wav")]
     assert run("embed", bad, "-o", "none.npz")[0] == 1
     assert not (tmp_path / "none.npz").exists()
 
 
-def test_an_interrupted_run_keeps_what_is_done(run, tmp_path, recordings, embedder, monkeypatch):
-    class Interrupted:
-        def embed(self, file):
-            if file == recordings[1]:
-                raise KeyboardInterrupt
-            return embedder.embed(file)
+@pytest.mark.usefixtures("one_embedder")
+def test_an_interrupted_run_keeps_what_is_done(run, recordings, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_, **__: Interrupted())
-    assert run("embed", *recordings, "-o", "out.npz")[0] == 1
-    assert len(np.load(tmp_path / "out.npz")["times"]) == 4
+    monkeypatch.setattr("vggish_keras.progress.Progress.file", interrupt)  # after the first
+    status, output, errors = run("embed", *recordings, "-o", "out.npz")
+    assert (status, output) == (130, "")
+    assert re.fullmatch(r"Stopped after 0\.00 h of audio in .*, \d+ times real time; --resume goes on\.\n", errors)
+    assert not Path("out.npz").exists()
+    monkeypatch.undo()
+
+
+def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
+    """The signal, in a process of its own, while a recording of an hour is embedded."""
+    with soundfile.SoundFile(tmp_path / "hour.wav", "w", 16_000, 1) as file:
+        for _ in range(60):
+            file.write(np.zeros(960_000))
+    command = [Path(sys.executable).with_name("vggish-keras"), "embed", recordings[0], "hour.wav", "-o", "out"]
+    process = subprocess.Popen([*command, "--weights", slim.v2, "--batch-size", "4"], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "first.wav.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("Stopped after ")
+    assert "Traceback" not in errors
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "options.json"]
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
+    (tmp_path / "deep").mkdir()
+    recordings[1] = recordings[1].rename(tmp_path / "deep" / recordings[1].name)
+    status, output, errors = run("embed", ".", "-o", "made/")
+    assert (status, errors) == (0, "")
+    assert output.startswith("made: 6 embeddings of 2 files, ")
+    for path in recordings:
+        with np.load(tmp_path / "made" / f"{path.relative_to(tmp_path)}.npz") as file:
+            np.testing.assert_allclose(file["values"], embedder.embed(path).values, atol=1e-5)
+    _, output, _ = run("embed", ".", "-o", "made", "--resume")
+    assert output.startswith("made: 0 embeddings of 0 files, ")
+    assert output.endswith(", 2 were there\n")
+    assert run("embed", ".", "-o", "made", "--resume", "--quiet") == (0, "", "")
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_a_complete_file_is_not_resumed(run, recordings):
+    run("embed", *recordings, "-o", "all.csv")
+    before = Path("all.csv").read_bytes()
+    answer = run("embed", *recordings, "missing.wav", "-o", "all.csv", "--resume")
+    assert answer == (0, "all.csv is complete: there is nothing to resume\n", "")
+    assert Path("all.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_embed_takes_lists_and_patterns(run, tmp_path, recordings):
+    (tmp_path / "list.txt").write_bytes(b"\n".join(os.fsencode(path) for path in recordings))
+    assert run("embed", "--list", "list.txt", "-o", "all.npz")[0] == 0
+    assert set(np.load("all.npz")["files"]) == set(map(str, recordings))
+    assert run("embed", "*.wav", "-o", "some.npz")[0] == 0
+    assert set(np.load("some.npz")["files"]) == {"first.wav"}
+
+
+def test_embed_writes_audioset_records(run, slim, tmp_path, recordings, pca_in_cache):
+    recordings[0].rename(tmp_path / "abc_30.000.wav")
+    (tmp_path / "segments.csv").write_text('# YTID\nabc, 30.000, 40.000, "/m/1,/m/2"\n')
+    (tmp_path / "labels.csv").write_text("index,mid,display_name\n7,/m/1,x\n9,/m/2,y\n")
+    options = ["--weights", slim.v2, "--segments", "segments.csv", "--labels", "labels.csv"]
+    status, _, errors = run("embed", ".", "-o", "set.tfrecord", *options)
+    assert (status, errors) == (1, f"Error: {recordings[1].name} is not in segments.csv\n")
+    (got,) = vk.records.read("set.tfrecord")
+    assert got[:4] == ("abc", 30.0, 40.0, (7, 9))
+    expected = vk.Embedder(slim.v2, postprocess="quantized").embed("abc_30.000.wav").values
+    np.testing.assert_array_equal(got.embedding, expected)
+
+    assert run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--weights", slim.v2)[0] == 0
+    shards = [list(vk.records.read(f"set-0000{index}-of-00002.tfrecord")) for index in range(2)]
+    assert [[record.video_id for record in shard] for shard in shards] == [["abc_30.000.wav"], [recordings[1].name]]
+    assert shards[0][0][1:4] == (0.0, pytest.approx(3.84), ())
+    again = run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--resume")
+    assert again == (0, "set.tfrecord is complete: there is nothing to resume\n", "")
 
 
 def test_embed_takes_its_options(run, slim, recordings, pca_in_cache):
@@ -143,8 +226,19 @@ def test_warnings_are_one_line(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["embed"], "Missing argument 'FILES...'"),
-        (["embed", "x.wav", "-o", "x.txt"], "the format goes by the suffix, one of .npz, .csv: got x.txt"),
+        (["embed"], "no recordings are named"),
+        (
+            ["embed", "x.wav", "-o", "x.txt"],
+            "the format goes by the suffix, one of .npz, .csv, .parquet, .tfrecord: got x.t",
+        ),
+        (["embed", "*.wav"], "no file matches *.wav"),
+        (["embed", "."], "no audio files in ."),
+        (["embed", "x.wav", "--resume"], "--resume needs an output: -o"),
+        (["embed", "x.wav", "-o", "x.csv", "--shards", "2"], "--shards and --segments are for a .tfrecord output"),
+        (["embed", "x.wav", "-o", "x.tfrecord", "--postprocess", "pca"], "a .tfrecord output holds 8 bits"),
+        (["embed", "x.wav", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
+        (["plot", "x.wav", "-o", "x.jpg"], "a picture is a .png or .svg file, got x.jpg"),
+        (["plot", "x.wav", "--recording", "y"], "--recording is for an .npz file"),
         (["embed", "x.wav", "-o", "nowhere/x.npz"], "there is no folder nowhere"),
         (["embed", "x.wav", "--hop", "0.005"], "multiple of 0.01"),
         (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'same', 'valid'"),
@@ -203,6 +297,22 @@ def test_demo_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch, rec
     assert status == 0
     assert "no picture: pictures need matplotlib: pip install vggish-keras[plot]" in output
     assert (tmp_path / "vggish_demo.npz").exists()
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_plot_of_a_recording_and_of_saved_embeddings(run, recordings):
+    assert run("plot", recordings[0]) == (0, "wrote first.wav.png\n", "")
+    assert Path("first.wav.png").read_bytes().startswith(b"\x89PNG")
+    run("embed", *recordings, "-o", "all.npz")
+    status, _, errors = run("plot", "all.npz")
+    assert (status, errors) == (1, f"Error: all.npz holds 2 recordings: name one, such as {recordings[0]}\n")
+    arguments = ("--recording", recordings[1], "--similarity", "-o", "x.svg")
+    assert run("plot", "all.npz", *arguments) == (0, "wrote x.svg\n", "")
+    assert "<svg" in Path("x.svg").read_text()
+    assert run("plot", "all.npz", "--recording", "other")[2] == "Error: all.npz holds no embeddings of other\n"
+    np.savez("other.npz", x=1)
+    assert run("plot", "other.npz")[2] == "Error: other.npz holds no embeddings: it needs times and values\n"
+    assert run("plot", "missing.wav")[0] == run("plot", "missing.npz")[0] == 1
 
 
 def test_check_compares_with_the_published_figures(run, slim, pca_in_cache, monkeypatch, vggish):

@@ -239,7 +239,7 @@ def _print(table: Any) -> None:
     Console(markup=False, highlight=False).print(table)
 
 
-# === demo and check ===
+# === demo, plot and check ===
 
 
 @main.command()
@@ -294,6 +294,32 @@ def _demo_embedder(weights: str) -> tuple[Any, str]:
 
     tf.keras.utils.set_random_seed(0)
     return Embedder(weights=None), _UNTRAINED
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The picture, .png or .svg.  [default: FILE.png]")
+@click.option("--similarity", is_flag=True, help="Add the matrix of the embeddings' cosine similarities.")
+@click.option("--recording", help="Which recording of an .npz file that holds several.")
+@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
+@_weights_option
+def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, hop: float, weights: str) -> None:
+    """Draw FILE: a recording with its embeddings, or saved embeddings (.npz)."""
+    output = output or Path(f"{file.name}.png")
+    if output.suffix not in (".png", ".svg"):
+        raise click.UsageError(f"a picture is a .png or .svg file, got {output}")
+    if recording is not None and file.suffix != ".npz":
+        raise click.UsageError("--recording is for an .npz file")
+    from vggish_keras import formats
+    from vggish_keras.embedder import Embedder
+    from vggish_keras.plot import plot_embeddings, plot_recording
+
+    title = f"VGGish embeddings of {recording or file.name}"
+    if file.suffix == ".npz":
+        plot_embeddings(output, formats.read_npz(file, recording), title, similarity)
+    else:
+        plot_recording(output, file, Embedder(weights, hop).embed(file), title, similarity=similarity)
+    click.echo(f"wrote {output}")
 
 
 @main.command()

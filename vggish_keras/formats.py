@@ -56,18 +56,30 @@ def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddin
         aside.unlink(missing_ok=True)
 
 
-def read_npz(path: str | os.PathLike[str]) -> Embeddings:
-    """The embeddings in an .npz file that `write` made.
+def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embeddings:
+    """Reads the embeddings of a recording from an .npz file that `write` made.
+
+    Args:
+        path: The file.
+        recording: Which recording, if it holds several.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is another file.
+        ValueError: It is another file, it holds no such recording, or several and none is named.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Embeddings(file["times"], file["values"])
+            times, values = file["times"], file["values"]
+            names = file["files"] if "files" in file else np.full(len(times), "")
     except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} holds no embeddings: it needs times and values") from error
+    if recording is None:
+        if len(set(names)) > 1:
+            raise ValueError(f"{path} holds {len(set(names))} recordings: name one, such as {names[0]}")
+        return Embeddings(times, values)
+    if recording not in names:
+        raise ValueError(f"{path} holds no embeddings of {recording}")
+    return Embeddings(times[names == recording], values[names == recording])
 
 
 # === .npz ===

@@ -1,0 +1,81 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from vggish_keras.inputs import find_recordings, read_list
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "b/2.wav",
+        "b/1.FLAC",
+        "b/deep/3.mp3",
+        "a/1.wav",
+        "a/notes.txt",
+        "a/.hidden.wav",
+        ".git/4.wav",
+        "5.ogg",
+    ):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("arguments", "found", "folder"),
+    [
+        (["."], ["5.ogg", "a/1.wav", "b/1.FLAC", "b/2.wav", "b/deep/3.mp3"], "."),
+        (["b"], ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"], "b"),
+        (["b", "a"], ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3", "a/1.wav"], "."),
+        (["b/2.wav", "b"], ["b/2.wav", "b/1.FLAC", "b/deep/3.mp3"], "b"),
+        (["a/notes.txt", "missing.wav"], ["a/notes.txt", "missing.wav"], "."),
+        (["b/*.*"], ["b/1.FLAC", "b/2.wav"], "b"),
+        (["b/**/*.mp3", "a/1.wav"], ["b/deep/3.mp3", "a/1.wav"], "."),
+        (["[ab]"], ["a/1.wav", "b/1.FLAC", "b/2.wav", "b/deep/3.mp3"], "."),
+        (["5.ogg"], ["5.ogg"], "."),
+        (["b/../a/1.wav", "a/1.wav"], ["b/../a/1.wav"], "a"),
+    ],
+)
+def test_files_folders_and_patterns(arguments, found, folder):
+    recordings = find_recordings(arguments)
+    assert list(map(str, recordings.paths)) == list(map(str, map(Path, found)))
+    assert recordings.folder == Path(folder).resolve()
+    below = [recordings.below(path) for path in recordings.paths]
+    assert len(set(below)) == len(below)
+    assert all(
+        (recordings.folder / name).resolve() == path.resolve()
+        for name, path in zip(below, recordings.paths, strict=True)
+    )
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no recordings are named"),
+        (["empty"], "no audio files in empty"),
+        (["*.xyz"], r"no file matches \*\.xyz"),
+    ],
+)
+def test_what_names_nothing_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        find_recordings(arguments)
+
+
+def test_a_file_is_no_pattern_if_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[x].wav", "x.wav"):
+        Path(name).touch()
+    assert find_recordings(["[x].wav"]).paths == [Path("[x].wav")]
+
+
+def test_lists():
+    assert read_list(io.BytesIO(b"a b.wav\n\r\nc.wav\r\n\xff.wav")) == ["a b.wav", "c.wav", os.fsdecode(b"\xff.wav")]
+    assert read_list(io.BytesIO(b"line\nend.wav\0b.wav\0")) == ["line\nend.wav", "b.wav"]
+    assert read_list(io.BytesIO(b"")) == []

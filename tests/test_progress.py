@@ -1,0 +1,51 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from vggish_keras import progress
+
+RUN = """
+import time
+from vggish_keras import progress
+progress._SECONDS_BETWEEN_LINES = 0.1
+with progress.Progress(4) as shown:
+    for _ in range(4):
+        time.sleep(0.15)
+        shown.audio(1800)
+        shown.file()
+"""
+
+
+def test_lines_where_there_is_no_terminal():
+    result = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert 2 <= len(lines) <= 8
+    for line in lines:
+        assert re.fullmatch(
+            r"\d of 4 files, \d\.\d0 h of audio in 0:00:0\d, \d+ times real time(, 0:00:0\d left)?", line
+        )
+
+
+def test_a_bar_on_a_terminal():
+    pty = pytest.importorskip("pty")
+    read, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN], stderr=terminal, env={**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    )
+    process.wait(timeout=30)
+    os.close(terminal)
+    shown = os.read(read, 100_000).decode()
+    assert "3/4" in shown
+    assert re.search(r"1\.50 h of audio in 0:00:0\d, \d+ times real time", shown)
+
+
+def test_quiet(capsys):
+    with progress.Progress(1, quiet=True) as shown:
+        shown.audio(36)
+        shown.file()
+    assert capsys.readouterr() == ("", "")
+    assert shown.describe().startswith("0.01 h of audio in 0:00:00, ")
