@@ -21,6 +21,10 @@ def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
     os.link(slim.v1, Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_model.ckpt")
     soundfile.write(tmp_path / "recording.wav", sounds["rumble"], 16_000)
     soundfile.write(tmp_path / "music.flac", np.stack([sounds["noise"].clip(-1, 1)] * 2, axis=1), 44_100)
+    (tmp_path / "corpus" / "deep").mkdir(parents=True)
+    for path in ("corpus/recording.wav", "corpus/deep/music.flac"):
+        os.link(tmp_path / Path(path).name, tmp_path / path)
+    (tmp_path / "more.txt").write_text("recording.wav\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -31,13 +35,17 @@ def blocks(language):
 
 def test_python(folder, capsys):
     examples = blocks("python")
-    assert len(examples) == 5
+    assert len(examples) == 6
     names = {}
     exec("\n".join(examples), names)
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
     assert names["released_form"].dtype == np.uint8
     assert "(8, 128)" in capsys.readouterr().out
     assert names["model"](names["clips"]).shape == (4, 2, 128)
+    assert [clip.video_id for clip in names["records"]] == ["music", "recording"]
+    embedding, labels = next(iter(names["train"]))
+    assert embedding.shape == (2, 4, 128)
+    assert np.all(np.flatnonzero(labels[0]) == 137)
     assert (folder / "classifier.keras").exists()
     assert (folder / "fine_tuned.ckpt").exists()
     assert len(names["hub_classifier"].trainable_variables) == 20
@@ -46,9 +54,11 @@ def test_python(folder, capsys):
 @pytest.mark.usefixtures("folder")
 def test_command_line():
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
-    assert len(commands) == 7
+    assert len(commands) == 13
     for command in commands:
         result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)
     for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
+        assert Path(name).exists()
+    for name in ("embeddings/deep/music.flac.npz", "all.parquet", "corpus-00003-of-00004.tfrecord", "hops.svg"):
         assert Path(name).exists()

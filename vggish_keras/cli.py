@@ -174,7 +174,8 @@ def embed(
     opened: outputs.Output = _Tables()
     if target is not None:
         opened = outputs.open_output(target, recordings, options, resume, write_records)
-    refused = {path: f"{path} is not in {segments}" for path in recordings.paths if known and path.stem not in known}
+    unknown = [] if known is None else [path for path in recordings.paths if path.stem not in known]
+    refused = {path: f"{path} is not in {segments}" for path in unknown}
 
     with Progress(len(recordings.paths), quiet or target is None) as progress:
 

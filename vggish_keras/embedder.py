@@ -21,6 +21,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 _BATCHES_AHEAD = 4
 """Batches of examples that wait for the network, so that it never waits for them."""
+_MOST_THREADS = 8
+"""Each holds as many batches; eight decode for any accelerator."""
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
@@ -122,7 +124,8 @@ class Embedder:
         """Embeds many recordings at the speed of the network.
 
         Files are read, decoded and resampled in background threads, and their examples share batches. The last batch
-        is filled up, so what a recording gives does not depend, to the bit, on the others.
+        is filled up, so what a recording gives does not depend, to the bit, on the others. While it runs, matrix
+        products of NumPy run in one thread in the whole process.
 
         Args:
             paths: Files as `embed` takes them. They are taken as there is room, from one thread.
@@ -144,10 +147,11 @@ class Embedder:
                     embedded += len(batch)
                 while finished and finished[0][1] <= embedded:
                     path, count, error = finished.popleft()
-                    values = np.concatenate(parts)
-                    parts = [values[count:]]
+                    joined = np.concatenate(parts)
+                    # Copies, so that no result keeps the rows of others alive.
+                    values, parts = joined[:count].copy(), [joined[count:].copy()]
                     embedded -= count
-                    yield path, error or Embeddings(self._times(0, count), values[:count])
+                    yield path, error or Embeddings(self._times(0, count), values)
 
     def _windows_of_all(
         self,
@@ -162,7 +166,7 @@ class Embedder:
             blocks = opened.blocks if on_audio is None else _tell(opened.blocks, opened.sample_rate, on_audio)
             return self._windows(resample_blocks(blocks, opened.sample_rate))
 
-        threads, most_windows = os.cpu_count() or 1, _BATCHES_AHEAD * self.batch_size
+        threads, most_windows = min(os.cpu_count() or 1, _MOST_THREADS), _BATCHES_AHEAD * self.batch_size
         with contextlib.closing(read_ahead(paths, read, threads, most_windows)) as files:
             for path, windows in files:
                 count, error = 0, None

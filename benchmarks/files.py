@@ -1,0 +1,145 @@
+"""How fast audio files become embeddings, against the published pipeline and torchvggish.
+
+    python -m benchmarks.files --weights CHECKPOINT [--torch PYTHON] [--files 96]
+
+The published pipeline is a NumPy front end, resampy and TF-Slim's graph, file after file. torchvggish runs with random
+weights in the interpreter --torch, which may be that of another environment, if the packages torch and torchvggish
+are there.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import resampy
+import soundfile
+import tensorflow as tf
+
+import vggish_keras as vk
+from benchmarks import measure
+from tests import published
+
+SECONDS = 10
+EXAMPLES = 10
+"""Of a file."""
+ROUNDS = 3
+
+_TORCHVGGISH = """
+import sys, torch
+from torchvggish import torchvggish, vggish_input
+
+model = torchvggish.VGG(torchvggish.make_layers(), postprocess=False).eval()
+print("ready", flush=True)
+for line in sys.stdin:
+    with torch.no_grad():
+        count = sum(len(model(vggish_input.wavfile_to_examples(path))) for path in line.rstrip().split("\\t"))
+    print(count, flush=True)
+"""
+
+
+def write_files(folder: Path, count: int, sample_rate: int, channels: int) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{sample_rate}_{index}.wav" for index in range(count)]
+    for path in paths:
+        soundfile.write(path, rng.uniform(-0.5, 0.5, (SECONDS * sample_rate, channels)), sample_rate)
+    return paths
+
+
+def ours(weights: str | None, dtype: str) -> Callable[[list[Path]], int]:
+    embedder = vk.Embedder(weights, padding="valid", dtype=dtype)
+    return lambda paths: sum(len(result.times) for _, result in embedder.embed_many(paths))
+
+
+def published_pipeline(weights: str) -> Callable[[list[Path]], int]:
+    graph = tf.Graph()
+    with graph.as_default():
+        features = tf.compat.v1.placeholder(tf.float32, [None, 96, 64])
+        embedding = published.slim_network(features)
+        session = tf.compat.v1.Session()
+        tf.compat.v1.train.Saver().restore(session, weights)
+    mel, window = published.mel_weights(), 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+
+    def frames(values: np.ndarray, length: int, hop: int) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(values, length, axis=0)[::hop]
+
+    def run(paths: list[Path]) -> int:
+        count = 0
+        for path in paths:
+            samples, rate = soundfile.read(path, dtype="int16")
+            waveform = samples / 32768.0
+            if waveform.ndim > 1:
+                waveform = np.mean(waveform, axis=1)
+            if rate != 16_000:
+                waveform = resampy.resample(waveform, rate, 16_000)
+            magnitudes = np.abs(np.fft.rfft(frames(waveform, 400, 160) * window, 512))
+            log_mel = np.log(magnitudes @ mel + 0.01)
+            examples = frames(log_mel, 96, 96).transpose(0, 2, 1)
+            count += len(session.run(embedding, {features: examples}))
+        return count
+
+    return run
+
+
+def torchvggish(python: str) -> Callable[[list[Path]], int] | None:
+    process = subprocess.Popen(
+        [python, "-c", _TORCHVGGISH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if process.stdout.readline() != "ready\n":
+        print(f"torchvggish is left out: {process.stderr.read().strip().splitlines()[-1]}")
+        return None
+
+    def run(paths: list[Path]) -> int:
+        process.stdin.write("\t".join(map(str, paths)) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    return run
+
+
+def main() -> None:
+    arguments = measure.arguments(__doc__, torch=sys.executable, files=96)
+    if not arguments.weights:
+        sys.exit("--weights is needed: a TF-Slim checkpoint")
+    float32, bfloat16 = ours(arguments.weights, "float32"), ours(arguments.weights, "bfloat16")
+    others = {
+        "published pipeline": (published_pipeline(arguments.weights), {16_000: "at least 1.3x"}),
+        "torchvggish": (torchvggish(arguments.torch), {16_000: "at least 2.2x", 44_100: "at least 4x"}),
+    }
+    network = measure.network_alone(arguments.weights)
+    examples = EXAMPLES * arguments.files
+
+    def rate(seconds: float) -> str:
+        return f"{examples / seconds:.0f} examples/s"
+
+    measure.report("what", "ours", "theirs", "ratio", "bound")
+    with tempfile.TemporaryDirectory() as folder:
+        for sample_rate, channels, share in ((16_000, 1, "at least 93 %"), (44_100, 2, "at least 88 %")):
+            paths = write_files(Path(folder), arguments.files, sample_rate, channels)
+            name = f"{sample_rate} Hz, {channels} channel" + "s" * (channels > 1)
+            batches = examples // 32
+
+            def run_ours() -> int:
+                return float32(paths)  # noqa: B023
+
+            assert run_ours() == examples
+            us, them, ratio = measure.in_turns(run_ours, lambda: [network() for _ in range(batches)], ROUNDS)  # noqa: B023
+            of_all = examples / (32 * batches)
+            measure.report(
+                f"{name}: network alone", rate(us), rate(them * of_all), f"{100 * ratio * of_all:.1f} %", share
+            )
+            for other, (run, bounds) in others.items():
+                if run is None:
+                    continue
+                assert run(paths) == examples
+                us, them, ratio = measure.in_turns(run_ours, lambda: run(paths), ROUNDS)  # noqa: B023
+                measure.report(f"{name}: {other}", rate(us), rate(them), f"{ratio:.2f}x", bounds.get(sample_rate, ""))
+            us, them, ratio = measure.in_turns(lambda: bfloat16(paths), run_ours, ROUNDS)  # noqa: B023
+            bound = "at least 1.6x" if sample_rate == 44_100 else ""
+            measure.report(f"{name}: bfloat16, float32", rate(us), rate(them), f"{ratio:.2f}x", bound)
+
+
+if __name__ == "__main__":
+    main()
