@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import tensorflow as tf
 from tensorflow import keras
 
@@ -220,7 +221,40 @@ def test_waveforms_of_another_rank_are_refused(vggish):
     with pytest.raises(ValueError, match="shape"):
         vggish(np.zeros(16_000, "f"))
     with pytest.raises(ValueError, match="shape"):
-        vggish(np.zeros((1, 16_000, 2), "f"))
+        vggish(np.zeros((1, 16_000, 2, 1), "f"))
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("lengths", [False, True])
+def test_channels_are_averaged(sounds, lengths):
+    model = vk.VGGish(weights=None, lengths=lengths)
+    stereo = np.stack([sounds["noise"], sounds["rumble"]], axis=1)[np.newaxis]
+
+    def called(waveform):
+        return model({"waveform": waveform, "num_samples": np.array([40_000])} if lengths else waveform)
+
+    expected = called(stereo.mean(axis=2))
+    np.testing.assert_allclose(called(stereo), expected, rtol=1e-5)
+    np.testing.assert_allclose(called(stereo[:, :, :1]), called(stereo[:, :, 0]), rtol=1e-5)
+    if not lengths:
+        inputs = keras.Input((None, None))
+        nested = keras.Model(inputs, model(inputs))
+        np.testing.assert_allclose(nested(stereo), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_network")
+def test_keras_own_audio_dataset_is_taken_as_it_is(tmp_path, sounds):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for name in ("noise", "rumble"):
+            soundfile.write(tmp_path / label / f"{name}.wav", sounds[name].clip(-1, 1), 16_000)
+    clips = keras.utils.audio_dataset_from_directory(tmp_path, shuffle=False, output_sequence_length=32_000)
+    assert clips.element_spec[0].shape.rank == 3
+    model = vk.VGGish(weights=None, pooling="avg")
+    expected = np.concatenate([model(waveforms[..., 0]) for waveforms, _ in clips])
+    np.testing.assert_allclose(model.predict(clips, verbose=0), expected, rtol=1e-5)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(clips, shuffle=False, verbose=0)
 
 
 # === Keras ===

@@ -24,6 +24,10 @@ def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
     (tmp_path / "corpus" / "deep").mkdir(parents=True)
     for path in ("corpus/recording.wav", "corpus/deep/music.flac"):
         os.link(tmp_path / Path(path).name, tmp_path / path)
+    for label in ("birds", "rain"):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for name in ("recording.wav", "music.flac"):
+            os.link(tmp_path / name, tmp_path / "sounds" / label / name)
     (tmp_path / "more.txt").write_text("recording.wav\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -35,7 +39,7 @@ def blocks(language):
 
 def test_python(folder, capsys):
     examples = blocks("python")
-    assert len(examples) == 6
+    assert len(examples) == 7
     names = {}
     exec("\n".join(examples), names)
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
@@ -43,6 +47,7 @@ def test_python(folder, capsys):
     assert "(8, 128)" in capsys.readouterr().out
     assert names["model"](names["clips"]).shape == (4, 2, 128)
     assert [clip.video_id for clip in names["records"]] == ["music", "recording"]
+    assert names["training"].class_names == ["birds", "rain"]
     embedding, labels = next(iter(names["train"]))
     assert embedding.shape == (2, 4, 128)
     assert np.all(np.flatnonzero(labels[0]) == 137)

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vggish_keras import records, resample
+    from vggish_keras.dataset import waveform_dataset
     from vggish_keras.embedder import Embedder, Embeddings, embed
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
@@ -30,6 +31,7 @@ __all__ = [
     "records",
     "resample",
     "save_slim_checkpoint",
+    "waveform_dataset",
 ]
 
 _MODULES = {
@@ -42,6 +44,7 @@ _MODULES = {
     "export_saved_model": "saved_model",
     "load_slim_checkpoint": "weights",
     "save_slim_checkpoint": "weights",
+    "waveform_dataset": "dataset",
 }
 
 

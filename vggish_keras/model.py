@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
@@ -43,6 +44,34 @@ class PoolExamples(keras.layers.Layer):
         return {**super().get_config(), "pooling": self.pooling}
 
 
+@keras.utils.register_keras_serializable(package="vggish_keras")
+class MixChannels(keras.layers.Layer):
+    """The mean of the channels: [batch, samples, channels] -> [batch, samples]."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(inputs, axis=-1)
+
+
+@keras.utils.register_keras_serializable(package="vggish_keras")
+class WaveformModel(keras.Model):
+    """A functional model of waveforms [batch, samples] that can be called on [batch, samples, channels], too.
+
+    So it takes what `keras.utils.audio_dataset_from_directory` yields, which a functional model alone refuses.
+    """
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(inputs, dict) and "waveform" in inputs:
+            inputs = {**inputs, "waveform": _mono(inputs["waveform"])}
+        return super().__call__(_mono(inputs), *args, **kwargs)
+
+
+def _mono(waveform: Any) -> Any:
+    if len(getattr(waveform, "shape", ())) != 3:
+        return waveform
+    # Keras takes no dictionary of arrays and tensors.
+    return waveform.mean(axis=-1) if isinstance(waveform, np.ndarray) else MixChannels()(waveform)
+
+
 def VGGish(
     weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
     input: str = "waveform",
@@ -60,8 +89,9 @@ def VGGish(
     Args:
         weights: "audioset" for the published weights, taken from the cache or downloaded and verified; None for
             random ones; or the path of a TF-Slim checkpoint (V1 or V2) or a Keras weights file (.weights.h5).
-        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers
-            but does not scale them); "examples" for float32 [batch, 96, 64] log-mel examples.
+        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers but does not
+            scale them), or [batch, samples, channels], which are averaged; "examples" for float32 [batch, 96, 64]
+            log-mel examples.
         hop_seconds: Distance of examples, any multiple of 10 ms.
         padding: "valid" takes whole examples only, so a clip under 15,600 samples gives none; "same" pads the end with
             zeros so that every sample is covered and there is at least one example.
@@ -106,7 +136,7 @@ def VGGish(
         outputs = PoolExamples(pooling, name="pool_examples")(outputs)
     if postprocess:
         outputs = Postprocess(quantize=postprocess == "quantized", name="postprocess")(outputs)
-    model = keras.Model(inputs, outputs, name=name)
+    model = (WaveformModel if input == "waveform" else keras.Model)(inputs, outputs, name=name)
     if checkpoint is not None:
         weights_lib.load(model, checkpoint)
         network.restore_initializers(model)
