@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vggish_keras import hear
+
+
+@pytest.fixture(scope="module")
+def model(slim):
+    return hear.load_model(str(slim.v2))
+
+
+def test_attributes(model):
+    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (16_000, 128, 128)
+
+
+@pytest.mark.parametrize("hop", [50.0, 120.0])
+def test_timestamps_are_the_centres_of_what_is_heard(model, vggish, sounds, hop):
+    audio = np.stack([sounds["noise"], sounds["rumble"]])[:, :20_000]
+    embeddings, timestamps = hear.get_timestamp_embeddings(audio, model, hop)
+    count = 1 + 1_250 // int(hop)
+    assert embeddings.shape == (2, count, 128)
+    np.testing.assert_allclose(timestamps, [hop * np.arange(count)] * 2)
+    padded = np.pad(audio, ((0, 0), (7_800, 7_800)))
+    for index in (0, 3, count - 1):
+        start = int(timestamps[0, index] * 16)  # of the 15,600 samples around the timestamp
+        expected = vggish(padded[:, start : start + 15_600])[:, 0]
+        np.testing.assert_allclose(embeddings[:, index], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_scenes(model, embedder, sounds):
+    """The mean of what the embedder gives, for clips below an example, too."""
+    for samples in (100, 40_000):
+        audio = np.stack([sounds["noise"], sounds["rumble"]])[:, :samples]
+        expected = np.stack([embedder.embed(sound, 16_000).values.mean(axis=0) for sound in audio])
+        np.testing.assert_allclose(
+            hear.get_scene_embeddings(audio, model), expected, atol=1e-4 * np.abs(expected).max()
+        )
+
+
+def test_bad_input_is_told(model):
+    for audio in (np.zeros(100, "f"), np.zeros((0, 100), "f"), np.zeros((1, 100, 1), "f")):
+        with pytest.raises(
+            ValueError, match=r"expected audio of shape \[sounds, samples\], with at least one sound, got"
+        ):
+            hear.get_scene_embeddings(audio, model)
+    with pytest.raises(ValueError, match=r"multiple of 0\.01"):
+        hear.get_timestamp_embeddings(np.zeros((1, 100), "f"), model, 25)
+    with pytest.raises(FileNotFoundError, match="no weights at nothing"):
+        hear.load_model("nothing.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt is not in the cache"):
+        hear.load_model()
+
+
+def test_the_validator_of_hear_passes(slim):
+    pytest.importorskip("hearvalidator", reason="hearvalidator, which needs torch, is not installed")
+    command = [sys.executable, "-m", "hearvalidator.validate", "vggish_keras.hear", "--model", slim.v2]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Looks good!" in result.stdout
