@@ -170,12 +170,13 @@ def folder(tmp_path, sounds):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("no audio")
     whole = (tmp_path / "0.wav").read_bytes()
+    (tmp_path / "fast.wav").write_bytes(whole[:24] + (900_000).to_bytes(4, "little") + whole[28:])
     (tmp_path / "truncated.wav").write_bytes(whole[:60_000])
     return tmp_path
 
 
 GOOD = ("0.wav", "1.flac", "2.wav", "3.ogg")
-BAD = ("empty.wav", "text.wav", "truncated.wav", "missing.wav")
+BAD = ("empty.wav", "text.wav", "truncated.wav", "missing.wav", "fast.wav")
 
 
 @pytest.mark.parametrize("order", [GOOD, (*BAD, *GOOD), (*GOOD, *BAD), ("0.wav", "truncated.wav", "1.flac"), BAD, ()])
@@ -221,6 +222,41 @@ def test_a_recording_without_examples(folder):
     assert only.values.shape == (0, 128)
     results = [result for _, result in embedder.embed_many([folder / name for name in ("2.wav", "0.wav", "2.wav")])]
     assert [len(result.times) for result in results] == [0, 3, 0]
+
+
+@pytest.mark.usefixtures("fake_network")
+@pytest.mark.parametrize("name", ["2.wav", "truncated.wav", "fast.wav"])
+def test_recordings_without_examples_are_handed_out_one_by_one(folder, name):
+    """They fill no batch; neither do they keep memory or open files."""
+    embedder = Embedder(None, padding="valid")
+    asked = []
+
+    def paths():
+        for index in range(2_000):
+            asked.append(index)
+            yield folder / name
+
+    results = embedder.embed_many(paths())
+    next(results)
+    assert len(asked) < 100
+    files = psutil.Process().num_fds()
+    gc.disable()
+    try:
+        for _ in itertools.islice(results, 500):
+            pass
+        assert psutil.Process().num_fds() < files + 20
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("fake_network")
+def test_errors_hold_no_audio(folder):
+    tracemalloc.start()
+    results = [result for _, result in Embedder(None).embed_many([folder / "truncated.wav"] * 100)]
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(results) == 100
+    assert held < 1e6
 
 
 @pytest.mark.usefixtures("fake_network")

@@ -49,6 +49,7 @@ def open_audio(source: Source, sample_rate: int | None = None) -> Audio:
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: The file cannot be opened.
         ValueError: A file without samples or that is no audio; an array of another shape; no rate for an array, or
             one for a file. While reading: samples that are not finite, or a file that ends before its header says;
             Ogg and MP3 files do not say.
@@ -66,6 +67,7 @@ def open_audio(source: Source, sample_rate: int | None = None) -> Audio:
     try:
         sample_rate = check_sample_rate(file.samplerate)
     except ValueError as error:
+        file.close()
         raise ValueError(f"{name}: {error}") from error
     return Audio(sample_rate, mono_blocks(_read(file, name), name))
 
@@ -134,6 +136,7 @@ def _open_path(path: Path) -> tuple[Any, str]:
         raise ValueError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} cannot be read as audio: the file is empty")
+    path.open("rb").close()  # says why, where libsndfile would speak of a system error
     # As bytes, because a name need not be valid text.
     return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
 

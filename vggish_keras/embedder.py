@@ -137,29 +137,46 @@ class Embedder:
         finished: collections.deque[tuple[PathT, int, Exception | None]] = collections.deque()
         windows = self._windows_of_all(paths, on_audio, finished)
         parts: list[np.ndarray] = [np.zeros((0, params.EMBEDDING_SIZE), self._dtype)]
-        embedded, more = 0, True
+        batch: list[np.ndarray] = []
+        embedded = 0
+
+        def embed_batch() -> None:
+            nonlocal embedded
+            parts.append(self._embed_full_batch(batch))
+            embedded += len(batch)
+            batch.clear()
+
+        def hand_out() -> Iterator[tuple[PathT, Embeddings | Exception]]:
+            nonlocal parts, embedded
+            while finished and finished[0][1] <= embedded:
+                path, count, error = finished.popleft()
+                joined = np.concatenate(parts)
+                # Copies, so that no result keeps the rows of others alive.
+                values, parts = joined[:count].copy(), [joined[count:].copy()]
+                embedded -= count
+                yield path, error or Embeddings(self._times(0, count), values)
+
         with single_threaded_blas(), contextlib.closing(windows):
-            while more:
-                batch = list(itertools.islice(windows, self.batch_size))
-                more = bool(batch)
-                if batch:
-                    parts.append(self._embed_full_batch(batch))
-                    embedded += len(batch)
-                while finished and finished[0][1] <= embedded:
-                    path, count, error = finished.popleft()
-                    joined = np.concatenate(parts)
-                    # Copies, so that no result keeps the rows of others alive.
-                    values, parts = joined[:count].copy(), [joined[count:].copy()]
-                    embedded -= count
-                    yield path, error or Embeddings(self._times(0, count), values)
+            for window in windows:
+                if window is not None:
+                    batch.append(window)
+                if len(batch) == self.batch_size:
+                    embed_batch()
+                yield from hand_out()
+            if batch:
+                embed_batch()
+            yield from hand_out()
 
     def _windows_of_all(
         self,
         paths: Iterable[PathT],
         on_audio: Callable[[float], object] | None,
         finished: "collections.deque[tuple[PathT, int, Exception | None]]",
-    ) -> Generator[np.ndarray, None, None]:
-        """The windows of one file after the other; files that are through are added to `finished` with their number."""
+    ) -> Generator[np.ndarray | None, None, None]:
+        """The windows of one file after the other, and None where one is through.
+
+        Then it is in `finished`, with the number of its windows.
+        """
 
         def read(path: PathT) -> Iterator[np.ndarray]:
             opened = audio.open_audio(path)
@@ -175,8 +192,9 @@ class Embedder:
                         yield window
                         count += 1
                 except Exception as caught:
-                    error = caught
+                    error = _without_frames(caught)
                 finished.append((path, count, error))
+                yield None
 
     def _embed_full_batch(self, windows: list[np.ndarray]) -> np.ndarray:
         """The network's sums go by the number of rows: with a full batch a row does not depend on the others."""
@@ -219,6 +237,15 @@ class Embedder:
     def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
         nothing = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), self._dtype))
         return Embeddings(*map(np.concatenate, zip(nothing, *parts, strict=True)))
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error without tracebacks, whose frames hold blocks of samples."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _tell(blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:

@@ -85,7 +85,6 @@ class _Reading(Generic[S, T]):
     def run(self) -> None:
         if self._stopped:
             return
-        end: BaseException | None = None
         try:
             for item in self._read(self.source):
                 self._room.acquire()
@@ -93,8 +92,9 @@ class _Reading(Generic[S, T]):
                     break
                 self._queue.put((item,))
         except BaseException as error:
-            end = error
-        self._queue.put(end)
+            self._queue.put(error)
+        else:
+            self._queue.put(None)
 
     def items(self) -> Iterator[T]:
         while isinstance(item := self._queue.get(), tuple):
