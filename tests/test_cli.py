@@ -104,7 +104,7 @@ def test_a_bad_file_takes_no_other_along(run, tmp_path, recordings):
     assert lines[0].startswith(f"Error: {bad} cannot be read as audio")
     assert lines[1] == f"Error: no audio file at {tmp_path / 'missing.wav'}"
     assert len(np.load(tmp_path / "out.npz")["times"]) == 4
-    with (tmp_path / "out.failures.csv").open(newline="") as file:
+    with (tmp_path / "out.npz.failures.csv").open(newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [str(bad), str(tmp_path / "missing.wav")]
     assert run("embed", bad, "-o", "none.npz")[0] == 1
     assert not (tmp_path / "none.npz").exists()
@@ -112,7 +112,7 @@ def test_a_bad_file_takes_no_other_along(run, tmp_path, recordings):
 
 @pytest.mark.usefixtures("one_embedder")
 def test_an_interrupted_run_keeps_what_is_done(run, recordings, monkeypatch):
-    def interrupt(self):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vggish_keras.progress.Progress.file", interrupt)  # after the first
@@ -138,7 +138,7 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("Stopped after ")
     assert "Traceback" not in errors
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "options.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "vggish-keras.json"]
 
 
 @pytest.mark.usefixtures("one_embedder")
@@ -234,10 +234,13 @@ def test_warnings_are_one_line(run, tmp_path):
         (["embed", "*.wav"], "no file matches *.wav"),
         (["embed", "."], "no audio files in ."),
         (["embed", "x.wav", "--resume"], "--resume needs an output: -o"),
+        (["embed", "x.wav", "-o", ""], "the output has no name"),
+        (["embed", "x.wav", "-o", "results.2024"], "a folder that is not there yet is named with / at the end"),
+        (["embed", "x.wav", "-o", "x.tfrecord", "--segments", "."], "File '.' is a directory"),
         (["embed", "x.wav", "-o", "x.csv", "--shards", "2"], "--shards and --segments are for a .tfrecord output"),
         (["embed", "x.wav", "-o", "x.tfrecord", "--postprocess", "pca"], "a .tfrecord output holds 8 bits"),
         (["embed", "x.wav", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
-        (["plot", "x.wav", "-o", "x.jpg"], "a picture is a .png or .svg file, got x.jpg"),
+        (["plot", "x.wav", "-o", "x.jpg"], "a picture is a .png or .svg file in a folder that is there, got x.jpg"),
         (["plot", "x.wav", "--recording", "y"], "--recording is for an .npz file"),
         (["embed", "x.wav", "-o", "nowhere/x.npz"], "there is no folder nowhere"),
         (["embed", "x.wav", "--hop", "0.005"], "multiple of 0.01"),
@@ -311,7 +314,9 @@ def test_plot_of_a_recording_and_of_saved_embeddings(run, recordings):
     assert "<svg" in Path("x.svg").read_text()
     assert run("plot", "all.npz", "--recording", "other")[2] == "Error: all.npz holds no embeddings of other\n"
     np.savez("other.npz", x=1)
-    assert run("plot", "other.npz")[2] == "Error: other.npz holds no embeddings: it needs times and values\n"
+    assert (
+        run("plot", "other.npz")[2] == "Error: other.npz holds no embeddings: it needs times [n] and values [n, 128]\n"
+    )
     assert run("plot", "missing.wav")[0] == run("plot", "missing.npz")[0] == 1
 
 

@@ -4,9 +4,9 @@ import contextlib
 import csv
 import itertools
 import os
+import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
-from vggish_keras import outputs, records
+from vggish_keras import cli, outputs, records
 from vggish_keras.corpus import embed_corpus
 from vggish_keras.embedder import Embedder, Embeddings
 from vggish_keras.inputs import find_recordings
@@ -57,7 +58,7 @@ def run(embedder, inputs, target, resume=False, shards=3, add=None):
     """A run as the command line makes it; `add` is called after each recording."""
     recordings = find_recordings(inputs)
     output = outputs.open_output(
-        outputs.check_path(target), recordings, OPTIONS, resume, outputs.RecordWriter(0.96, shards, None)
+        outputs.check_target(target), recordings, OPTIONS, resume, outputs.RecordWriter(0.96, shards, None)
     )
     told = []
 
@@ -72,7 +73,16 @@ def run(embedder, inputs, target, resume=False, shards=3, add=None):
 def contents():
     """What lies in the present folder beside the corpus, by name."""
     files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("corpus", "disk")]
-    return {str(path): path.read_bytes() for path in files}
+    return {str(path): path.read_bytes() for path in files if ".unfinished" not in path.name}
+
+
+def forget():
+    """Removes what lies in the present folder beside the corpus."""
+    for path in Path().iterdir():
+        if path.is_dir() and path.name not in ("corpus", "disk"):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
 
 
 # === Stopped and taken up ===
@@ -84,8 +94,7 @@ def test_resumed_runs_end_with_the_same_bytes(eight_bits, corpus, target, stops)
     run(eight_bits, [corpus], target)
     undisturbed = contents()
     assert any("failures.csv" in name for name in undisturbed)
-    for name in undisturbed:
-        Path(name).unlink()
+    forget()
 
     for stop in stops:
         done = itertools.count()
@@ -107,31 +116,27 @@ def test_killed_in_the_middle(corpus, slim, target):
     """kill -9 of the command line while it runs."""
     for index in range(40):
         shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")
-    options = ["--weights", slim.v2, "--batch-size", "2", "--quiet"]
+    options = ["--weights", slim.v2, "--batch-size", "2"]
     command = [Path(sys.executable).with_name("vggish-keras"), "embed", corpus, *options, "-o"]
     subprocess.run([*command, target], check=False)
     undisturbed = contents()
-    for name in undisturbed:
-        Path(name).unlink()
+    forget()
 
-    def finished():
+    def some_are_finished():
         if target == "out":
-            return len(list(Path("out").rglob("*.npz")))
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect("file:out.npz.unfinished?mode=ro")) as database,
-        ):
-            return database.execute("SELECT count(*) FROM recordings").fetchone()[0]
-        return 0
+            return len(list(Path("out").rglob("*.npz"))) >= 5
+        log = Path("out.npz.unfinished-wal")  # of the database, which is locked: some 8 kB for each recording
+        return log.exists() and log.stat().st_size > 80_000
 
     process = subprocess.Popen([*command, target])
-    while finished() < 5:
+    while not some_are_finished():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert finished() < 40
-    assert subprocess.run([*command, target, "--resume"], check=False).returncode == 1  # of the bad files
+    result = subprocess.run([*command, target, "--resume"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1  # of the bad files
+    assert 0 < int(re.search(r", (\d+) were there", result.stdout)[1]) < 50
     assert contents() == undisturbed
 
 
@@ -147,27 +152,109 @@ def test_a_stopped_run_is_not_overwritten_by_mistake(quick, corpus):
         run(quick, [corpus], "out.csv")
 
 
-@pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_only_the_same_options_are_resumed(quick, corpus, target, monkeypatch):
+@pytest.fixture(params=["out", "out.npz"])
+def stopped(request, quick, corpus):
+    """The target of a run that was stopped after its first recordings."""
+
+    def interrupt(path):
+        if path.name == "06.wav":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, [corpus], request.param, add=interrupt)
+    return request.param
+
+
+def test_only_the_same_options_are_resumed(quick, corpus, stopped, monkeypatch):
+    monkeypatch.setitem(OPTIONS, "hop", 0.5)
+    with pytest.raises(ValueError, match=r"was begun with hop 0\.96, not with hop 0\.5: give another output"):
+        run(quick, [corpus], stopped, resume=True)
+
+
+def test_only_the_same_corpus_is_resumed(quick, corpus, stopped, monkeypatch):
+    """The same names in another folder, or from another working folder, are other recordings."""
+    shutil.copytree(corpus, "elsewhere/corpus")
+    with pytest.raises(ValueError, match=r"was begun with recordings .*corpus, not with recordings .*elsewhere/corpus"):
+        run(quick, ["elsewhere/corpus"], stopped, resume=True)
+    target = str(Path(stopped).absolute())
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(ValueError, match="was begun with recordings"):
+        run(quick, ["corpus"], target, resume=True)
+    # However the corpus is named, it is the same.
+    summary, _ = run(quick, [Path("..", corpus)], target, resume=True)
+    assert summary.skipped > 0
+
+
+def test_options_do_not_mix_in_a_folder(quick, corpus, monkeypatch):
+    """Not by a run that is stopped and resumed either."""
+    run(quick, [corpus], "out")
+    monkeypatch.setitem(OPTIONS, "hop", 0.5)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="out was begun with hop"):
+            run(quick, [corpus], "out", resume=resume)
+
+
+def test_a_new_run_keeps_nothing_of_an_old_one(quick, corpus):
+    run(quick, [corpus], "out")
+    replaced = corpus / "b" / "11.wav"
+    soundfile.write(replaced, np.zeros(20_000), 16_000)
+
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(quick, [corpus], target, add=interrupt)
-    monkeypatch.setitem(OPTIONS, "hop", 0.5)
-    with pytest.raises(ValueError, match=r"was begun with hop 0\.96, not with hop 0\.5"):
-        run(quick, [corpus], target, resume=True)
+        run(quick, [corpus], "out", add=interrupt)
+    run(quick, [corpus], "out", resume=True)
+    np.testing.assert_array_equal(np.load("out/b/11.wav.npz")["values"], quick.embed(replaced).values)
 
 
-def test_what_was_bad_and_is_good_now_is_embedded(quick, corpus):
-    run(quick, [corpus], "out")
+def test_finished_recordings_must_be_named_again(quick, corpus, stopped):
+    summary = None
+    if stopped == "out":  # where they stay
+        summary, _ = run(quick, [corpus / "b", corpus / "a" / "00.wav"], stopped, resume=True)
+        assert summary.skipped > 0
+        return
+    recordings = find_recordings([corpus])._replace(paths=[corpus / "b" / "11.wav"])
+    with pytest.raises(ValueError, match=r"holds \d recordings that are not named now, such as a/00\.wav"):
+        outputs.FileOutput(Path(stopped), recordings, OPTIONS, resume=True)
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_what_was_bad_and_is_good_now_is_embedded(quick, corpus, target):
+    run(quick, [corpus], target)
     shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "04.wav")
-    summary, _ = run(quick, [corpus], "out", resume=True)
+    summary, _ = run(quick, [corpus], target, resume=True)
     assert (summary.skipped, summary.embedded) == (11, 1)
-    assert Path("out/a/04.wav.npz").exists()
-    assert Path("out/failures.csv").read_text().splitlines()[1:] == [
-        f"{corpus}/b/zz.wav,{dict(summary.failures)[corpus / 'b/zz.wav']}"
-    ]
+    assert list(dict(summary.failures)) == [corpus / "b" / "zz.wav"]
+    if target == "out":
+        assert Path("out/a/04.wav.npz").exists()
+    else:
+        assert str(corpus / "a" / "04.wav") in np.load(target)["files"]
+    # A new run begins anew.
+    summary, _ = run(quick, [corpus], target)
+    assert (summary.skipped, summary.embedded) == (0, 12)
+
+
+def test_two_runs_do_not_write_to_one_output(quick, corpus, stopped):
+    def again(_):
+        with pytest.raises(OSError, match="another run writes to it"):
+            run(quick, [corpus], stopped, resume=True)
+
+    summary, _ = run(quick, [corpus], stopped, resume=True, add=again)
+    assert summary.embedded > 0
+
+
+def test_the_users_own_files_stay(quick, corpus):
+    Path("out").mkdir()
+    Path("out/options.json").write_text("mine")
+    run(quick, [corpus / "a" / "00.wav"], "out")
+    assert Path("out/options.json").read_text() == "mine"
+    for content in ("", "[]", "{"):
+        Path("out/vggish-keras.json").write_text(content)
+        with pytest.raises(
+            ValueError, match=r"out is no output of an earlier run: its options cannot be read|was begun with"
+        ):
+            run(quick, [corpus / "a" / "00.wav"], "out")
 
 
 # === Bad inputs ===
@@ -185,18 +272,28 @@ def test_every_file_bad(eight_bits, corpus, target):
     summary, _ = run(eight_bits, [corpus], target)
     assert len(summary.failures) == 13
     names = set(contents())
-    assert names == ({"out/failures.csv", "out/options.json"} if target == "out" else {"out.failures.csv"})
-    header, *rows = read_failures("out/failures.csv" if target == "out" else "out.failures.csv")
+    assert names == ({"out/failures.csv", "out/vggish-keras.json"} if target == "out" else {f"{target}.failures.csv"})
+    header, *rows = read_failures("out/failures.csv" if target == "out" else f"{target}.failures.csv")
     assert header == ["file", "reason"]
     assert [Path(row[0]) for row in rows] == [path for path, _ in summary.failures]
     assert all("cannot be read as audio" in row[1] for row in rows)
 
 
 def test_the_list_of_failures_goes_with_the_failures(quick, corpus):
-    run(quick, [corpus], "out")
+    run(quick, [corpus / "a"], "out")
     assert Path("out/failures.csv").exists()
     run(quick, [corpus / "a" / "00.wav"], "out")
     assert not Path("out/failures.csv").exists()
+
+
+def test_a_name_that_is_too_long_is_a_failure(quick, corpus):
+    """With the suffix of the output it is longer than file systems take."""
+    long = corpus / "a" / ("x" * 248 + ".wav")
+    shutil.copy(corpus / "a" / "00.wav", long)
+    summary, _ = run(quick, [corpus], "out")
+    assert (summary.embedded, len(summary.failures)) == (11, 3)
+    assert "File name too long" in dict(summary.failures)[long]
+    assert run(quick, [corpus], "out.npz")[0].embedded == 12
 
 
 def test_names_that_collide(quick, corpus):
@@ -315,7 +412,7 @@ def test_a_truncated_mp3_gives_what_it_has(quick, corpus):
     assert len(whole.times) == 11
 
 
-def test_mutated_files_never_harm_another(quick, corpus):
+def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
     """500 files with bytes changed, cut out or put in, among good ones."""
     rng = np.random.default_rng(0)
     good = corpus / "a" / "00.wav"
@@ -357,10 +454,11 @@ def test_mutated_files_never_harm_another(quick, corpus):
             assert np.all(np.isfinite(result.values))
     assert 100 < failed < 500
 
-    summary, told = run(quick, paths, "out")
-    assert len(told) == 501
-    assert len(summary.failures) == failed
-    assert summary.embedded == len(list(Path("out").rglob("*.npz"))) == 501 - failed
+    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_: quick)
+    answer = CliRunner().invoke(cli.main, ["embed", *map(str, paths), "-o", "out"])
+    assert answer.exit_code == 1
+    assert len(read_failures("out/failures.csv")) - 1 == failed
+    assert len(list(Path("out").rglob("*.npz"))) == 501 - failed
 
 
 # === Bad disks ===
@@ -406,5 +504,5 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(eight_bits, corpus, tiny
     run(eight_bits, [corpus], target)
     undisturbed = contents()
     for file in tiny_disk.rglob("*"):
-        if file.is_file():
+        if file.is_file() and file.suffix != ".unfinished":
             assert file.read_bytes() == undisturbed[str(file.relative_to(tiny_disk))]

@@ -75,7 +75,37 @@ def test_a_file_is_no_pattern_if_it_is_there(tmp_path, monkeypatch):
     assert find_recordings(["[x].wav"]).paths == [Path("[x].wav")]
 
 
+@pytest.mark.usefixtures("tree")
+def test_listed_names_are_no_patterns():
+    for name in ("b/x[1].wav", "b/x1.wav"):
+        Path(name).touch()
+    listed = ["b/x[1].wav", "b/missing [2].wav", "a"]
+    assert list(map(str, find_recordings(["b/x1.wav"], listed).paths)) == ["b/x1.wav", *listed[:2], "a/1.wav"]
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_pattern_takes_audio_from_the_folders_that_it_matches():
+    (Path("a") / "docs").mkdir()
+    assert list(map(str, find_recordings(["a/*"]).paths)) == ["a/1.wav", "a/notes.txt"]
+    with pytest.raises(ValueError, match="no file matches a/d"):
+        find_recordings(["a/d*"])
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_folder_that_cannot_be_read_is_told(monkeypatch):
+    def forbid(path):
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    scandir = os.scandir  # root may read everything
+    monkeypatch.setattr(os, "scandir", forbid)
+    with pytest.raises(PermissionError, match="b/deep"):
+        find_recordings(["b"])
+
+
 def test_lists():
     assert read_list(io.BytesIO(b"a b.wav\n\r\nc.wav\r\n\xff.wav")) == ["a b.wav", "c.wav", os.fsdecode(b"\xff.wav")]
     assert read_list(io.BytesIO(b"line\nend.wav\0b.wav\0")) == ["line\nend.wav", "b.wav"]
     assert read_list(io.BytesIO(b"")) == []
+    assert read_list(io.BytesIO(b"\xef\xbb\xbfa.wav\n")) == ["a.wav"]

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
             except BrokenPipeError:
                 raise
+            except KeyboardInterrupt:
+                sys.exit(_INTERRUPTED)
             except (ValueError, TypeError, OSError, ImportError) as error:
                 raise click.ClickException(_one_line(error)) from error
 
@@ -57,7 +60,7 @@ def load_tensorflow() -> None:
         os.dup2(messages.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
-        except BaseException:
+        except Exception:
             messages.seek(0)
             os.write(terminal, messages.read())
             raise
@@ -113,8 +116,16 @@ def check_output(_context: click.Context, _parameter: click.Parameter, output: P
 )
 @click.option("--resume", is_flag=True, help="Go on with what a stopped run left.")
 @click.option("--shards", type=click.IntRange(1, 99_999), default=1, show_default=True, help="Of a .tfrecord output.")
-@click.option("--segments", type=click.Path(exists=True), help="AudioSet's list of segments, for a .tfrecord output.")
-@click.option("--labels", type=click.Path(exists=True), help="AudioSet's class_labels_indices.csv, for --segments.")
+@click.option(
+    "--segments",
+    type=click.Path(exists=True, dir_okay=False),
+    help="AudioSet's list of segments, for a .tfrecord output.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False),
+    help="AudioSet's class_labels_indices.csv, for --segments.",
+)
 @click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
 @click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
 @click.option("--postprocess", type=click.Choice(["pca", "quantized"]), help="PCA and whitening, and 8 bits.")
@@ -144,7 +155,8 @@ def embed(
 
     A file that cannot be read is named, the others are embedded all the same, and the exit status is 1. With -o the
     bad files are listed in failures.csv, in the output folder or beside the output file. A run that was stopped goes
-    on with --resume; until then what it finished is in the folder or, for one file, in OUTPUT.unfinished.
+    on with --resume; until then what it finished is in the folder or, for one file, in OUTPUT.unfinished. With
+    --resume bad files are tried again.
     """
     from vggish_keras import inputs as inputs_lib, outputs, records
     from vggish_keras.corpus import embed_corpus
@@ -152,14 +164,20 @@ def embed(
     from vggish_keras.progress import Progress
 
     try:
-        recordings = inputs_lib.find_recordings([*inputs, *(inputs_lib.read_list(listed) if listed else [])])
-        target = None if output is None else outputs.check_path(output)
-        if target is not None and target.suffix == outputs.RECORDS_SUFFIX:
+        listed_paths = inputs_lib.read_list(listed) if listed else []
+        recordings = inputs_lib.find_recordings(inputs, listed_paths)
+        target = None if output is None else outputs.check_target(output)
+        options: dict[str, Any] = {"weights": weights, "hop": hop, "padding": padding, "dtype": dtype}
+        if target is not None and target.is_records:
             if postprocess == "pca":
                 raise ValueError("a .tfrecord output holds 8 bits: --postprocess quantized")
             postprocess = "quantized"
+            options |= {"segments": segments, "labels": labels}
         elif shards > 1 or segments:
             raise ValueError("--shards and --segments are for a .tfrecord output")
+        options["postprocess"] = postprocess
+        if labels and not segments:
+            raise ValueError("--labels is for --segments")
         if resume and target is None:
             raise ValueError("--resume needs an output: -o")
         known = records.read_segments(segments, labels) if segments else None
@@ -167,10 +185,10 @@ def embed(
         raise click.UsageError(str(error)) from error
     write_records = outputs.RecordWriter(hop, shards, known)
     if resume and target is not None and outputs.is_complete(target, write_records):
-        click.echo(f"{target} is complete: there is nothing to resume")
+        if not quiet:
+            click.echo(f"{target.path} is complete: there is nothing to resume")
         return
     embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype)
-    options = {"weights": weights, "hop": hop, "padding": padding, "postprocess": postprocess, "dtype": dtype}
     opened: outputs.Output = _Tables()
     if target is not None:
         opened = outputs.open_output(target, recordings, options, resume, write_records)
@@ -184,7 +202,7 @@ def embed(
                 click.echo(f"Error: {_one_line(result)}", err=True)
             elif result is not None and not len(result.times):
                 click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
-            progress.file()
+            progress.file(was_there=result is None)
 
         try:
             summary = embed_corpus(embedder, recordings, opened, refused, progress.audio, show)
@@ -196,7 +214,7 @@ def embed(
         there = f", {summary.skipped} were there" if summary.skipped else ""
         failed = f", {len(summary.failures)} failed" if summary.failures else ""
         files = f"{summary.embeddings} embeddings of {summary.embedded} files"
-        click.echo(f"{target}: {files}, {progress.describe()}{there}{failed}")
+        click.echo(f"{target.path}: {files}, {progress.describe()}{there}{failed}")
     if summary.failures:
         sys.exit(1)
 
@@ -210,10 +228,7 @@ class _Tables:
     def add(self, path: Path, embeddings: "Embeddings") -> None:
         _print_embeddings(str(path), embeddings)
 
-    def list_failures(self, failures: list[tuple[Path, str]]) -> None:
-        pass
-
-    def finish(self) -> None:
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
         pass
 
     def close(self) -> None:
@@ -299,7 +314,12 @@ def _demo_embedder(weights: str) -> tuple[Any, str]:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The picture, .png or .svg.  [default: FILE.png]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The picture, .png or .svg.  [default: FILE's name and .png, here]",
+)
 @click.option("--similarity", is_flag=True, help="Add the matrix of the embeddings' cosine similarities.")
 @click.option("--recording", help="Which recording of an .npz file that holds several.")
 @click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
@@ -307,8 +327,8 @@ def _demo_embedder(weights: str) -> tuple[Any, str]:
 def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, hop: float, weights: str) -> None:
     """Draw FILE: a recording with its embeddings, or saved embeddings (.npz)."""
     output = output or Path(f"{file.name}.png")
-    if output.suffix not in (".png", ".svg"):
-        raise click.UsageError(f"a picture is a .png or .svg file, got {output}")
+    if output.suffix not in (".png", ".svg") or not output.parent.is_dir():
+        raise click.UsageError(f"a picture is a .png or .svg file in a folder that is there, got {output}")
     if recording is not None and file.suffix != ".npz":
         raise click.UsageError("--recording is for an .npz file")
     from vggish_keras import formats

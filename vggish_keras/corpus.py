@@ -1,6 +1,7 @@
 """Many recordings into one output: what is there is skipped, what is bad is listed, what is done is kept."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -62,23 +63,32 @@ def embed_corpus(
             else:
                 missing.append(path)
 
+        def finish() -> None:
+            good = [path for path in recordings.paths if path not in bad]
+            output.finish(good, failures())
+
         def failures() -> list[tuple[Path, str]]:
             return [(path, bad[path]) for path in recordings.paths if path in bad]
 
         try:
             for path, result in embedder.embed_many(missing, on_audio):
+                if not isinstance(result, Exception):
+                    try:
+                        output.add(path, result)
+                    except OSError as error:
+                        if error.errno != errno.ENAMETOOLONG:
+                            raise
+                        result = error
                 if isinstance(result, Exception):
                     bad[path] = " ".join(str(result).split()) or type(result).__name__
                 else:
-                    output.add(path, result)
                     embedded += 1
                     embeddings += len(result.times)
                 on_result(path, result)
-            output.finish()
         except BaseException:
             with contextlib.suppress(OSError):
-                output.list_failures(failures())
+                finish()
             raise
-        output.list_failures(failures())
+        finish()
     skipped = len(recordings.paths) - len(bad) - embedded
     return Summary(skipped, embedded, embeddings, failures())

@@ -1,6 +1,7 @@
 """Embeddings written to files, and read from them."""
 
 import csv
+import hashlib
 import io
 import os
 import zipfile
@@ -46,14 +47,23 @@ def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddin
         OSError: The file cannot be written.
     """
     path = check_path(path)
-    # Always the same name, so that a run that takes up a killed one leaves nothing of it.
-    aside = path.with_name(f".{path.name}.partial")
+    beside = aside(path)
     try:
-        with aside.open("wb") as file:
+        with beside.open("wb") as file:
             _WRITERS[path.suffix](file, recordings)
-        aside.replace(path)
+        beside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
+
+
+def aside(path: Path) -> Path:
+    """Where a file is written until it is complete.
+
+    Always the same place, so that a run that takes up a killed one leaves nothing of it; and a short name, because
+    that of the file may be as long as names can be.
+    """
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    return path.with_name(f".{name}.partial")
 
 
 def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embeddings:
@@ -70,9 +80,11 @@ def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embe
     try:
         with np.load(path, allow_pickle=False) as file:
             times, values = file["times"], file["values"]
+            if times.ndim != 1 or values.shape[:1] != times.shape or values.ndim != 2:
+                raise ValueError("other shapes")
             names = file["files"] if "files" in file else np.full(len(times), "")
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} holds no embeddings: it needs times and values") from error
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} holds no embeddings: it needs times [n] and values [n, 128]") from error
     if recording is None:
         if len(set(names)) > 1:
             raise ValueError(f"{path} holds {len(set(names))} recordings: name one, such as {names[0]}")

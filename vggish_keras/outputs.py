@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from vggish_keras.inputs import Recordings
 
 RECORDS_SUFFIX = ".tfrecord"
 FAILURES = "failures.csv"
+ABOUT = "vggish-keras.json"
+"""Tells how the embeddings of a folder were made."""
 
 
 class Output(Protocol):
@@ -28,38 +30,60 @@ class Output(Protocol):
     def add(self, path: Path, embeddings: Embeddings) -> None:
         """Keeps the embeddings of a recording, whatever happens to the process after that."""
 
-    def list_failures(self, failures: list[tuple[Path, str]]) -> None:
-        """Lists the bad recordings, each with the reason, where a user finds them."""
-
-    def finish(self) -> None:
-        """Makes the output complete."""
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
+        """Makes the output of these recordings, and lists the bad ones, each with the reason."""
 
     def close(self) -> None:
-        """Lets go of it, complete or not."""
+        """Lets go of it, finished or not."""
 
 
-def check_path(output: str) -> Path:
-    """`output` as a Path, or a ValueError if it is neither a folder nor a file of a known format in one."""
-    if output.endswith(os.sep) or os.path.isdir(output) or not Path(output).suffix:
-        return Path(output)
-    return formats.check_path(output, (*formats.SUFFIXES, RECORDS_SUFFIX))
+class Target(NamedTuple):
+    """Where an output goes: a folder, or a file of the format that its suffix tells."""
+
+    path: Path
+    is_folder: bool
+
+    @property
+    def is_records(self) -> bool:
+        """Whether it is AudioSet's format."""
+        return not self.is_folder and self.path.suffix == RECORDS_SUFFIX
+
+
+def check_target(output: str) -> Target:
+    """What `output` means: a folder if it is one, ends with a slash or has no suffix.
+
+    Raises:
+        ValueError: It is neither a folder nor a file of a known format in one.
+    """
+    path = Path(output)
+    if not output:
+        raise ValueError("the output has no name")
+    if output.endswith(os.sep) or path.is_dir() or not path.suffix:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file, not a folder")
+        return Target(path, is_folder=True)
+    try:
+        return Target(formats.check_path(path, (*formats.SUFFIXES, RECORDS_SUFFIX)), is_folder=False)
+    except ValueError as error:
+        raise ValueError(f"{error}; a folder that is not there yet is named with {os.sep} at the end") from error
 
 
 def open_output(
-    path: Path, recordings: Recordings, options: dict[str, Any], resume: bool, write_records: "RecordWriter"
+    target: Target, recordings: Recordings, options: dict[str, Any], resume: bool, write_records: "RecordWriter"
 ) -> Output:
-    """Opens the output at a path that `check_path` gave, a folder or one file; see there for arguments and errors."""
-    if path.suffix == RECORDS_SUFFIX:
-        return FileOutput(path, recordings, options, resume, write_records.write)
-    if path.suffix in formats.SUFFIXES and not path.is_dir():
-        return FileOutput(path, recordings, options, resume)
-    return FolderOutput(path, recordings, options, resume)
+    """Opens an output; see `FolderOutput` and `FileOutput`."""
+    if target.is_folder:
+        return FolderOutput(target.path, recordings, options, resume)
+    write = write_records.write if target.is_records else formats.write
+    return FileOutput(target.path, recordings, options, resume, write)
 
 
-def is_complete(path: Path, write_records: "RecordWriter") -> bool:
-    """Whether a file that `open_output` would make is there, and nothing unfinished beside it."""
-    files = write_records.files(path) if path.suffix == RECORDS_SUFFIX else [path]
-    return all(file.is_file() for file in files) and not _unfinished(path).exists()
+def is_complete(target: Target, write_records: "RecordWriter") -> bool:
+    """Whether a single file is there, and nothing unfinished beside it."""
+    if target.is_folder:
+        return False
+    files = write_records.files(target.path) if target.is_records else [target.path]
+    return all(file.is_file() for file in files) and not _unfinished(target.path).exists()
 
 
 def _unfinished(path: Path) -> Path:
@@ -72,23 +96,27 @@ class FolderOutput:
     Args:
         folder: The folder, made if it is not there.
         recordings: What will be added.
-        options: How it is embedded, kept in the folder.
-        resume: False makes all files anew; True keeps those that are there, if `options` are the same.
+        options: How it is embedded. They are kept in the folder, with the folder of the recordings.
+        resume: False removes what is there of these recordings; True keeps it.
 
     Raises:
-        ValueError: `resume` with other options.
-        OSError: The folder cannot be written.
+        ValueError: The folder holds embeddings of other recordings or made with other options.
+        OSError: The folder cannot be written, or another run writes to it.
     """
 
     def __init__(self, folder: Path, recordings: Recordings, options: dict[str, Any], resume: bool) -> None:
         self._folder = folder
         self._recordings = recordings
         folder.mkdir(parents=True, exist_ok=True)
-        self._resume = resume
-        about = folder / "options.json"
-        if resume and about.exists():
-            _check_options(json.loads(about.read_text()), options, folder)
-        _write_aside(about, json.dumps(options, indent=2) + "\n")
+        about, now = folder / ABOUT, {**options, "recordings": str(recordings.folder)}
+        if about.exists():
+            _check_options(about.read_text(), now, folder)
+        else:
+            _write_aside(about, json.dumps(now, indent=2) + "\n")
+        self._lock = _lock(about)
+        if not resume:
+            for path in recordings.paths:
+                self._target(path).unlink(missing_ok=True)
 
     def _target(self, path: Path) -> Path:
         # With the suffix of the recording: x.wav and x.mp3 may lie in one folder.
@@ -96,39 +124,36 @@ class FolderOutput:
         return self._folder / below.with_name(f"{below.name}.npz")
 
     def has(self, path: Path) -> bool:
-        return self._resume and self._target(path).exists()
+        return self._target(path).exists()
 
     def add(self, path: Path, embeddings: Embeddings) -> None:
         target = self._target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         formats.write(target, [(str(path), embeddings)])
 
-    def list_failures(self, failures: list[tuple[Path, str]]) -> None:
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
         _write_failures(self._folder / FAILURES, failures)
 
-    def finish(self) -> None:
-        pass
-
     def close(self) -> None:
-        pass
+        self._lock.close()
 
 
 class FileOutput:
     """All recordings in one file, or in the shards of one.
 
-    Until it is complete, what is finished is kept in a database beside it, OUTPUT.unfinished.
+    What is finished is kept in a database beside it, OUTPUT.unfinished, until no recording is missing and none is bad.
 
     Args:
         path: The file. It is replaced if it exists.
         recordings: What will be added.
-        options: How it is embedded, kept in the database.
-        resume: True goes on with the database that is there, if `options` are the same.
+        options: How it is embedded. They are kept in the database, with the folder of the recordings.
+        resume: True goes on with the database that is there.
         write: Makes the file from a collection of names and embeddings in the order of `recordings`.
 
     Raises:
-        FileExistsError: There is a database, and `resume` is False.
-        ValueError: `resume` with other options.
-        OSError: The folder cannot be written.
+        FileExistsError: There is the database of a stopped run, and `resume` is False.
+        ValueError: The database is of other recordings or other options.
+        OSError: The folder cannot be written, or another run writes to the database.
     """
 
     def __init__(
@@ -143,51 +168,77 @@ class FileOutput:
         self._recordings = recordings
         self._write = write
         self._unfinished = _unfinished(path)
-        if self._unfinished.exists() and not resume:
-            raise FileExistsError(f"{self._unfinished} is what a stopped run finished: resume it, or remove this file")
+        existed = self._unfinished.exists()
         with _DatabaseErrors(self._unfinished):
-            self._database = sqlite3.connect(self._unfinished)
-            # Survives the death of the process; a commit waits for no disk.
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute("CREATE TABLE IF NOT EXISTS options (json TEXT)")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS recordings (name BLOB PRIMARY KEY, times BLOB, dtype TEXT, embeddings BLOB)"
-            )
-            before = self._database.execute("SELECT json FROM options").fetchone()
-            if before:
-                try:
-                    _check_options(json.loads(before[0]), options, self._unfinished)
-                except ValueError:
-                    self._database.close()
-                    raise
-            else:
-                self._database.execute("INSERT INTO options VALUES (?)", [json.dumps(options)])
-            self._database.commit()
+            self._database = sqlite3.connect(self._unfinished, timeout=0)
+        try:
+            with _DatabaseErrors(self._unfinished):
+                self._open({**options, "recordings": str(recordings.folder)}, existed, resume)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, options: dict[str, Any], existed: bool, resume: bool) -> None:
+        execute = self._database.execute
+        # One process at a time. What it commits survives its death, and a commit waits for no disk.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = OFF"):
+            execute(f"PRAGMA {pragma}")
+        execute("CREATE TABLE IF NOT EXISTS options (json TEXT)")
+        execute(
+            "CREATE TABLE IF NOT EXISTS recordings (name BLOB PRIMARY KEY, times BLOB, dtype TEXT, embeddings BLOB)"
+        )
+        (written,) = execute("PRAGMA user_version").fetchone()  # whether the file was made of it
+        if existed and not resume:
+            if not written:
+                raise FileExistsError(
+                    f"{self._unfinished} is what a stopped run finished: resume it, or remove this file"
+                )
+            execute("DELETE FROM options")
+            execute("DELETE FROM recordings")
+        before = execute("SELECT json FROM options").fetchone()
+        if before:
+            _check_options(before[0], options, self._unfinished)
+            named = {self._name(path) for path in self._recordings.paths}
+            others = [name for (name,) in execute("SELECT name FROM recordings") if name not in named]
+            if others:
+                raise ValueError(
+                    f"{self._unfinished} holds {len(others)} recordings that are not named now, such as "
+                    f"{os.fsdecode(others[0])}: name them too, or give another output"
+                )
+        else:
+            execute("INSERT INTO options VALUES (?)", [json.dumps(options)])
+        execute("PRAGMA user_version = 0")
+        self._database.commit()
+
+    def _name(self, path: Path) -> bytes:
+        return os.fsencode(self._recordings.below(path))
 
     def has(self, path: Path) -> bool:
         with _DatabaseErrors(self._unfinished):
-            found = self._database.execute("SELECT 1 FROM recordings WHERE name = ?", [os.fsencode(path)])
+            found = self._database.execute("SELECT 1 FROM recordings WHERE name = ?", [self._name(path)])
             return found.fetchone() is not None
 
     def add(self, path: Path, embeddings: Embeddings) -> None:
         times, values = embeddings
-        row = (os.fsencode(path), times.tobytes(), values.dtype.str, values.tobytes())
+        row = (self._name(path), times.tobytes(), values.dtype.str, values.tobytes())
         with _DatabaseErrors(self._unfinished):
             self._database.execute("INSERT INTO recordings VALUES (?, ?, ?, ?)", row)
             self._database.commit()
 
-    def list_failures(self, failures: list[tuple[Path, str]]) -> None:
-        _write_failures(self._path.with_name(f"{self._path.stem}.{FAILURES}"), failures)
-
-    def finish(self) -> None:
-        """Writes the file and removes the database; of no recordings it makes no file."""
-        finished = _Finished(self._database, [path for path in self._recordings.paths if self.has(path)])
-        if finished.paths:
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
+        """Writes the file; of no recordings it makes none. Without failures the database goes."""
+        _write_failures(self._path.with_name(f"{self._path.name}.{FAILURES}"), failures)
+        missing = [path for path in paths if not self.has(path)]
+        if missing:
+            return
+        if paths:
             with _DatabaseErrors(self._unfinished):
-                self._write(self._path, finished)
-        self._database.close()
-        self._unfinished.unlink()
+                self._write(self._path, _Finished(self._database, {str(path): self._name(path) for path in paths}))
+                self._database.execute("PRAGMA user_version = 1")
+                self._database.commit()
+        if not paths or not failures:
+            self._database.close()
+            self._unfinished.unlink()
 
     def close(self) -> None:
         self._database.close()
@@ -196,19 +247,19 @@ class FileOutput:
 class _Finished:
     """Names and embeddings of recordings in a database."""
 
-    def __init__(self, database: sqlite3.Connection, paths: Sequence[Path]) -> None:
+    def __init__(self, database: sqlite3.Connection, names: dict[str, bytes]) -> None:
         self._database = database
-        self.paths = paths
+        self._names = names
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._names)
 
     def __iter__(self) -> Iterator[tuple[str, Embeddings]]:
-        for path in self.paths:
+        for path, name in self._names.items():
             query = "SELECT times, dtype, embeddings FROM recordings WHERE name = ?"
-            times, dtype, values = self._database.execute(query, [os.fsencode(path)]).fetchone()
+            times, dtype, values = self._database.execute(query, [name]).fetchone()
             rows = np.frombuffer(values, dtype).reshape(-1, params.EMBEDDING_SIZE)
-            yield str(path), Embeddings(np.frombuffer(times), rows)
+            yield path, Embeddings(np.frombuffer(times), rows)
 
 
 class _DatabaseErrors:
@@ -222,15 +273,36 @@ class _DatabaseErrors:
 
     def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
         if isinstance(error, sqlite3.Error):
-            raise OSError(f"{self._path}: {error}") from error
+            reason = "another run writes to it" if "locked" in str(error) else error
+            raise OSError(f"{self._path}: {reason}") from error
 
 
-def _check_options(before: dict[str, Any], options: dict[str, Any], where: Path) -> None:
-    differing = [name for name in options if before.get(name) != options[name]]
-    if differing:
-        was = ", ".join(f"{name} {before.get(name)}" for name in differing)
+def _check_options(before: str, options: dict[str, Any], where: Path) -> None:
+    try:
+        known = dict(json.loads(before))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where} is no output of an earlier run: its options cannot be read") from error
+    if differing := [name for name in options if known.get(name) != options[name]]:
+        was = ", ".join(f"{name} {known.get(name)}" for name in differing)
         now = ", ".join(f"{name} {options[name]}" for name in differing)
-        raise ValueError(f"{where} was begun with {was}, not with {now}")
+        raise ValueError(f"{where} was begun with {was}, not with {now}: give another output")
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Opens a file that no other process can lock until it is closed."""
+    file = path.open("rb")
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise OSError(f"{path.parent}: another run writes to it") from error
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 # === AudioSet's records ===
@@ -271,7 +343,7 @@ class RecordWriter(NamedTuple):
 # === Failures ===
 
 
-def _write_failures(path: Path, failures: list[tuple[Path, str]]) -> None:
+def _write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
     """Lists bad recordings in the columns file and reason; of none there is no file, not even an old one."""
     if not failures:
         path.unlink(missing_ok=True)
@@ -282,7 +354,7 @@ def _write_failures(path: Path, failures: list[tuple[Path, str]]) -> None:
 
 
 def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
+    aside = formats.aside(path)
     try:
         aside.write_bytes(text.encode(errors="surrogateescape"))
         aside.replace(path)

@@ -1,11 +1,12 @@
 """Pictures of a recording and of embeddings on one time axis."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vggish_keras import audio, params
+from vggish_keras import audio, formats, params
 from vggish_keras.embedder import Embeddings
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.resample import resample_blocks
@@ -56,7 +57,7 @@ def plot_recording(
     _draw_embeddings(figure, embedding_axes, embeddings, seconds)
     if similarity:
         _draw_similarity(figure, rows[3], embeddings)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_embeddings(path: str | os.PathLike[str], embeddings: Embeddings, title: str, similarity: bool = False) -> None:
@@ -67,7 +68,7 @@ def plot_embeddings(path: str | os.PathLike[str], embeddings: Embeddings, title:
     _draw_embeddings(figure, rows[0], embeddings, edges[-1])
     if similarity:
         _draw_similarity(figure, rows[1], embeddings)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _figure(title: str, height: float) -> Any:
@@ -76,8 +77,20 @@ def _figure(title: str, height: float) -> Any:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install vggish-keras[plot]") from error
     figure = Figure(figsize=(11, height), layout="constrained")
-    figure.suptitle(title)
+    # A file's name need be neither mathematics nor valid text.
+    text = title.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    figure.suptitle(text, parse_math=False)
     return figure
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+    path = Path(path)
+    aside = formats.aside(path)
+    try:
+        figure.savefig(aside, dpi=120, format=path.suffix[1:])
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _draw_embeddings(figure: Any, axes: Any, embeddings: Embeddings, seconds: float) -> None:

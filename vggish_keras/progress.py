@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, files: int, quiet: bool = False) -> None:
         self._files = files
-        self._done = 0
+        self._done = self._were_there = 0
         self._lock = threading.Lock()
         self.seconds = 0.0
         """Of audio."""
@@ -54,9 +54,10 @@ class Progress:
             self.seconds += seconds
         self._show()
 
-    def file(self) -> None:
-        """Counts a file that is done."""
+    def file(self, was_there: bool = False) -> None:
+        """Counts a file that is done, in this run or before."""
         self._done += 1
+        self._were_there += was_there
         self._show(advance=1)
 
     def _show(self, advance: int = 0) -> None:
@@ -68,7 +69,8 @@ class Progress:
             if due:
                 self._last_line = time.monotonic()
         if due:
-            left = self.elapsed / self._done * (self._files - self._done) if self._done else None
+            now = self._done - self._were_there
+            left = self.elapsed / now * (self._files - self._done) if now else None
             remaining = "" if left is None else f", {_clock(left)} left"
             self._bar.console.print(
                 f"{self._done} of {self._files} files, {self.describe()}{remaining}", soft_wrap=True

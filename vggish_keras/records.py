@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vggish_keras import params
+from vggish_keras import formats, params
 
 PathLike = str | os.PathLike[str]
 
@@ -98,7 +98,8 @@ def _parse(serialized: bytes) -> Record:
         raise ValueError(f"a row of its embedding is not {params.EMBEDDING_SIZE} bytes")
 
     def seconds(key: str, otherwise: float) -> float:
-        return context[key].float_list.value[0] if key in context else otherwise
+        values = context[key].float_list.value if key in context else ()
+        return values[0] if values else otherwise
 
     return Record(
         name[0].decode(errors="surrogateescape"),
@@ -170,7 +171,7 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
         OSError: The file cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.partial")
+    aside = formats.aside(path)
     try:
         with tf.io.TFRecordWriter(os.fspath(aside)) as writer:
             for record in records:
