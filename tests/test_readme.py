@@ -37,9 +37,20 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
+def commands():
+    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
+
+
+def run(command):
+    result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
+    assert result.exit_code == 0, (command, result.output)
+
+
 def test_python(folder, capsys):
     examples = blocks("python")
-    assert len(examples) == 7
+    assert len(examples) == 8
+    for command in commands()[1:4]:  # whose results are read
+        run(command)
     names = {}
     exec("\n".join(examples), names)
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
@@ -47,6 +58,8 @@ def test_python(folder, capsys):
     assert "(8, 128)" in capsys.readouterr().out
     assert names["model"](names["clips"]).shape == (4, 2, 128)
     assert [clip.video_id for clip in names["records"]] == ["music", "recording"]
+    assert names["saved"]["values"].shape == (4, 128)
+    assert names["rows"].shape == (6, 128)  # of both recordings
     assert names["training"].class_names == ["birds", "rain"]
     embedding, labels = next(iter(names["train"]))
     assert embedding.shape == (2, 4, 128)
@@ -58,11 +71,9 @@ def test_python(folder, capsys):
 
 @pytest.mark.usefixtures("folder")
 def test_command_line():
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
-    assert len(commands) == 13
-    for command in commands:
-        result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
-        assert result.exit_code == 0, (command, result.output)
+    assert len(commands()) == 13
+    for command in commands():
+        run(command)
     for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
         assert Path(name).exists()
     for name in ("embeddings/deep/music.flac.npz", "all.parquet", "corpus-00003-of-00004.tfrecord", "hops.svg"):
