@@ -402,12 +402,16 @@ def test_export_script_writes_and_verifies(tmp_path, slim, pca_params):
         assert all("│ yes" in row for row in rows)
 
 
-def test_what_fails_the_verification_is_not_written(tmp_path, slim, untraced):
+@pytest.mark.usefixtures("untraced")
+def test_what_fails_the_verification_is_not_written(tmp_path, slim, monkeypatch):
     spec = importlib.util.spec_from_file_location("export_script", EXPORT / "saved_model.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    failing = tmp_path / "verify.py"
+    failing.write_text("raise SystemExit(1)")
+    monkeypatch.setattr(script, "VERIFY", failing)
     options = ["--weights", slim.v2, "--postprocess", "none", "--output", str(tmp_path / "vggish")]
-    result = CliRunner().invoke(script.main, options)  # the module that is written is empty
+    result = CliRunner().invoke(script.main, options)
     assert result.exit_code == 1
     assert f"Error: nothing is written to {tmp_path / 'vggish' / '1'}: the verification failed" in result.output
     assert not list((tmp_path / "vggish").iterdir())

@@ -154,9 +154,10 @@ def embed(
     INPUTS are recordings, folders that are searched for them, or patterns like 'audio/**/*.wav'.
 
     A file that cannot be read is named, the others are embedded all the same, and the exit status is 1. With -o the
-    bad files are listed in failures.csv, in the output folder or beside the output file. A run that was stopped goes
-    on with --resume; until then what it finished is in the folder or, for one file, in OUTPUT.unfinished. With
-    --resume bad files are tried again.
+    bad files are listed in failures.csv in the output folder, or in OUTPUT.failures.csv beside the output file.
+
+    --resume goes on with a run that was stopped, and tries bad files again. Until a single file is complete, what is
+    finished is in OUTPUT.unfinished.
     """
     from vggish_keras import inputs as inputs_lib, outputs, records
     from vggish_keras.corpus import embed_corpus

@@ -40,7 +40,7 @@ def embed_corpus(
     Args:
         embedder: Embeds it.
         recordings: What to embed.
-        output: Where it goes; it is finished and closed, or closed alone if the run is interrupted.
+        output: Where it goes. It is closed in any case.
         refused: Recordings that are not to be embedded, and why; they count as bad.
         on_audio: As in `Embedder.embed_many`.
         on_result: Called with each recording, in order, and what came out: None for one that was there.
@@ -71,20 +71,16 @@ def embed_corpus(
             return [(path, bad[path]) for path in recordings.paths if path in bad]
 
         try:
-            for path, result in embedder.embed_many(missing, on_audio):
-                if not isinstance(result, Exception):
-                    try:
-                        output.add(path, result)
-                    except OSError as error:
-                        if error.errno != errno.ENAMETOOLONG:
-                            raise
-                        result = error
-                if isinstance(result, Exception):
-                    bad[path] = " ".join(str(result).split()) or type(result).__name__
-                else:
-                    embedded += 1
-                    embeddings += len(result.times)
-                on_result(path, result)
+            with contextlib.closing(embedder.embed_many(missing, on_audio)) as results:
+                for path, result in results:
+                    if not isinstance(result, Exception):
+                        result = _keep(output, path, result)
+                    if isinstance(result, Exception):
+                        bad[path] = " ".join(str(result).split()) or type(result).__name__
+                    else:
+                        embedded += 1
+                        embeddings += len(result.times)
+                    on_result(path, result)
         except BaseException:
             with contextlib.suppress(OSError):
                 finish()
@@ -92,3 +88,14 @@ def embed_corpus(
         finish()
     skipped = len(recordings.paths) - len(bad) - embedded
     return Summary(skipped, embedded, embeddings, failures())
+
+
+def _keep(output: outputs.Output, path: Path, embeddings: Embeddings) -> Embeddings | OSError:
+    """Adds to the output; that a recording's name is too long for one is an error of this recording alone."""
+    try:
+        output.add(path, embeddings)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return error
+    return embeddings

@@ -120,7 +120,7 @@ class Embedder:
 
     def embed_many(
         self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None = None
-    ) -> Iterator[tuple[PathT, "Embeddings | Exception"]]:
+    ) -> Generator[tuple[PathT, "Embeddings | Exception"], None, None]:
         """Embeds many recordings at the speed of the network.
 
         Files are read, decoded and resampled in background threads, and their examples share batches. The last batch
