@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras import formats
+from vggish_keras.aside import aside_of
 from vggish_keras.records import Record, Segment, dataset, dequantize, read_segments
 
 RNG = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_only_8_bits_are_written(path, embedding):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to write to")
 def test_a_full_disk_is_an_os_error(tmp_path):
-    formats.aside(tmp_path / "records.tfrecord").symlink_to("/dev/full")
+    aside_of(tmp_path / "records.tfrecord").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"cannot write .*records\.tfrecord"):
         vk.records.write(tmp_path / "records.tfrecord", [record(rows=1_000)] * 100)
 

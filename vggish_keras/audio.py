@@ -136,9 +136,12 @@ def _open_path(path: Path) -> tuple[Any, str]:
         raise ValueError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} cannot be read as audio: the file is empty")
-    path.open("rb").close()  # says why, where libsndfile would speak of a system error
-    # As bytes, because a name need not be valid text.
-    return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
+    try:
+        # As bytes, because a name need not be valid text.
+        return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
+    except ValueError:
+        path.open("rb").close()  # says why, where libsndfile speaks of a system error
+        raise
 
 
 def _open_stream(source: Any) -> tuple[Any, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, params
+from vggish_keras.frontend import check_choice
 from vggish_keras.inputs import find_recordings
 from vggish_keras.resample import resample_blocks
 
@@ -87,8 +88,8 @@ def waveform_dataset(
         ValueError: A bad argument, a class without audio files, an unknown label, a file that cannot be read, or a
             split that leaves a part without files.
     """
-    _check_choice("crop", crop, CROPS)
-    _check_choice("on_bad_file", on_bad_file, ON_BAD_FILE)
+    check_choice("crop", crop, CROPS)
+    check_choice("on_bad_file", on_bad_file, ON_BAD_FILE)
     if seconds is not None and not round(seconds * params.SAMPLE_RATE) > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     if isinstance(source, (str, os.PathLike)):
@@ -108,11 +109,6 @@ def waveform_dataset(
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     dataset.class_names = clips.class_names
     return dataset
-
-
-def _check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
 
 
 # === Files and labels ===
@@ -164,7 +160,7 @@ def _split(
         if subset is not None:
             raise ValueError("subset needs validation: how much is held out")
         return clips
-    _check_choice("subset", subset, SUBSETS)
+    check_choice("subset", subset, SUBSETS)
     groups = [path if group is None else group(path) for path in clips.paths]
     known = list(dict.fromkeys(groups))
     if isinstance(validation, (int, float)):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
-from vggish_keras.frontend import hop_frames
+from vggish_keras.frontend import check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
 
@@ -70,8 +70,7 @@ class Embedder:
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+        check_choice("dtype", dtype, DTYPES)
         # Not a mixed policy, under which each call would convert the weights anew.
         vggish = model.VGGish(weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=dtype)
         self.padding = padding

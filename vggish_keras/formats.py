@@ -1,7 +1,6 @@
 """Embeddings written to files, and read from them."""
 
 import csv
-import hashlib
 import io
 import os
 import zipfile
@@ -12,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from vggish_keras import params
+from vggish_keras.aside import written_aside
 from vggish_keras.embedder import Embeddings
 
 _ROWS_OF_A_GROUP = 8_192
@@ -47,23 +47,8 @@ def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddin
         OSError: The file cannot be written.
     """
     path = check_path(path)
-    beside = aside(path)
-    try:
-        with beside.open("wb") as file:
-            _WRITERS[path.suffix](file, recordings)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def aside(path: Path) -> Path:
-    """Where a file is written until it is complete.
-
-    Always the same place, so that a run that takes up a killed one leaves nothing of it; and a short name, because
-    that of the file may be as long as names can be.
-    """
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    return path.with_name(f".{name}.partial")
+    with written_aside(path) as aside, aside.open("wb") as file:
+        _WRITERS[path.suffix](file, recordings)
 
 
 def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embeddings:

@@ -35,10 +35,10 @@ def hop_frames(hop_seconds: float) -> int:
     return round(frames)
 
 
-def check_padding(padding: str) -> None:
-    """Raise ValueError unless `padding` is "valid" or "same"."""
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ValueError unless the value of an argument is one of its choices."""
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
 
 
 def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
@@ -116,13 +116,13 @@ class LogMelExamples(keras.layers.Layer):
     """
 
     def __init__(self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: str = "valid", **kwargs: Any) -> None:
-        check_padding(padding)
+        check_choice("padding", padding, PADDINGS)
         frames = hop_frames(hop_seconds)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.hop_seconds = float(hop_seconds)
         self.padding = padding
         self.hop_frames = frames
-        self._hop_samples = frames * params.STFT_HOP_SAMPLES
+        self.hop_samples = frames * params.STFT_HOP_SAMPLES
         self._window = hann_window().astype(np.float32)
         self._mel_matrix = mel_matrix().astype(np.float32)
 
@@ -133,8 +133,8 @@ class LogMelExamples(keras.layers.Layer):
         if num_samples is not None:
             waveform = silence_beyond(waveform, num_samples)
         if self.padding == "same":
-            examples = count_examples(samples, self._hop_samples, self.padding)
-            covered = (examples - 1) * self._hop_samples + params.EXAMPLE_SAMPLES
+            examples = count_examples(samples, self.hop_samples, self.padding)
+            covered = (examples - 1) * self.hop_samples + params.EXAMPLE_SAMPLES
             missing = tf.maximum(0, covered - samples)
             static_samples = None if tf.is_tensor(samples) else max(samples, covered)
             waveform = tf.pad(waveform, [[0, 0], [0, missing]])

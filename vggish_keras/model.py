@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import network, params, weights as weights_lib
-from vggish_keras.frontend import LogMelExamples, check_padding, hop_frames
+from vggish_keras.frontend import PADDINGS, LogMelExamples, check_choice, hop_frames
 from vggish_keras.postprocess import Postprocess
 
 INPUTS = ("waveform", "examples")
@@ -23,7 +23,7 @@ class PoolExamples(keras.layers.Layer):
     """
 
     def __init__(self, pooling: str, **kwargs: Any) -> None:
-        _check_choice("pooling", pooling, ("avg", "max"))
+        check_choice("pooling", pooling, ("avg", "max"))
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.pooling = pooling
 
@@ -115,10 +115,10 @@ def VGGish(
         FileNotFoundError: There are no such weights, or the published ones cannot be had. Random weights are never
             used instead.
     """
-    _check_choice("input", input, INPUTS)
-    _check_choice("pooling", pooling, POOLINGS)
-    _check_choice("postprocess", postprocess, POSTPROCESSES)
-    check_padding(padding)
+    check_choice("input", input, INPUTS)
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("postprocess", postprocess, POSTPROCESSES)
+    check_choice("padding", padding, PADDINGS)
     hop_frames(hop_seconds)
     if input == "examples" and (pooling or lengths):
         raise ValueError('pooling and lengths need input="waveform": examples do not say which clip they are from')
@@ -141,8 +141,3 @@ def VGGish(
         weights_lib.load(model, checkpoint)
         network.restore_initializers(model)
     return model
-
-
-def _check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")

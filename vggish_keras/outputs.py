@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 
 from vggish_keras import formats, params, records
+from vggish_keras.aside import written_aside
 from vggish_keras.embedder import Embeddings
 from vggish_keras.inputs import Recordings
 
@@ -112,7 +113,7 @@ class FolderOutput:
         if about.exists():
             _check_options(about.read_text(), now, folder)
         else:
-            _write_aside(about, json.dumps(now, indent=2) + "\n")
+            _write_text(about, json.dumps(now, indent=2) + "\n")
         self._lock = _lock(about)
         if not resume:
             for path in recordings.paths:
@@ -350,13 +351,9 @@ def _write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
         return
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("file", "reason"), *failures])
-    _write_aside(path, text.getvalue())
+    _write_text(path, text.getvalue())
 
 
-def _write_aside(path: Path, text: str) -> None:
-    aside = formats.aside(path)
-    try:
+def _write_text(path: Path, text: str) -> None:
+    with written_aside(path) as aside:
         aside.write_bytes(text.encode(errors="surrogateescape"))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vggish_keras import audio, formats, params
+from vggish_keras import audio, params
+from vggish_keras.aside import written_aside
 from vggish_keras.embedder import Embeddings
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.resample import resample_blocks
@@ -85,12 +86,8 @@ def _figure(title: str, height: float) -> Any:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> None:
     path = Path(path)
-    aside = formats.aside(path)
-    try:
+    with written_aside(path) as aside:
         figure.savefig(aside, dpi=120, format=path.suffix[1:])
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _draw_embeddings(figure: Any, axes: Any, embeddings: Embeddings, seconds: float) -> None:

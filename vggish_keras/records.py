@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vggish_keras import formats, params
+from vggish_keras import params
+from vggish_keras.aside import written_aside
 
 PathLike = str | os.PathLike[str]
 
@@ -171,16 +172,12 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
         OSError: The file cannot be written.
     """
     path = Path(path)
-    aside = formats.aside(path)
     try:
-        with tf.io.TFRecordWriter(os.fspath(aside)) as writer:
+        with written_aside(path) as aside, tf.io.TFRecordWriter(os.fspath(aside)) as writer:
             for record in records:
                 writer.write(_serialize(record))
-        aside.replace(path)
     except tf.errors.OpError as error:  # such as a full disk
         raise OSError(f"cannot write {path}: {error.message}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _serialize(record: Record) -> bytes:

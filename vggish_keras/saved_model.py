@@ -200,8 +200,7 @@ class _Functions:
         return {**self._outputs(embedding, mask), "num_examples": num_examples}
 
     def _count_examples(self, num_samples: tf.Tensor) -> tf.Tensor:
-        hop_samples = self._front_end.hop_frames * params.STFT_HOP_SAMPLES
-        return count_examples(num_samples, hop_samples, self._front_end.padding)
+        return count_examples(num_samples, self._front_end.hop_samples, self._front_end.padding)
 
     def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         if self._postprocess is None:

@@ -48,7 +48,7 @@ def run(
     Args:
         embed: Takes the contents of the files to their embeddings.
         files: WAV files.
-        output: The file to write, .npz or .csv; None prints.
+        output: The file to write, .npz, .csv or .parquet; None prints.
         hop: Seconds from example to example, which the server does not tell.
 
     Raises:
@@ -95,7 +95,7 @@ _PARAMETERS = (
         "--output",
         type=click.Path(path_type=Path),
         callback=check_output,
-        help="Write .npz or .csv, by the suffix.",
+        help="Write .npz, .csv or .parquet, by the suffix.",
     ),
     click.option(
         "--hop",
