@@ -73,6 +73,22 @@ def fake_network(monkeypatch):
     monkeypatch.setattr(model, "VGGish", build)
 
 
+@pytest.fixture
+def small_network(monkeypatch):
+    """A network that can be worked out by hand: each embedding is 128 times the mean of its example."""
+    from tensorflow import keras
+
+    from vggish_keras import network
+
+    def mean_of_example(examples, dtype=None, initialize=True):
+        images = network.FoldExamples()(examples)
+        mean = keras.layers.GlobalAveragePooling2D()(images)
+        ones = keras.layers.Dense(128, kernel_initializer="ones", name="fc2")
+        return network.UnfoldExamples()([ones(mean), examples])
+
+    monkeypatch.setattr(network, "embed_examples", mean_of_example)
+
+
 @pytest.fixture(scope="session")
 def pca_params() -> dict[str, np.ndarray]:
     """Parameters of the published names and shapes that spread embeddings of order one over [-2, 2] and beyond."""

@@ -18,19 +18,6 @@ def assert_close(got, expected, bound=1e-3):
     np.testing.assert_allclose(got, expected, atol=bound * np.abs(expected).max(), rtol=0)
 
 
-@pytest.fixture
-def small_network(monkeypatch):
-    """A network that can be worked out by hand: each embedding is 128 times the mean of its example."""
-
-    def mean_of_example(examples, dtype=None, initialize=True):
-        images = network.FoldExamples()(examples)
-        mean = keras.layers.GlobalAveragePooling2D()(images)
-        ones = keras.layers.Dense(128, kernel_initializer="ones", name="fc2")
-        return network.UnfoldExamples()([ones(mean), examples])
-
-    monkeypatch.setattr(network, "embed_examples", mean_of_example)
-
-
 def means_of_examples(waveform):
     """What `small_network` gives for [samples]: [n, 128]."""
     return np.repeat(published.log_mel_examples(waveform).mean(axis=(1, 2))[:, np.newaxis], 128, axis=1)

@@ -305,6 +305,71 @@ def test_hub_keras_layer_stays_frozen_unless_asked(exported):
     assert changed == 0
 
 
+# === A classifier ===
+
+
+@pytest.fixture(scope="module")
+def classifier(vggish):
+    """On top of the session's VGGish, built without lengths."""
+    layers = keras.layers
+    pooled = layers.Dropout(0.5)(layers.GlobalAveragePooling1D()(vggish.output))
+    return keras.Model(vggish.input, layers.Dense(3, activation="softmax", name="top")(pooled))
+
+
+@pytest.fixture(scope="module")
+def exported_classifier(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("classifier") / "1"
+    return vk.export_saved_model(classifier, path, class_names=["rain", "Vögel", "wind, gale"])
+
+
+def test_a_classifier_gives_scores(exported_classifier, classifier, embedder):
+    module = tf.saved_model.load(str(exported_classifier))
+    batch = noise(2, 40_000)
+    expected = classifier(batch)
+    assert_close(module(batch), expected)
+    assert_close(module(batch[0]), expected[0])
+    assert not np.allclose(module(batch, training=True), expected)  # the dropout
+    assert_close(module.signatures["serving_default"](waveform=tf.constant(batch))["scores"], expected)
+    assert len(module.trainable_variables) == 20
+
+    # Of clips of different lengths each counts alone.
+    clips = [batch[0], batch[1, :17_000]]
+    expected = [classifier(clip[np.newaxis])[0] for clip in clips]
+    padded = np.stack([np.pad(clip, (0, 50_000 - len(clip)), constant_values=np.nan) for clip in clips])
+    outputs = module.signatures["padded"](waveform=tf.constant(padded), num_samples=tf.constant([40_000, 17_000]))
+    assert_close(outputs["scores"], expected)
+    outputs = module.signatures["wav"](audio=tf.constant([wav(clip) for clip in clips]))
+    assert_close(outputs["scores"], expected, 1e-3)  # of 16 bits
+    assert_close(outputs["embedding"][0], classifier_embeddings(classifier, clips[0]), 1e-3)
+
+
+def classifier_embeddings(classifier, clip):
+    return keras.Model(classifier.input, classifier.get_layer("unfold").output)(clip[np.newaxis])[0]
+
+
+def test_class_names_are_an_asset(exported_classifier):
+    path = exported_classifier / saved_model.CLASS_NAMES
+    assert path.read_text(encoding="utf-8") == "rain\nVögel\nwind, gale\n"
+    asset = tf.saved_model.load(str(exported_classifier)).class_names.asset_path
+    assert asset.numpy().decode() == str(path)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        (["a", "b"], r"3 scores, which need as many different class names, got \['a', 'b'\]"),
+        (["a", "b", "a"], "as many different class names"),
+        (["a", "b", "c\nd"], r"a line of text, got 'c\\nd'"),
+        (["a", "b", ""], "a line of text, got ''"),
+        (["a", "b", 3], "a line of text, got 3"),
+    ],
+)
+def test_class_names_that_do_not_fit(tmp_path, classifier, class_names, message):
+    with pytest.raises(ValueError, match=message):
+        vk.export_saved_model(classifier, tmp_path / "1", class_names=class_names)
+    assert not list(tmp_path.iterdir())
+
+
 # === Writing ===
 
 

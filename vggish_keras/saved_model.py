@@ -3,6 +3,7 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from tensorflow import keras
 
 from vggish_keras import graph_resample, graph_wav, params, weights as weights_lib
 from vggish_keras.frontend import LogMelExamples, count_examples, silence_beyond
+from vggish_keras.head import Head
 from vggish_keras.model import VGGish
 from vggish_keras.network import FoldExamples, UnfoldExamples
 from vggish_keras.postprocess import Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
+CLASS_NAMES = Path("assets") / "class_names.txt"
 
 _BATCH_SIZE = 64
 # Clips are laid end to end in steps of the spectrogram, of which a frame needs 2.5.
@@ -28,6 +31,8 @@ def export_saved_model(
     path: weights_lib.PathLike,
     postprocess: weights_lib.PcaParams | None = None,
     overwrite: bool = False,
+    *,
+    class_names: Sequence[str] | None = None,
 ) -> Path:
     """Writes a SavedModel that needs TensorFlow alone.
 
@@ -35,12 +40,18 @@ def export_saved_model(
     padded, wav and examples. It appears at `path` when it is complete, with warm-up requests for TF Serving if
     tensorflow-serving-api is installed.
 
+    With `class_names` the model's own output is exported, too: a call gives it in place of the embeddings, and the
+    signatures of sounds have it as `scores`. Each clip counts with its own examples alone, whether or not the model
+    was built with `lengths`.
+
     Args:
         model: A Keras model that contains a VGGish; or weights as `VGGish` takes them, for one with its defaults. The
             distance of examples and the padding are the model's.
         path: The folder to write. For TF Serving its last part is a version number.
         postprocess: PCA parameters as `Postprocess` takes them, for the output `quantized`; None for none.
         overwrite: True replaces what is at `path`.
+        class_names: What a classifier's scores stand for, in their order; written to `assets/class_names.txt`, a name
+            on each line. None exports VGGish alone.
 
     Returns:
         `path`.
@@ -48,18 +59,27 @@ def export_saved_model(
     Raises:
         FileExistsError: There is something at `path`, and `overwrite` is False.
         FileNotFoundError: No such weights or PCA parameters, or the published ones cannot be had.
-        ValueError: Weights or PCA parameters that do not fit, or a model without VGGish.
+        ValueError: Weights or PCA parameters that do not fit, a model without VGGish, or class names for one that is
+            no classifier of so many classes on top of VGGish.
     """
     path = Path(path)
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: give another path, or overwrite it")
     if not isinstance(model, keras.Model):
         model = VGGish(model)
-    functions = _Functions(model, None if postprocess is None else Postprocess(postprocess))
+    head = None if class_names is None else Head(model)
+    if head is not None:
+        _check_class_names(class_names, head.size)
+    functions = _Functions(model, None if postprocess is None else Postprocess(postprocess), head)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / "new"
-        tf.saved_model.save(functions.reusable(), str(written), signatures=functions.signatures())
+        reusable = functions.reusable()
+        if class_names is not None:
+            names = Path(folder) / CLASS_NAMES.name
+            names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+            reusable.class_names = tf.saved_model.Asset(str(names))
+        tf.saved_model.save(reusable, str(written), signatures=functions.signatures())
         _write_warmup(written)
         old = Path(folder) / "old"
         if os.path.lexists(path):
@@ -73,17 +93,31 @@ def export_saved_model(
     return path
 
 
+def _check_class_names(names: Sequence[str], count: int) -> None:
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"the model has {count} scores, which need as many different class names, got {list(names)}")
+    for name in names:
+        if not isinstance(name, str) or name.splitlines() != [name]:
+            raise ValueError(f"a class name must be a line of text, got {name!r}")
+
+
 class _Functions:
     """What the SavedModel computes."""
 
-    def __init__(self, model: Any, postprocess: Postprocess | None) -> None:
+    def __init__(self, model: Any, postprocess: Postprocess | None, head: Head | None) -> None:
         layers = weights_lib.network_layers(model)
         every = (layer for nested in weights_lib.nested_models(model) for layer in nested.layers)
         self._front_end = next((layer for layer in every if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
         self._postprocess = postprocess
+        self._head = head
         self._trainable = list(weights_lib.slim_variables(model).values())
+        self._frozen = [] if postprocess is None else list(postprocess.weights)
+        if head is not None:
+            for variable in model.variables:
+                if not any(variable is known for known in self._trainable):
+                    (self._trainable if variable.trainable else self._frozen).append(variable)
 
     def reusable(self) -> tf.train.Checkpoint:
         """What is saved: functions and variables, nothing of Keras."""
@@ -91,17 +125,16 @@ class _Functions:
         @tf.function
         def call(waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
             if waveform.shape.rank == 1:
-                return self.embed_waveforms(waveform[tf.newaxis], training)[0]
-            return self.embed_waveforms(waveform, training)
+                return self.call(waveform[tf.newaxis], training)[0]
+            return self.call(waveform, training)
 
         for shape in ([None], [None, None]):
             for training in (False, True):
                 call.get_concrete_function(tf.TensorSpec(shape, tf.float32, "waveform"), training=training)
         module = tf.train.Checkpoint()
         # hub.KerasLayer finds variables in these lists alone; Keras 3 wraps its own.
-        frozen = [] if self._postprocess is None else self._postprocess.weights
         module.trainable_variables = [_plain(variable) for variable in self._trainable]
-        module.variables = [_plain(variable) for variable in [*self._trainable, *frozen]]
+        module.variables = [_plain(variable) for variable in [*self._trainable, *self._frozen]]
         module.regularization_losses = []
         module.__call__ = call
         return module
@@ -117,9 +150,10 @@ class _Functions:
             "examples": tf.function(self.examples, [examples]),
         }
 
-    def embed_waveforms(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[batch, samples] -> [batch, n, 128]."""
-        return self._embed_examples(self._front_end(waveform), training)
+    def call(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[batch, samples] -> [batch, n, 128], or the scores."""
+        embedding = self._embed_examples(self._front_end(waveform), training)
+        return embedding if self._head is None else self._head(embedding, training=training)
 
     def _embed_examples(self, examples: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
@@ -140,7 +174,7 @@ class _Functions:
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         # A server hands on tensors of any rank.
         waveform = tf.ensure_shape(waveform, [None, None])
-        return self._outputs(self.embed_waveforms(waveform))
+        return self._outputs(self._embed_examples(self._front_end(waveform)))
 
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = tf.ensure_shape(examples, [None, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS])
@@ -203,9 +237,12 @@ class _Functions:
         return count_examples(num_samples, self._front_end.hop_samples, self._front_end.padding)
 
     def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        if self._postprocess is None:
-            return {"embedding": embedding}
-        return {"embedding": embedding, "quantized": self._postprocess(embedding, mask=mask)}
+        outputs = {"embedding": embedding}
+        if self._postprocess is not None:
+            outputs["quantized"] = self._postprocess(embedding, mask=mask)
+        if self._head is not None:
+            outputs["scores"] = self._head(embedding, mask)
+        return outputs
 
 
 def _plain(variable: Any) -> tf.Variable:
