@@ -67,8 +67,9 @@ def export_saved_model(
         raise FileExistsError(f"{path} exists: give another path, or overwrite it")
     if not isinstance(model, keras.Model):
         model = VGGish(model)
-    head = None if class_names is None else Head(model)
-    if head is not None:
+    head = None
+    if class_names is not None:
+        head = Head(model)
         _check_class_names(class_names, head.size)
     functions = _Functions(model, None if postprocess is None else Postprocess(postprocess), head)
     path.parent.mkdir(parents=True, exist_ok=True)
