@@ -89,6 +89,27 @@ def small_network(monkeypatch):
     monkeypatch.setattr(network, "embed_examples", mean_of_example)
 
 
+@pytest.fixture
+def narrow_network(monkeypatch):
+    make_network_narrow(monkeypatch)
+
+
+def make_network_narrow(monkeypatch):
+    """Leaves a sixteenth of the filters and units, but for the embedding: the same layers, quick to train."""
+    from tensorflow import keras
+
+    wide_conv, wide_dense = keras.layers.Conv2D, keras.layers.Dense
+
+    def conv(filters, **options):
+        return wide_conv(filters // 16, **options)
+
+    def dense(units, *arguments, **options):
+        return wide_dense(units // 16 if units == 4096 else units, *arguments, **options)
+
+    monkeypatch.setattr(keras.layers, "Conv2D", conv)
+    monkeypatch.setattr(keras.layers, "Dense", dense)
+
+
 @pytest.fixture(scope="session")
 def pca_params() -> dict[str, np.ndarray]:
     """Parameters of the published names and shapes that spread embeddings of order one over [-2, 2] and beyond."""

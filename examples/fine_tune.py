@@ -1,0 +1,208 @@
+"""Fine-tunes VGGish to a classifier, from labelled recordings to a prediction of the exported model.
+
+python -m examples.fine_tune                            sines, constants and noise, made on the fly
+python -m examples.fine_tune sounds/ --seconds 3        a folder with a folder of recordings for each class
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+import vggish_keras as vk
+from vggish_keras import params
+from vggish_keras.weights import SLIM_SCOPES
+
+LEARNING_RATE = 1e-4
+"""With epsilon 1e-8, as in the published training demo; so are the 100 hidden units and the 30 steps."""
+
+SIGNALS = ("sine", "constant", "noise")
+SIGNAL_SECONDS = 5
+STEPS = 30
+
+
+# === Data ===
+
+
+def signals(batches: int, seed: int) -> Any:
+    """The task of the published training demo: a 5 s sine, constant and noise for each batch of three.
+
+    Returns:
+        A tf.data.Dataset with the elements and the `class_names` of `vk.waveform_dataset`.
+    """
+    samples = SIGNAL_SECONDS * params.SAMPLE_RATE
+
+    def make() -> Any:
+        rng = np.random.default_rng(seed)
+        time = np.arange(samples) / params.SAMPLE_RATE
+        for _ in range(batches):
+            sine = np.sin(2 * np.pi * rng.uniform(100, 1_000) * time)
+            constant = np.full(samples, rng.uniform(-1, 1))
+            noise = rng.uniform(-1, 1, samples)
+            waveforms = np.stack([sine, constant, noise]).astype(np.float32)
+            yield {"waveform": waveforms, "num_samples": np.full(3, samples, np.int32)}, np.arange(3, dtype=np.int32)
+
+    inputs = {"waveform": tf.TensorSpec([3, samples], tf.float32), "num_samples": tf.TensorSpec([3], tf.int32)}
+    dataset = tf.data.Dataset.from_generator(make, output_signature=(inputs, tf.TensorSpec([3], tf.int32)))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(tf.data.AUTOTUNE)
+    dataset.class_names = list(SIGNALS)
+    return dataset
+
+
+def recordings(folder: Path, seconds: float, batch_size: int, validation: float, group: str | None, seed: int) -> Any:
+    """The training and validation datasets of a folder; `group` is a regular expression that finds a name's group."""
+    options = {"seconds": seconds, "batch_size": batch_size, "validation": validation, "seed": seed}
+    training = vk.waveform_dataset(folder, subset="training", shuffle=True, group=_group(group), **options)
+    held_out = vk.waveform_dataset(folder, subset="validation", crop="center", group=_group(group), **options)
+    return training, held_out
+
+
+def _group(pattern: str | None) -> Callable[[Path], str] | None:
+    if pattern is None:
+        return None
+
+    def group(path: Path) -> str:
+        found = re.search(pattern, path.name)
+        if found is None:
+            raise ValueError(f"{pattern!r} finds no group in the name of {path}")
+        return found.group(1) if found.groups() else found.group()
+
+    return group
+
+
+# === Model ===
+
+
+def build_classifier(weights: str | None, class_names: list[str], dtype: str | None = None) -> Any:
+    """VGGish with a hidden layer of 100 units and a softmax on the mean of a clip's own examples."""
+    vggish = vk.VGGish(weights, padding="same", pooling="avg", lengths=True, dtype=dtype)
+    hidden = keras.layers.Dense(100, activation="relu", name="hidden")(keras.layers.ReLU()(vggish.output))
+    scores = keras.layers.Dense(len(class_names), activation="softmax", dtype="float32", name="scores")(hidden)
+    return keras.Model(vggish.input, scores, name="classifier")
+
+
+def train_from(classifier: Any, first: str | None) -> None:
+    """Freezes VGGish up to the layer `first`, such as conv4_1; None freezes all of it. Compile afterwards."""
+    names = list(SLIM_SCOPES)
+    trained = [] if first is None else names[names.index(first) :]
+    for name in names:
+        classifier.get_layer(name).trainable = name in trained
+
+
+def compile_classifier(classifier: Any) -> None:
+    """With the hyperparameters of the published training demo."""
+    optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
+    classifier.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+
+# === Results ===
+
+
+def confusion_matrix(classifier: Any, held_out: Any) -> np.ndarray:
+    """How often clips of each class (row) were taken for each class (column): int [classes, classes]."""
+    pairs = [(label, classifier.predict_on_batch(inputs).argmax(axis=1)) for inputs, label in held_out]
+    truth, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    classes = len(held_out.class_names)
+    return np.asarray(tf.math.confusion_matrix(truth, predicted, classes))
+
+
+def draw_confusion_matrix(matrix: np.ndarray, class_names: list[str], path: Path) -> None:
+    """Writes a picture of the matrix."""
+    from matplotlib.figure import Figure
+
+    size = 3 + 0.4 * len(class_names)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(matrix, cmap="Blues")
+    figure.colorbar(image, ax=axes, label="clips")
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{np.trace(matrix) / matrix.sum():.1%} of {matrix.sum()} clips")
+    for (row, column), count in np.ndenumerate(matrix):
+        color = "white" if count > matrix.max() / 2 else "black"
+        axes.text(column, row, count, ha="center", va="center", color=color)
+    figure.savefig(path, dpi=120)
+
+
+def predict(saved_model: Path, wav: bytes) -> dict[str, float]:
+    """What TF Serving would answer on the bytes of a WAV file: each class with its score."""
+    module = tf.saved_model.load(str(saved_model))
+    class_names = Path(module.class_names.asset_path.numpy().decode()).read_text(encoding="utf-8").splitlines()
+    scores = module.signatures["wav"](audio=tf.constant([wav]))["scores"][0].numpy()
+    return dict(zip(class_names, map(float, scores), strict=True))
+
+
+def as_wav(held_out: Any) -> tuple[bytes, str]:
+    """The first clip that was held out, as the bytes of a WAV file, and its class."""
+    inputs, labels = next(iter(held_out))
+    waveform = inputs["waveform"][0, : inputs["num_samples"][0], tf.newaxis]
+    return tf.audio.encode_wav(waveform, params.SAMPLE_RATE).numpy(), held_out.class_names[int(labels[0])]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option("--weights", default="audioset", show_default=True, help="Where training starts; none for random ones.")
+@click.option("--train-from", "first", type=click.Choice([*SLIM_SCOPES, "none"]), default="conv1", show_default=True)
+@click.option("--epochs", default=20, show_default=True, help="At most; of a folder.")
+@click.option("--steps", default=STEPS, show_default=True, help="Of the signals that are made on the fly.")
+@click.option("--seconds", default=3.0, show_default=True, help="To which clips are cut or padded.")
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--validation", default=0.2, show_default=True, help="Share of the files, or groups, held out.")
+@click.option("--group", metavar="REGEX", help="Finds in a file's name what must not be split, such as ^[^_]+")
+@click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]), default="float32")
+@click.option("--tensorboard", is_flag=True, help="Also write OUTPUT/logs for TensorBoard.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=Path("classifier"), show_default=True)
+def main(
+    folder: Path | None,
+    weights: str,
+    first: str,
+    epochs: int,
+    steps: int,
+    seconds: float,
+    batch_size: int,
+    validation: float,
+    group: str | None,
+    dtype: str,
+    tensorboard: bool,
+    seed: int,
+    output: Path,
+) -> None:
+    """Train on FOLDER/CLASS/*.wav, or on signals, and write OUTPUT: the SavedModel 1/ and confusion.png."""
+    if (output / "1").exists():
+        raise click.ClickException(f"{output / '1'} exists: give another output")
+    keras.utils.set_random_seed(seed)
+    try:
+        if folder is None:
+            epochs, (training, held_out) = 1, (signals(steps, seed), signals(10, seed + 1))
+        else:
+            training, held_out = recordings(folder, seconds, batch_size, validation, group, seed)
+        classifier = build_classifier(None if weights == "none" else weights, training.class_names, dtype)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    train_from(classifier, None if first == "none" else first)
+    compile_classifier(classifier)
+    callbacks = [keras.callbacks.EarlyStopping("val_accuracy", patience=5, restore_best_weights=True)]
+    if tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(str(output / "logs")))
+    classifier.fit(training, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=2)
+
+    matrix = confusion_matrix(classifier, held_out)
+    print(f"{np.trace(matrix)} of {matrix.sum()} held-out clips are right")
+    output.mkdir(parents=True, exist_ok=True)
+    draw_confusion_matrix(matrix, training.class_names, output / "confusion.png")
+    vk.export_saved_model(classifier, output / "1", class_names=training.class_names)
+    wav, truth = as_wav(held_out)
+    print(f"{output / '1'} on a clip of {truth}: {predict(output / '1', wav)}")
+
+
+if __name__ == "__main__":
+    main()
