@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from tests.test_serving import Served, rest_server
 from vggish_keras import cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -48,11 +49,20 @@ def run(command):
 
 def test_python(folder, capsys):
     examples = blocks("python")
-    assert len(examples) == 8
+    assert len(examples) == 10
     for command in commands()[1:4]:  # whose results are read
         run(command)
     names = {}
-    exec("\n".join(examples), names)
+    (asks_server,) = (index for index, example in enumerate(examples) if "requests.post" in example)
+    # Shortened: one epoch on two clips at a time.
+    exec(re.sub(r"epochs=\d+", "epochs=1", "\n".join(examples[:asks_server])).replace('": 32', '": 2'), names)
+    scores = names["classifier"].predict(one_recording(), verbose=0)[0]
+    served = Served("classifier/1")
+    with rest_server(served) as url:
+        exec(examples[asks_server].replace("http://localhost:8501", url), names)
+    served.session.close()
+    np.testing.assert_allclose(names["answer"]["outputs"]["scores"][0], scores, atol=1e-3)
+    exec("\n".join(examples[asks_server + 1 :]), names)
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
     assert names["released_form"].dtype == np.uint8
     assert "(8, 128)" in capsys.readouterr().out
@@ -67,6 +77,11 @@ def test_python(folder, capsys):
     assert (folder / "classifier.keras").exists()
     assert (folder / "fine_tuned.ckpt").exists()
     assert len(names["hub_classifier"].trainable_variables) == 20
+
+
+def one_recording():
+    samples = soundfile.read("recording.wav", dtype="float32")[0]
+    return {"waveform": samples[np.newaxis], "num_samples": np.array([len(samples)], np.int32)}
 
 
 @pytest.mark.usefixtures("folder")

@@ -155,8 +155,9 @@ def target(served):
     server.stop(None).wait()
 
 
-@pytest.fixture(scope="module")
-def url(served):
+@contextlib.contextmanager
+def rest_server(served):
+    """The address of a server with the REST API."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (RestApi,), {"served": served}))
     server.daemon_threads = False  # so that server_close() waits for them
     thread = threading.Thread(target=server.serve_forever)
@@ -165,6 +166,12 @@ def url(served):
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(served):
+    with rest_server(served) as url:
+        yield url
 
 
 # === The clients ===
