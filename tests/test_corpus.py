@@ -116,9 +116,8 @@ def test_killed_in_the_middle(corpus, slim, target):
     """kill -9 of the command line while it runs."""
     for index in range(40):
         shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")
-    options = ["--weights", slim.v2, "--batch-size", "2"]
-    command = [Path(sys.executable).with_name("vggish-keras"), "embed", corpus, *options, "-o"]
-    subprocess.run([*command, target], check=False)
+    arguments = ["embed", "corpus", "--weights", str(slim.v2), "--batch-size", "2", "-o", target]
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 1  # of the bad files
     undisturbed = contents()
     forget()
 
@@ -128,15 +127,15 @@ def test_killed_in_the_middle(corpus, slim, target):
         log = Path("out.npz.unfinished-wal")  # of the database, which is locked: some 8 kB for each recording
         return log.exists() and log.stat().st_size > 80_000
 
-    process = subprocess.Popen([*command, target])
+    process = subprocess.Popen([Path(sys.executable).with_name("vggish-keras"), *arguments])
     while not some_are_finished():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = subprocess.run([*command, target, "--resume"], capture_output=True, text=True, check=False)
-    assert result.returncode == 1  # of the bad files
-    assert 0 < int(re.search(r", (\d+) were there", result.stdout)[1]) < 50
+    result = CliRunner().invoke(cli.main, [*arguments, "--resume"])
+    assert result.exit_code == 1
+    assert 0 < int(re.search(r", (\d+) were there", result.output)[1]) < 50
     assert contents() == undisturbed
 
 

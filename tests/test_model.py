@@ -150,15 +150,30 @@ def test_lengths(sounds, padding):
         np.testing.assert_allclose(clip[: len(want)], want, atol=1e-4)
         assert not clip[len(want) :].any()
 
-    # A later layer sees the mask.
-    later = keras.Model(embeddings.inputs, keras.layers.GlobalAveragePooling1D()(embeddings.output))
+    # A later layer sees the mask, whether it is built on the model's output or on a call of the model.
     averages = [want.mean(axis=0) for want in expected if len(want)]
-    np.testing.assert_allclose(later(inputs)[: len(averages)], averages, atol=1e-4)
+    for outputs in (embeddings.output, embeddings(embeddings.input)):
+        later = keras.Model(embeddings.input, keras.layers.GlobalAveragePooling1D()(outputs))
+        np.testing.assert_allclose(later(inputs)[: len(averages)], averages, atol=1e-4)
 
     for pooling, pool in (("avg", np.mean), ("max", np.max)):
         pooled = vk.VGGish(weights=None, padding=padding, lengths=True, pooling=pooling)(inputs)
         wanted = [pool(want, axis=0) if len(want) else np.zeros(128) for want in expected]
         np.testing.assert_allclose(pooled, wanted, atol=1e-4)
+
+
+def test_a_clip_does_not_depend_on_its_batch(slim, sounds):
+    model = vk.VGGish(slim.v2, padding="same", pooling="avg", lengths=True)
+    lengths = np.array([48_000, 20_000, 9_000], np.int32)
+    batch = np.full((3, 60_000), np.nan, np.float32)
+    for clip, length, name in zip(batch, lengths, ("noise", "rumble", "sweep"), strict=True):
+        clip[:length] = sounds[name][:length]
+    together = model({"waveform": batch, "num_samples": lengths})
+    alone = [
+        model({"waveform": clip[np.newaxis, :n], "num_samples": np.array([n])})[0]
+        for clip, n in zip(batch, lengths, strict=True)
+    ]
+    assert_close(together, np.stack(alone), 1e-5)
 
 
 @pytest.mark.usefixtures("small_network", "pca_in_cache")
