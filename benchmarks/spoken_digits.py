@@ -29,7 +29,9 @@ PEAK = 0.5
 MOST_DELAY = 1_600
 MOST_STRETCH = 0.3
 MOST_GAIN = 0.5
-"""Of the augmentation: samples, natural logarithm, and decades."""
+MOST_TILT = 0.9
+NOISE_DECADES = (-4, -1.7)
+"""Of the augmentation: samples, natural logarithm, decades, coefficient of the sample before, decades of full scale."""
 TEST_SPEEDS = (0.8, 0.9, 1.0, 1.1, 1.25)
 """A clip's prediction is the mean of those at these speeds."""
 BATCH_SIZE = 16
@@ -55,6 +57,7 @@ def place(clips: list[np.ndarray], rng: np.random.Generator | None = None) -> di
         start, gain = 0, 1.0
         if rng is not None:
             clip = at_speed(clip, np.exp(rng.uniform(-MOST_STRETCH, MOST_STRETCH)))
+            clip = at_microphone(clip, rng)
             start = rng.integers(0, min(MOST_DELAY, max(0, len(row) - len(clip))) + 1)
             gain = 10 ** rng.uniform(-MOST_GAIN, MOST_GAIN)
         clip = gain * clip[: len(row)]
@@ -65,6 +68,13 @@ def place(clips: list[np.ndarray], rng: np.random.Generator | None = None) -> di
 def at_speed(clip: np.ndarray, speed: float) -> np.ndarray:
     """As a tape that runs faster or slower, which moves pitch and formants, as from speaker to speaker."""
     return np.interp(np.arange(0, len(clip) - 1, speed), np.arange(len(clip)), clip)
+
+
+def at_microphone(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of another tilt of the spectrum, and with noise: speakers differ in their recorders, too."""
+    tilted = clip - rng.uniform(-MOST_TILT, MOST_TILT) * np.concatenate([[0], clip[:-1]])
+    tilted *= PEAK / np.abs(tilted).max()
+    return tilted + rng.standard_normal(len(clip)) * 10 ** rng.uniform(*NOISE_DECADES)
 
 
 def initialize_from_data(classifier: keras.Model, inputs: dict[str, np.ndarray]) -> None:

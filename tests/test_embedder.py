@@ -27,6 +27,7 @@ def expected_of(waveform, hop_seconds=0.96):
     return published.log_mel_examples(waveform, round(hop_seconds * 100)).reshape(-1, 6_144)[:, ::48]
 
 
+@pytest.mark.keras
 def test_equals_the_functional_model_on_the_whole_waveform(vggish, embedder, sounds):
     waveform = np.concatenate([sounds["noise"], sounds["rumble"], sounds["noise"]])
     whole = np.asarray(vggish(waveform[np.newaxis])[0])

@@ -7,6 +7,8 @@ from tests import published
 from vggish_keras import LogMelExamples
 from vggish_keras.frontend import count_examples, hop_frames
 
+pytestmark = pytest.mark.keras
+
 PURE_TONES = ("sine", "sweep", "offset")
 
 

@@ -8,7 +8,7 @@ from tensorflow import keras
 import vggish_keras as vk
 from vggish_keras.head import Head
 
-pytestmark = pytest.mark.usefixtures("small_network")
+pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("small_network")]
 
 EMBEDDINGS = tf.constant(np.random.default_rng(0).standard_normal((3, 4, 128)), tf.float32)
 MASK = tf.sequence_mask([4, 2, 1], 4)

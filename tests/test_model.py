@@ -11,6 +11,8 @@ import vggish_keras as vk
 from tests import published
 from vggish_keras import model as model_module, network
 
+pytestmark = pytest.mark.keras
+
 
 def assert_close(got, expected, bound=1e-3):
     """Within `bound` of the largest value."""

@@ -5,6 +5,8 @@ import tensorflow as tf
 from tests import published
 from vggish_keras import Postprocess
 
+pytestmark = pytest.mark.keras
+
 
 @pytest.fixture(scope="module")
 def embeddings():

@@ -55,6 +55,7 @@ def verify():
 # === The contract ===
 
 
+@pytest.mark.keras
 def test_reusable(module, vggish):
     assert len(module.trainable_variables) == 18
     assert len(module.variables) == 20  # and the two of the PCA
@@ -322,6 +323,7 @@ def exported_classifier(classifier, tmp_path_factory):
     return vk.export_saved_model(classifier, path, class_names=["rain", "Vögel", "wind, gale"])
 
 
+@pytest.mark.keras
 def test_a_classifier_gives_scores(exported_classifier, classifier, embedder):
     module = tf.saved_model.load(str(exported_classifier))
     batch = noise(2, 40_000)

@@ -13,7 +13,7 @@ from tensorflow import keras
 from examples import fine_tune
 from vggish_keras.weights import SLIM_SCOPES
 
-pytestmark = pytest.mark.usefixtures("narrow_network")
+pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("narrow_network")]
 
 
 @pytest.fixture

@@ -46,12 +46,14 @@ def write_v2(path, tensors):
 # === TF-Slim checkpoints ===
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_reads_what_tf_slim_wrote(slim, model, version):
     vk.load_slim_checkpoint(model, getattr(slim, version))
     assert_close(model(slim.examples), slim.embeddings)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_tf_slim_reads_what_is_written(tmp_path, slim, vggish, version):
     path = tmp_path / "written.ckpt"
@@ -62,6 +64,7 @@ def test_tf_slim_reads_what_is_written(tmp_path, slim, vggish, version):
     np.testing.assert_allclose(got, slim.embeddings, atol=1e-5)
 
 
+@pytest.mark.keras
 def test_a_model_that_contains_vggish(tmp_path, slim, vggish):
     classifier = keras.Sequential([keras.Sequential([vggish]), keras.layers.Dense(2)])
     classifier.build((None, None))
@@ -126,6 +129,7 @@ def test_files_that_are_no_checkpoint(tmp_path, model):
         vk.load_slim_checkpoint(model, tmp_path / "missing.ckpt")
 
 
+@pytest.mark.keras
 def test_models_with_none_or_two(tmp_path, model):
     none = keras.Sequential([keras.layers.Dense(3, name="fc2")])
     with pytest.raises(ValueError, match=r"contains 0 VGGish, expected one \(layers conv1, conv2"):
@@ -138,6 +142,7 @@ def test_models_with_none_or_two(tmp_path, model):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.keras
 def test_a_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
     classifier = keras.Sequential([vggish, keras.layers.Dense(10, name="fc2")])
     classifier.build((None, None))
@@ -171,6 +176,7 @@ def test_unknown_format(tmp_path, model):
 # === Keras weights files ===
 
 
+@pytest.mark.keras
 def test_keras_weights_file(tmp_path, slim, vggish, pca_in_cache):
     path = tmp_path / "fine.weights.h5"
     vggish.save_weights(path)
@@ -181,6 +187,7 @@ def test_keras_weights_file(tmp_path, slim, vggish, pca_in_cache):
     assert_close(vk.VGGish(weights=path, input="examples")(slim.examples), slim.embeddings)
 
 
+@pytest.mark.keras
 def test_bad_keras_weights_files(tmp_path):
     (tmp_path / "text.weights.h5").write_text("no archive")
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, name="fc2")])

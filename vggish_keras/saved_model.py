@@ -105,7 +105,7 @@ def _check_class_names(names: Sequence[str], count: int) -> None:
 class _Functions:
     """What the SavedModel computes."""
 
-    def __init__(self, model: Any, postprocess: Postprocess | None, head: Head | None) -> None:
+    def __init__(self, model: Any, postprocess: Postprocess | None, head: Head | None = None) -> None:
         layers = weights_lib.network_layers(model)
         every = (layer for nested in weights_lib.nested_models(model) for layer in nested.layers)
         self._front_end = next((layer for layer in every if isinstance(layer, LogMelExamples)), LogMelExamples())
