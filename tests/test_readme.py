@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from tensorflow import keras
 
+from tests.published import run_slim
 from tests.test_serving import Served, rest_server
 from vggish_keras import cli
 
@@ -47,7 +49,7 @@ def run(command):
     assert result.exit_code == 0, (command, result.output)
 
 
-def test_python(folder, capsys):
+def test_python(folder, capsys, slim):
     examples = blocks("python")
     assert len(examples) == 10
     for command in commands()[1:4]:  # whose results are read
@@ -75,8 +77,15 @@ def test_python(folder, capsys):
     assert embedding.shape == (2, 4, 128)
     assert np.all(np.flatnonzero(labels[0]) == 137)
     assert (folder / "classifier.keras").exists()
-    assert (folder / "fine_tuned.ckpt").exists()
+    assert_tf_slim_agrees(folder / "fine_tuned.ckpt", names["vggish"], slim)
     assert len(names["hub_classifier"].trainable_variables) == 20
+
+
+def assert_tf_slim_agrees(checkpoint, vggish, slim):
+    network = keras.Model(vggish.get_layer("conv1").input, vggish.get_layer("fc2").output)
+    expected = np.asarray(network(slim.examples[..., np.newaxis]))
+    assert not np.allclose(expected, slim.embeddings, rtol=0.01)  # it was trained
+    np.testing.assert_allclose(run_slim(checkpoint, slim.examples), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def one_recording():
