@@ -34,8 +34,8 @@ def quick(fake_network):
 @pytest.fixture
 def eight_bits(quick, monkeypatch):
     """An embedder whose values are uint8, as every output takes them."""
-    embed_full_batch = quick._embed_full_batch
-    monkeypatch.setattr(quick, "_embed_full_batch", lambda windows: (50 + 20 * embed_full_batch(windows)).astype("u1"))
+    embed_full_batch = quick.embed_full_batch
+    monkeypatch.setattr(quick, "embed_full_batch", lambda windows: (50 + 20 * embed_full_batch(windows)).astype("u1"))
     monkeypatch.setattr(quick, "_dtype", np.uint8)
     return quick
 

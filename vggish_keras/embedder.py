@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from vggish_keras.blas import single_threaded_blas
 from vggish_keras.frontend import check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
+from vggish_keras.windows import cut_windows, read_windows, start_times
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -141,7 +142,7 @@ class Embedder:
 
         def embed_batch() -> None:
             nonlocal embedded
-            parts.append(self._embed_full_batch(batch))
+            parts.append(self.embed_full_batch(batch))
             embedded += len(batch)
             batch.clear()
 
@@ -153,7 +154,7 @@ class Embedder:
                 # Copies, so that no result keeps the rows of others alive.
                 values, parts = joined[:count].copy(), [joined[count:].copy()]
                 embedded -= count
-                yield path, error or Embeddings(self._times(0, count), values)
+                yield path, error or Embeddings(start_times(count, self._hop_samples), values)
 
         with single_threaded_blas(), contextlib.closing(windows):
             for window in windows:
@@ -178,9 +179,7 @@ class Embedder:
         """
 
         def read(path: PathT) -> Iterator[np.ndarray]:
-            opened = audio.open_audio(path)
-            blocks = opened.blocks if on_audio is None else _tell(opened.blocks, opened.sample_rate, on_audio)
-            return self._windows(resample_blocks(blocks, opened.sample_rate))
+            return read_windows(path, self._hop_samples, self.padding, on_audio)
 
         threads, most_windows = min(os.cpu_count() or 1, _MOST_THREADS), _BATCHES_AHEAD * self.batch_size
         with contextlib.closing(read_ahead(paths, read, threads, most_windows)) as files:
@@ -195,43 +194,28 @@ class Embedder:
                 finished.append((path, count, error))
                 yield None
 
-    def _embed_full_batch(self, windows: list[np.ndarray]) -> np.ndarray:
-        """The network's sums go by the number of rows: with a full batch a row does not depend on the others."""
+    def embed_full_batch(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeds examples in a batch that is filled up: what one gives does not depend, to the bit, on the others.
+
+        The network's sums go by the number of rows.
+
+        Args:
+            windows: Each example's samples, float32 [15600]; `batch_size` of them or less.
+
+        Returns:
+            [len(windows), 128], float32 or, if quantized, uint8.
+        """
         batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
         np.stack(windows, out=batch[: len(windows)])
         return self._embed_windows(batch).numpy()[: len(windows)]
 
-    def _times(self, start: int, stop: int) -> np.ndarray:
-        return np.arange(start, stop) * self._hop_samples / params.SAMPLE_RATE
-
     def _embed_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Embeddings]:
-        windows = self._windows(resample_blocks(blocks, sample_rate))
+        windows = cut_windows(resample_blocks(blocks, sample_rate), self._hop_samples, self.padding)
         start = 0
         while batch := list(itertools.islice(windows, self.batch_size)):
             values = self._embed_windows(np.stack(batch)).numpy()
-            yield Embeddings(self._times(start, start + len(batch)), values)
+            yield Embeddings(start_times(len(batch), self._hop_samples, start), values)
             start += len(batch)
-
-    def _windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Each example's 15,600 samples, of blocks at 16 kHz; the number is that of `frontend.count_examples`."""
-        size, hop = params.EXAMPLE_SAMPLES, self._hop_samples
-        buffer = np.zeros(0, np.float32)
-        skip = 0  # samples until the next example, where the hop reaches beyond the buffer
-        any_window = False
-        for block in blocks:
-            buffer = np.concatenate([buffer, block[skip:]])
-            skip = max(0, skip - len(block))
-            start = 0
-            while len(buffer) - start >= size:
-                yield buffer[start : start + size]
-                any_window = True
-                start += hop
-            skip = max(skip, start - len(buffer))
-            buffer = buffer[start:]
-        # The last window overlaps the rest, of which only what comes after it is not covered.
-        uncovered = len(buffer) - max(0, size - hop) if any_window else 1
-        if self.padding == "same" and uncovered > 0:
-            yield np.pad(buffer, (0, size - len(buffer)))
 
     def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
         nothing = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), self._dtype))
@@ -245,12 +229,6 @@ def _without_frames(error: Exception) -> Exception:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
     return error
-
-
-def _tell(blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
-    for block in blocks:
-        yield block
-        on_audio(len(block) / sample_rate)
 
 
 def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) -> Embeddings:

@@ -336,9 +336,17 @@ class RecordWriter(NamedTuple):
         return [path.with_name(name.format(index)) for index in range(self.shards)]
 
     def _record(self, path: Path, embeddings: Embeddings) -> records.Record:
-        if self.segments is not None:
-            return records.Record(*self.segments[path.stem], embeddings.values)
-        return records.Record(str(path), 0.0, len(embeddings.times) * self.hop_seconds, (), embeddings.values)
+        segment = None if self.segments is None else self.segments[path.stem]
+        return make_record(str(path), embeddings, self.hop_seconds, segment)
+
+
+def make_record(
+    name: str, embeddings: Embeddings, hop_seconds: float, segment: records.Segment | None
+) -> records.Record:
+    """The record of a recording: name, times and labels of its segment, or its path and all of it without labels."""
+    if segment is not None:
+        return records.Record(*segment, embeddings.values)
+    return records.Record(name, 0.0, len(embeddings.times) * hop_seconds, (), embeddings.values)
 
 
 # === Failures ===

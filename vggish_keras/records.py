@@ -175,12 +175,20 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
     try:
         with written_aside(path) as aside, tf.io.TFRecordWriter(os.fspath(aside)) as writer:
             for record in records:
-                writer.write(_serialize(record))
+                writer.write(serialize(record))
     except tf.errors.OpError as error:  # such as a full disk
         raise OSError(f"cannot write {path}: {error.message}") from error
 
 
-def _serialize(record: Record) -> bytes:
+def serialize(record: Record) -> bytes:
+    """A record as `write` writes it.
+
+    Returns:
+        The bytes of a SequenceExample; always the same for the same record.
+
+    Raises:
+        ValueError: An embedding that is not uint8 [n, 128].
+    """
     rows = np.asarray(record.embedding)
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != params.EMBEDDING_SIZE:
         raise ValueError(

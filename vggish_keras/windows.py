@@ -1,0 +1,74 @@
+"""The samples of each example, cut out of a recording as it is read."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from vggish_keras import audio, params
+from vggish_keras.resample import resample_blocks
+
+
+def read_windows(
+    source: audio.Source, hop_samples: int, padding: str, on_audio: Callable[[float], object] | None = None
+) -> Iterator[np.ndarray]:
+    """Reads, resamples and cuts a recording in constant memory.
+
+    Args:
+        source: A path or a binary file object, as in `audio.open_audio`.
+        hop_samples: Distance of examples at 16 kHz.
+        padding: "same" or "valid", as in `VGGish`.
+        on_audio: Called with the seconds of audio that were read.
+
+    Returns:
+        Each example's samples, as of `cut_windows`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be opened.
+        ValueError: As in `audio.open_audio`, now or while reading.
+    """
+    opened = audio.open_audio(source)
+    blocks = opened.blocks if on_audio is None else _tell(opened.blocks, opened.sample_rate, on_audio)
+    return cut_windows(resample_blocks(blocks, opened.sample_rate), hop_samples, padding)
+
+
+def _tell(blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield block
+        on_audio(len(block) / sample_rate)
+
+
+def cut_windows(blocks: Iterable[np.ndarray], hop_samples: int, padding: str) -> Iterator[np.ndarray]:
+    """Cuts a stream at 16 kHz into examples.
+
+    Args:
+        blocks: float32 [samples] of any lengths.
+        hop_samples: Distance of examples.
+        padding: "same" or "valid", as in `VGGish`.
+
+    Yields:
+        float32 [15600], as many as `frontend.count_examples` says.
+    """
+    size, hop = params.EXAMPLE_SAMPLES, hop_samples
+    buffer = np.zeros(0, np.float32)
+    skip = 0  # samples until the next example, where the hop reaches beyond the buffer
+    any_window = False
+    for block in blocks:
+        buffer = np.concatenate([buffer, block[skip:]])
+        skip = max(0, skip - len(block))
+        start = 0
+        while len(buffer) - start >= size:
+            yield buffer[start : start + size]
+            any_window = True
+            start += hop
+        skip = max(skip, start - len(buffer))
+        buffer = buffer[start:]
+    # The last window overlaps the rest, of which only what comes after it is not covered.
+    uncovered = len(buffer) - max(0, size - hop) if any_window else 1
+    if padding == "same" and uncovered > 0:
+        yield np.pad(buffer, (0, size - len(buffer)))
+
+
+def start_times(count: int, hop_samples: int, first: int = 0) -> np.ndarray:
+    """The starts of `count` examples from the one of index `first`: float64 [count] seconds."""
+    return np.arange(first, first + count) * hop_samples / params.SAMPLE_RATE
