@@ -76,7 +76,7 @@ def embed_corpus(
                     if not isinstance(result, Exception):
                         result = _keep(output, path, result)
                     if isinstance(result, Exception):
-                        bad[path] = " ".join(str(result).split()) or type(result).__name__
+                        bad[path] = outputs.reason(result)
                     else:
                         embedded += 1
                         embeddings += len(result.times)

@@ -5,7 +5,8 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
-from vggish_keras.frontend import check_choice, hop_frames
+from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
 from vggish_keras.windows import cut_windows, read_windows, start_times
@@ -47,7 +48,8 @@ class Embedder:
     `VGGish` on the whole waveform.
 
     Args:
-        weights: "audioset", a path, or None for random ones, as in `VGGish`.
+        weights: "audioset", a path, or None for random ones, as in `VGGish`; or the folder of an exported SavedModel,
+            of which only `postprocess` "quantized" may be asked, if it has PCA parameters, and no other `dtype`.
         hop_seconds: Distance of examples, any multiple of 10 ms.
         padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
             "valid" takes whole examples only.
@@ -72,15 +74,22 @@ class Embedder:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         check_choice("dtype", dtype, DTYPES)
-        # Not a mixed policy, under which each call would convert the weights anew.
-        vggish = model.VGGish(weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=dtype)
         self.padding = padding
         self.batch_size = batch_size
-        self._dtype = tf.as_dtype(vggish.output.dtype).as_numpy_dtype
         self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
+        if weights is not None and Path(weights, "saved_model.pb").is_file():
+            check_choice("padding", padding, PADDINGS)
+            vggish = _load_saved_model(Path(weights), postprocess, dtype)
+        else:
+            # Not a mixed policy, under which each call would convert the weights anew.
+            built = model.VGGish(
+                weights, hop_seconds=hop_seconds, padding=padding, postprocess=postprocess, dtype=dtype
+            )
+            vggish = functools.partial(built, training=False)
         # One trace: the last batch of a recording is smaller, all else is fixed.
         signature = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]
-        self._embed_windows = tf.function(lambda windows: vggish(windows, training=False)[:, 0], signature)
+        self._embed_windows = tf.function(lambda windows: vggish(windows)[:, 0], signature)
+        self._dtype = np.uint8 if postprocess == "quantized" else np.float32
 
     def embed(self, source: audio.Source, sample_rate: int | None = None) -> Embeddings:
         """Embeds a recording.
@@ -194,16 +203,16 @@ class Embedder:
                 finished.append((path, count, error))
                 yield None
 
-    def embed_full_batch(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+    def embed_full_batch(self, windows: Any) -> np.ndarray:
         """Embeds examples in a batch that is filled up: what one gives does not depend, to the bit, on the others.
 
         The network's sums go by the number of rows.
 
         Args:
-            windows: Each example's samples, float32 [15600]; `batch_size` of them or less.
+            windows: Each example's samples, float32 [n, 15600] or as many arrays, `batch_size` or less.
 
         Returns:
-            [len(windows), 128], float32 or, if quantized, uint8.
+            [n, 128], float32 or, if quantized, uint8.
         """
         batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
         np.stack(windows, out=batch[: len(windows)])
@@ -229,6 +238,21 @@ def _without_frames(error: Exception) -> Exception:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
     return error
+
+
+def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What `export_saved_model` wrote, as a function of waveforms [batch, samples]."""
+    if dtype != DTYPES[0]:
+        raise ValueError(f"{path} computes in the dtype that it was exported with, so dtype must be {DTYPES[0]!r}")
+    loaded = tf.saved_model.load(os.fspath(path))
+    output, outputs = postprocess or "embedding", loaded.signatures["serving_default"].structured_outputs
+    if output not in outputs:
+        raise ValueError(f"{path} was exported with the outputs {', '.join(sorted(outputs))}, without {output}")
+    return functools.partial(_serve, loaded, output)
+
+
+def _serve(loaded: Any, output: str, waveform: tf.Tensor) -> tf.Tensor:
+    return loaded.signatures["serving_default"](waveform=waveform)[output]
 
 
 def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) -> Embeddings:

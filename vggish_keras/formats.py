@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,28 +130,35 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
+def parquet_schema(dtype: Any) -> Any:
+    """The columns of a Parquet file of embeddings of a dtype: file, time and embedding."""
+    pyarrow = _pyarrow()
+    embedding = pyarrow.list_(pyarrow.from_numpy_dtype(np.dtype(dtype)), params.EMBEDDING_SIZE)
+    return pyarrow.schema([("file", pyarrow.string()), ("time", pyarrow.float64()), ("embedding", embedding)])
+
+
+def parquet_table(recordings: Sequence[tuple[str, Embeddings]], schema: Any) -> Any:
+    """The rows of recordings, at least one, as `pyarrow.Table` of `parquet_schema`."""
+    pyarrow = _pyarrow()
+    # Parquet's text is UTF-8, which a file name need not be.
+    names = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name, _ in recordings]
+    files = np.repeat(np.array(names, object), [len(part.times) for _, part in recordings])
+    times = np.concatenate([part.times for _, part in recordings])
+    values = pyarrow.array(np.concatenate([part.values for _, part in recordings]).reshape(-1))
+    columns = [
+        pyarrow.array(files, pyarrow.string()),
+        pyarrow.array(times, pyarrow.float64()),
+        pyarrow.FixedSizeListArray.from_arrays(values, type=schema.field("embedding").type),
+    ]
+    return pyarrow.table(columns, schema)
+
+
 def _write_parquet(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
     pyarrow = _pyarrow()
-    dtype = next(embeddings.values.dtype for _, embeddings in recordings)
-    embedding = pyarrow.list_(pyarrow.from_numpy_dtype(dtype), params.EMBEDDING_SIZE)
-    schema = pyarrow.schema([("file", pyarrow.string()), ("time", pyarrow.float64()), ("embedding", embedding)])
-
-    def table(group: list[tuple[str, Embeddings]]) -> Any:
-        # Parquet's text is UTF-8, which a file name need not be.
-        names = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name, _ in group]
-        files = np.repeat(np.array(names, object), [len(part.times) for _, part in group])
-        times = np.concatenate([part.times for _, part in group])
-        values = pyarrow.array(np.concatenate([part.values for _, part in group]).reshape(-1))
-        columns = [
-            pyarrow.array(files, pyarrow.string()),
-            pyarrow.array(times, pyarrow.float64()),
-            pyarrow.FixedSizeListArray.from_arrays(values, type=embedding),
-        ]
-        return pyarrow.table(columns, schema)
-
+    schema = parquet_schema(next(embeddings.values.dtype for _, embeddings in recordings))
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for group in _groups(recordings):
-            writer.write_table(table(group))
+            writer.write_table(parquet_table(group, schema))
 
 
 def _groups(recordings: Iterable[tuple[str, Embeddings]]) -> Iterator[list[tuple[str, Embeddings]]]:

@@ -113,7 +113,8 @@ class FolderOutput:
         if about.exists():
             _check_options(about.read_text(), now, folder)
         else:
-            _write_text(about, json.dumps(now, indent=2) + "\n")
+            with written_aside(about) as aside:
+                aside.write_text(json.dumps(now, indent=2) + "\n")
         self._lock = _lock(about)
         if not resume:
             for path in recordings.paths:
@@ -352,16 +353,25 @@ def make_record(
 # === Failures ===
 
 
+def reason(error: Exception) -> str:
+    """Why a recording is bad, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def failures_row(file: str | os.PathLike[str], reason: str) -> bytes:
+    """A line of the list of bad recordings."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow([os.fspath(file), reason])
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+FAILURES_HEADER = failures_row("file", "reason")
+
+
 def _write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
-    """Lists bad recordings in the columns file and reason; of none there is no file, not even an old one."""
+    """Lists bad recordings; of none there is no file, not even an old one."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("file", "reason"), *failures])
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
     with written_aside(path) as aside:
-        aside.write_bytes(text.encode(errors="surrogateescape"))
+        aside.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))

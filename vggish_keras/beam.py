@@ -1,0 +1,407 @@
+"""Recordings in Apache Beam: the steps of a pipeline from files to AudioSet's records, on any of its runners.
+
+    with beam.Pipeline(options=options) as pipeline:
+        found = pipeline | MatchAudio(["gs://bucket/clips/**.flac"])
+        decoded = found.clips | DecodeAudio()
+        embedded = (decoded.examples, decoded.clips) | EmbedAudio("vggish/1", postprocess="quantized")
+        embedded | WriteAudioSetRecords("gs://bucket/records")
+        (found.failures, decoded.failures) | WriteFailures("gs://bucket/records")
+
+A clip goes by its path, as bytes because a name need not be valid text. Between the steps go examples and not clips, so
+memory does not grow with a recording; what is damaged is found before the network sees the end of it.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+try:
+    import apache_beam as beam
+    import google_crc32c  # noqa: F401, without which Beam writes no TFRecord
+except ImportError as error:
+    raise ImportError("pipelines need Apache Beam: pip install vggish-keras[beam]") from error
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from vggish_keras import audio, formats, outputs, params, weights as weights_lib
+from vggish_keras.blas import single_threaded_blas
+from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
+from vggish_keras.inputs import find_recordings
+from vggish_keras.records import Segment, read_segments, serialize
+from vggish_keras.windows import read_windows, start_times
+
+NAMESPACE = "vggish_keras"
+"""Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
+
+Clip: TypeAlias = tuple[bytes, Segment | None]
+"""The path of a recording, and its line of AudioSet's list."""
+Example: TypeAlias = tuple[bytes, int, np.ndarray]
+"""The path of a recording, an example's index in it, and the example's samples, float32 [15600]."""
+Failure: TypeAlias = tuple[bytes, str]
+"""The path of a recording, and what is wrong with it."""
+
+_CLIPS_OF_A_TABLE = 512
+
+
+class Embedded(NamedTuple):
+    """The embeddings of a clip, and its line of AudioSet's list."""
+
+    embeddings: Embeddings
+    segment: Segment | None
+
+
+# === Files ===
+
+
+class Matched(NamedTuple):
+    """What `MatchAudio` finds.
+
+    Attributes:
+        clips: PCollection of `Clip`, each path once.
+        failures: PCollection of `Failure`: clips that the list of segments does not have.
+    """
+
+    clips: Any
+    failures: Any
+
+
+class MatchAudio(beam.PTransform):
+    """Finds recordings.
+
+    Args:
+        patterns: Files, folders and patterns as `inputs.find_recordings` takes them; or, with a scheme such as gs://,
+            patterns of Beam's file systems, where ** stands for any characters.
+        segments: AudioSet's list of segments, of a path that workers can read. It gives names, times and labels to
+            files named YTID or YTID_START; others are failures.
+        labels: AudioSet's class_labels_indices.csv, for the names of labels.
+
+    Returns:
+        `Matched`. When it runs, a pattern that matches nothing is a ValueError.
+    """
+
+    def __init__(self, patterns: Iterable[str], segments: str | None = None, labels: str | None = None) -> None:
+        super().__init__()
+        self._patterns = [os.fsencode(pattern) for pattern in patterns]
+        self._segments, self._labels = segments, labels
+
+    def expand(self, pipeline: Any) -> Any:
+        # Going by distinct paths spreads them over the workers, too.
+        paths = pipeline | beam.Create([self._patterns]) | beam.FlatMap(_find) | beam.Distinct()
+        if self._segments is None:
+            return Matched(
+                paths | beam.Map(lambda path: (path, None)).with_output_types(Clip),
+                pipeline | "None" >> beam.Create([], reshuffle=False).with_output_types(Failure),
+            )
+        known = pipeline | "Lists" >> beam.Create([(self._segments, self._labels)]) | beam.FlatMapTuple(_read_segments)
+        named = paths | "Name" >> beam.Map(lambda path: (os.fsencode(Path(os.fsdecode(path)).stem), path))
+        joined = {"paths": named, "segments": known} | beam.CoGroupByKey()
+        found = joined | beam.ParDo(_NameClips(self._segments)).with_outputs("failures", main="clips")
+        return Matched(found.clips, found.failures)
+
+
+def _find(patterns: Sequence[bytes]) -> Iterator[bytes]:
+    names = list(map(os.fsdecode, patterns))
+    if local := [name for name in names if not _is_remote(name)]:
+        yield from map(os.fsencode, find_recordings(local).paths)
+    for pattern in filter(_is_remote, names):
+        (found,) = FileSystems.match([pattern])
+        if not found.metadata_list:
+            raise ValueError(f"no file matches {pattern}")
+        yield from (os.fsencode(metadata.path) for metadata in found.metadata_list)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _read_segments(segments: str, labels: str | None) -> Iterator[tuple[bytes, Segment]]:
+    with _local_copy(segments) as list_of_segments, _local_copy(labels) as list_of_labels:
+        for stem, segment in read_segments(list_of_segments, list_of_labels).items():
+            yield os.fsencode(stem), segment
+
+
+@contextlib.contextmanager
+def _local_copy(path: str | None) -> Iterator[Any]:
+    if path is None or not _is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder, FileSystems.open(path) as file:
+        copy = Path(folder, "copy")
+        copy.write_bytes(file.read())
+        yield str(copy)
+
+
+class _NameClips(beam.DoFn):
+    def __init__(self, segments: str) -> None:
+        self._segments = segments
+        self._failed = Metrics.counter(NAMESPACE, "failures")
+
+    def process(self, joined: tuple[bytes, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
+        segment = next(iter(joined[1]["segments"]), None)
+        for path in joined[1]["paths"]:
+            if segment is not None:
+                yield path, segment
+            else:
+                self._failed.inc()
+                reason = f"{os.fsdecode(path)} is not in {self._segments}"
+                yield beam.pvalue.TaggedOutput("failures", (path, reason))
+
+
+# === Audio ===
+
+
+class Decoded(NamedTuple):
+    """What `DecodeAudio` reads.
+
+    Attributes:
+        examples: PCollection of `Example`, with those of recordings whose end cannot be read.
+        clips: PCollection of (path, (number of examples, line of AudioSet's list)) of recordings that were read to the
+            end.
+        failures: PCollection of `Failure`: the others.
+    """
+
+    examples: Any
+    clips: Any
+    failures: Any
+
+
+class DecodeAudio(beam.PTransform):
+    """Reads recordings as the examples that the network takes: decoded, mono, at 16 kHz, in constant memory.
+
+    Args:
+        hop_seconds: Distance of examples, any multiple of 10 ms.
+        padding: "same" or "valid", as in `Embedder`.
+
+    Returns:
+        Of a PCollection of `Clip`, `Decoded`.
+
+    Raises:
+        ValueError: A bad argument.
+    """
+
+    def __init__(self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: str = "same") -> None:
+        super().__init__()
+        check_choice("padding", padding, PADDINGS)
+        self._decode = _Decode(hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES, padding)
+
+    def expand(self, clips: Any) -> Any:
+        decoded = clips | beam.ParDo(self._decode).with_outputs("clips", "failures", main="examples")
+        return Decoded(decoded.examples, decoded.clips, decoded.failures)
+
+
+class _Decode(beam.DoFn):
+    def __init__(self, hop_samples: int, padding: str) -> None:
+        self._hop_samples, self._padding = hop_samples, padding
+        self._read, self._failed = Metrics.counter(NAMESPACE, "clips"), Metrics.counter(NAMESPACE, "failures")
+        self._milliseconds = Metrics.counter(NAMESPACE, "audio_milliseconds")
+
+    def process(self, clip: Clip) -> Iterator[Any]:
+        path, segment = clip
+        count = 0
+        seconds: list[float] = []
+        try:
+            with _open(os.fsdecode(path)) as source, single_threaded_blas():
+                for window in read_windows(source, self._hop_samples, self._padding, seconds.append):
+                    yield path, count, window
+                    count += 1
+        except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
+            self._failed.inc()
+            yield beam.pvalue.TaggedOutput("failures", (path, outputs.reason(error)))
+        else:
+            self._read.inc()
+            yield beam.pvalue.TaggedOutput("clips", (path, (count, segment)))
+        self._milliseconds.inc(round(1_000 * sum(seconds)))
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[audio.Source]:
+    if not _is_remote(path):
+        yield path
+        return
+    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    with _NamedFile(opened) as file:
+        file.name = path
+        yield file
+
+
+class _NamedFile(io.BufferedReader):
+    """A file whose name is told where it cannot be read."""
+
+    name = ""
+
+
+# === Embeddings ===
+
+
+class EmbedAudio(beam.PTransform):
+    """Embeds examples with Beam's RunInference, in full batches across clips, with one network for each machine.
+
+    Args:
+        model: The folder of an exported SavedModel, or weights as `Embedder` takes them, of a path that workers can
+            read.
+        postprocess: None, "pca" or "quantized".
+        hop_seconds: Distance of examples, as in `DecodeAudio`.
+        batch_size: Examples for each call of the network. The last batch of a bundle is filled up, so that what a clip
+            gives does not depend, to the bit, on how clips are spread.
+        dtype: As in `Embedder`.
+
+    Returns:
+        Of a pair, the PCollections `examples` and `clips` of `Decoded`, a PCollection of (path, `Embedded`).
+    """
+
+    def __init__(
+        self,
+        model: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        postprocess: str | None = None,
+        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
+        batch_size: int = 32,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        options = {"weights": model, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
+        self._network = _Network(options)
+        self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
+        self._dtype = _dtype(postprocess)
+
+    def expand(self, decoded: Any) -> Any:
+        examples, clips = decoded
+        rows = examples | RunInference(self._network)
+        return (
+            {"rows": rows, "clips": clips} | beam.CoGroupByKey() | beam.FlatMap(_join, self._hop_samples, self._dtype)
+        )
+
+
+class _Network(ModelHandler[Example, tuple[bytes, tuple[int, np.ndarray]], Embedder]):
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(min_batch_size=options["batch_size"], max_batch_size=options["batch_size"], large_model=True)
+        self._options = options
+
+    def load_model(self) -> Embedder:
+        return Embedder(**self._options)
+
+    def run_inference(
+        self, batch: Sequence[Example], model: Embedder, inference_args: Any = None
+    ) -> Iterable[tuple[bytes, tuple[int, np.ndarray]]]:
+        rows = model.embed_full_batch(np.stack([window for _, _, window in batch]))
+        return [(path, (index, row)) for (path, index, _), row in zip(batch, rows, strict=True)]
+
+    def get_num_bytes(self, batch: Sequence[Example]) -> int:
+        return sum(window.nbytes for _, _, window in batch)
+
+    def get_metrics_namespace(self) -> str:
+        return NAMESPACE
+
+
+def _join(
+    joined: tuple[bytes, Mapping[str, Iterable[Any]]], hop_samples: int, dtype: str
+) -> Iterator[tuple[bytes, Embedded]]:
+    """Puts the rows of a clip in order; one that was not read to the end is left out."""
+    path, parts = joined
+    for count, segment in parts["clips"]:
+        rows = [row for _, row in sorted(parts["rows"], key=lambda row: row[0])]
+        values = np.stack(rows) if rows else np.zeros((0, params.EMBEDDING_SIZE), dtype)
+        yield path, Embedded(Embeddings(start_times(count, hop_samples), values), segment)
+
+
+def _dtype(postprocess: str | None) -> str:
+    return "uint8" if postprocess == "quantized" else "float32"
+
+
+# === Writing ===
+
+
+class WriteAudioSetRecords(beam.PTransform):
+    """Writes AudioSet's records to PREFIX-00000-of-00004.tfrecord and so on, which appear when all are complete.
+
+    Args:
+        prefix: PREFIX, local or of a Beam file system.
+        hop_seconds: Distance of examples, as in `DecodeAudio`.
+        shards: The number of files; 0 leaves it to the runner.
+
+    Returns:
+        Of a PCollection of (path, `Embedded`), quantized, the paths of the files.
+    """
+
+    def __init__(self, prefix: str, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, shards: int = 0) -> None:
+        super().__init__()
+        self._hop_seconds = hop_seconds
+        self._write = beam.io.WriteToTFRecord(prefix, file_name_suffix=outputs.RECORDS_SUFFIX, num_shards=shards)
+
+    def expand(self, embedded: Any) -> Any:
+        return embedded | beam.Map(_serialize, self._hop_seconds) | self._write
+
+
+def _serialize(clip: tuple[bytes, Embedded], hop_seconds: float) -> bytes:
+    path, embedded = clip
+    return serialize(outputs.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
+
+
+class WriteParquet(beam.PTransform):
+    """Writes the columns file, time and embedding to PREFIX-00000-of-00004.parquet and so on.
+
+    Args:
+        prefix: PREFIX, local or of a Beam file system.
+        postprocess: As in `EmbedAudio`: "quantized" makes them uint8, else they are float32.
+        shards: The number of files; 0 leaves it to the runner.
+
+    Returns:
+        Of a PCollection of (path, `Embedded`), the paths of the files.
+
+    Raises:
+        ImportError: There is no pyarrow.
+    """
+
+    def __init__(self, prefix: str, postprocess: str | None = None, shards: int = 0) -> None:
+        super().__init__()
+        self._schema = formats.parquet_schema(_dtype(postprocess))
+        self._write = beam.io.WriteToParquetBatched(
+            prefix, self._schema, file_name_suffix=".parquet", num_shards=shards
+        )
+
+    def expand(self, embedded: Any) -> Any:
+        # A table becomes a group of rows.
+        clips = beam.BatchElements(_CLIPS_OF_A_TABLE, _CLIPS_OF_A_TABLE)
+        return embedded | clips | beam.Map(_table, self._schema) | self._write
+
+
+def _table(clips: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
+    return formats.parquet_table([(os.fsdecode(path), embedded.embeddings) for path, embedded in clips], schema)
+
+
+class WriteFailures(beam.PTransform):
+    """Writes the columns file and reason to PREFIX-failures.csv; without failures there is no such file.
+
+    Args:
+        prefix: PREFIX, local or of a Beam file system.
+
+    Returns:
+        Of PCollections of `Failure`, the path of the file.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._write = beam.io.WriteToText(
+            f"{prefix}-{outputs.FAILURES}",
+            shard_name_template="",
+            header=outputs.FAILURES_HEADER.decode(),
+            append_trailing_newlines=False,
+            coder=beam.coders.BytesCoder(),
+            skip_if_empty=True,
+        )
+
+    def expand(self, failures: Any) -> Any:
+        rows = failures | beam.Flatten() | beam.MapTuple(_failures_row)
+        return rows | self._write
+
+
+def _failures_row(path: bytes, reason: str) -> bytes:
+    return outputs.failures_row(os.fsdecode(path), reason)
