@@ -28,8 +28,9 @@ except ImportError as error:
     raise ImportError("pipelines need Apache Beam: pip install vggish-keras[beam]") from error
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics import Metrics
+from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from vggish_keras import audio, formats, outputs, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
@@ -50,6 +51,9 @@ Failure: TypeAlias = tuple[bytes, str]
 """The path of a recording, and what is wrong with it."""
 
 _CLIPS_OF_A_TABLE = 512
+_ATTEMPTS = 3
+_LOST_WORKER = "Channel closed prematurely"
+"""What FnApiRunner says of a worker process that died."""
 
 
 class Embedded(NamedTuple):
@@ -405,3 +409,95 @@ class WriteFailures(beam.PTransform):
 
 def _failures_row(path: bytes, reason: str) -> bytes:
     return outputs.failures_row(os.fsdecode(path), reason)
+
+
+# === All of it ===
+
+
+class EmbedCorpus(beam.PTransform):
+    """From recordings to AudioSet's records at PREFIX-*-of-*.tfrecord and to the bad ones at PREFIX-failures.csv.
+
+    Args:
+        patterns: As in `MatchAudio`.
+        prefix: PREFIX, local or of a Beam file system.
+        model: As in `EmbedAudio`; it must have PCA parameters.
+        segments: As in `MatchAudio`.
+        labels: As in `MatchAudio`.
+        hop_seconds: As in `DecodeAudio`.
+        padding: As in `DecodeAudio`.
+        batch_size: As in `EmbedAudio`.
+        dtype: As in `EmbedAudio`.
+        shards: As in `WriteAudioSetRecords`.
+
+    Raises:
+        ValueError: A bad argument.
+    """
+
+    def __init__(
+        self,
+        patterns: Iterable[str],
+        prefix: str,
+        model: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        segments: str | None = None,
+        labels: str | None = None,
+        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
+        padding: str = "same",
+        batch_size: int = 32,
+        dtype: str = "float32",
+        shards: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self._match = MatchAudio(patterns, segments, labels)
+        self._decode = DecodeAudio(hop_seconds, padding)
+        self._embed = EmbedAudio(model, "quantized", hop_seconds, batch_size, dtype)
+        self._write = WriteAudioSetRecords(prefix, hop_seconds, shards)
+        self._write_failures = WriteFailures(prefix)
+
+    def expand(self, pipeline: Any) -> Any:
+        found = pipeline | self._match
+        decoded = found.clips | self._decode
+        written = (decoded.examples, decoded.clips) | self._embed | self._write
+        return written, (found.failures, decoded.failures) | self._write_failures
+
+
+class Summary(NamedTuple):
+    """How many recordings a run read, and how many failed, and the seconds of audio."""
+
+    clips: int
+    failures: int
+    seconds: float
+
+
+def run(corpus: EmbedCorpus, options: PipelineOptions) -> Summary:
+    """Runs a pipeline of one transform to the end; in processes of this machine, anew when one of them dies.
+
+    Args:
+        corpus: The transform.
+        options: Beam's. Without a runner it runs in this process.
+
+    Raises:
+        FileExistsError: There are records at the prefix.
+        RuntimeError: The run failed.
+    """
+    if FileSystems.match([f"{corpus.prefix}-*-of-*{outputs.RECORDS_SUFFIX}"])[0].metadata_list:
+        raise FileExistsError(f"there are records at {corpus.prefix}-*{outputs.RECORDS_SUFFIX}: give another output")
+    standard = options.view_as(StandardOptions)
+    standard.runner = standard.runner or "FnApiRunner"  # DirectRunner would download another program
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        pipeline = beam.Pipeline(options=options)
+        pipeline | corpus
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+            break
+        except RuntimeError as error:
+            # FnApiRunner, unlike the runners of clusters, cannot go on without a worker.
+            if _LOST_WORKER not in str(error) or not attempts_left:
+                raise
+
+    def count(name: str) -> int:
+        metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE).with_name(name))
+        return sum(counter.result for counter in metrics["counters"])
+
+    return Summary(count("clips"), count("failures"), count("audio_milliseconds") / 1_000)

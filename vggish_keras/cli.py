@@ -95,6 +95,16 @@ def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float)
     return hop
 
 
+_hop_option = click.option(
+    "--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example."
+)
+_padding_option = click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
+_dtype_option = click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+_batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+
+
 def check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
     """A usage error unless `output` is None or a path that `formats.write` takes."""
     if output is None:
@@ -126,12 +136,12 @@ def check_output(_context: click.Context, _parameter: click.Parameter, output: P
     type=click.Path(exists=True, dir_okay=False),
     help="AudioSet's class_labels_indices.csv, for --segments.",
 )
-@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
-@click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
+@_hop_option
+@_padding_option
 @click.option("--postprocess", type=click.Choice(["pca", "quantized"]), help="PCA and whitening, and 8 bits.")
 @_weights_option
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@_dtype_option
+@_batch_size_option
 @click.option("--quiet", is_flag=True, help="Show neither progress nor totals.")
 def embed(
     inputs: tuple[str, ...],
@@ -256,6 +266,63 @@ def _print(table: Any) -> None:
     Console(markup=False, highlight=False).print(table)
 
 
+# === beam ===
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--input", "inputs", multiple=True, required=True, help="A file, folder or pattern; may be repeated.")
+@click.option("--output", "prefix", required=True, metavar="PREFIX", help="What the names of the files begin with.")
+@click.option(
+    "--model",
+    default="audioset",
+    show_default=True,
+    help="An exported SavedModel, audioset (published), or a TF-Slim checkpoint or Keras weights file.",
+)
+@click.option("--shards", type=click.IntRange(0), default=0, help="Number of files.  [default: the runner's choice]")
+@click.option("--segments", help="AudioSet's list of segments.")
+@click.option("--labels", help="AudioSet's class_labels_indices.csv, for --segments.")
+@_hop_option
+@_padding_option
+@_dtype_option
+@_batch_size_option
+@click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
+def beam(
+    inputs: tuple[str, ...],
+    prefix: str,
+    model: str,
+    shards: int,
+    segments: str | None,
+    labels: str | None,
+    hop: float,
+    padding: str,
+    dtype: str,
+    batch_size: int,
+    beam_options: tuple[str, ...],
+) -> None:
+    """Embed recordings with Apache Beam, on this machine or a cluster, into AudioSet's records.
+
+    Inputs are as of vggish-keras embed, or patterns of a Beam file system, such as gs://bucket/clips/**.flac. All other
+    options are Beam's; without --runner it runs in this process.
+
+    The records are PREFIX-00000-of-00004.tfrecord and so on. A file that cannot be read is listed in
+    PREFIX-failures.csv, the others are embedded all the same, and the exit status is 1.
+    """
+    load_tensorflow()
+    from vggish_keras import beam as beam_lib
+
+    if labels and not segments:
+        raise click.UsageError("--labels is for --segments")
+    corpus = beam_lib.EmbedCorpus(inputs, prefix, model, segments, labels, hop, padding, batch_size, dtype, shards)
+    try:
+        summary = beam_lib.run(corpus, beam_lib.PipelineOptions(beam_options))
+    except RuntimeError as error:  # with the traceback of a worker
+        raise click.ClickException(str(error).strip().splitlines()[-1]) from error
+    failed = f", {summary.failures} failed" if summary.failures else ""
+    click.echo(f"{prefix}: {summary.clips} files, {summary.seconds / 3600:.2f} h of audio{failed}")
+    if summary.failures:
+        sys.exit(1)
+
+
 # === demo, plot and check ===
 
 
@@ -323,7 +390,7 @@ def _demo_embedder(weights: str) -> tuple[Any, str]:
 )
 @click.option("--similarity", is_flag=True, help="Add the matrix of the embeddings' cosine similarities.")
 @click.option("--recording", help="Which recording of an .npz file that holds several.")
-@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
+@_hop_option
 @_weights_option
 def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, hop: float, weights: str) -> None:
     """Draw FILE: a recording with its embeddings, or saved embeddings (.npz)."""
@@ -369,7 +436,7 @@ def check(weights: str) -> None:
 @main.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @_weights_option
-@click.option("--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example.")
+@_hop_option
 @click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
 @click.option("--postprocess", help="audioset (published), or an .npz file of PCA parameters; adds the 8-bit output.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUTPUT.")
