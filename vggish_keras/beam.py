@@ -40,6 +40,8 @@ from vggish_keras.inputs import find_recordings
 from vggish_keras.records import Segment, read_segments, serialize
 from vggish_keras.windows import read_windows, start_times
 
+LOCAL_RUNNER = "FnApiRunner"
+"""Beam's DirectRunner would download another program."""
 NAMESPACE = "vggish_keras"
 """Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
 
@@ -53,7 +55,7 @@ Failure: TypeAlias = tuple[bytes, str]
 _CLIPS_OF_A_TABLE = 512
 _ATTEMPTS = 3
 _LOST_WORKER = "Channel closed prematurely"
-"""What FnApiRunner says of a worker process that died."""
+"""What `LOCAL_RUNNER` says of a worker process that died."""
 
 
 class Embedded(NamedTuple):
@@ -461,20 +463,15 @@ class EmbedCorpus(beam.PTransform):
         return written, (found.failures, decoded.failures) | self._write_failures
 
 
-class Summary(NamedTuple):
-    """How many recordings a run read, and how many failed, and the seconds of audio."""
-
-    clips: int
-    failures: int
-    seconds: float
-
-
-def run(corpus: EmbedCorpus, options: PipelineOptions) -> Summary:
+def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
     """Runs a pipeline of one transform to the end; in processes of this machine, anew when one of them dies.
 
     Args:
         corpus: The transform.
         options: Beam's. Without a runner it runs in this process.
+
+    Returns:
+        Beam's PipelineResult, of which `summarize` tells the counters.
 
     Raises:
         FileExistsError: There are records at the prefix.
@@ -483,7 +480,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Summary:
     if FileSystems.match([f"{corpus.prefix}-*-of-*{outputs.RECORDS_SUFFIX}"])[0].metadata_list:
         raise FileExistsError(f"there are records at {corpus.prefix}-*{outputs.RECORDS_SUFFIX}: give another output")
     standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or "FnApiRunner"  # DirectRunner would download another program
+    standard.runner = standard.runner or LOCAL_RUNNER
     for attempts_left in reversed(range(_ATTEMPTS)):
         pipeline = beam.Pipeline(options=options)
         pipeline | corpus
@@ -492,9 +489,22 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Summary:
             result.wait_until_finish()
             break
         except RuntimeError as error:
-            # FnApiRunner, unlike the runners of clusters, cannot go on without a worker.
+            # This runner, unlike those of clusters, cannot go on without a worker.
             if _LOST_WORKER not in str(error) or not attempts_left:
                 raise
+    return result
+
+
+class Summary(NamedTuple):
+    """How many recordings a run read, and how many failed, and the seconds of audio."""
+
+    clips: int
+    failures: int
+    seconds: float
+
+
+def summarize(result: Any) -> Summary:
+    """What a finished pipeline counted."""
 
     def count(name: str) -> int:
         metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE).with_name(name))

@@ -1,5 +1,6 @@
 """The command line: parses arguments and calls the package."""
 
+import itertools
 import os
 import sys
 import tempfile
@@ -314,13 +315,30 @@ def beam(
         raise click.UsageError("--labels is for --segments")
     corpus = beam_lib.EmbedCorpus(inputs, prefix, model, segments, labels, hop, padding, batch_size, dtype, shards)
     try:
-        summary = beam_lib.run(corpus, beam_lib.PipelineOptions(beam_options))
+        summary = beam_lib.summarize(beam_lib.run(corpus, _parse_beam_options(beam_options)))
     except RuntimeError as error:  # with the traceback of a worker
         raise click.ClickException(str(error).strip().splitlines()[-1]) from error
     failed = f", {summary.failures} failed" if summary.failures else ""
     click.echo(f"{prefix}: {summary.clips} files, {summary.seconds / 3600:.2f} h of audio{failed}")
     if summary.failures:
         sys.exit(1)
+
+
+def _parse_beam_options(arguments: Sequence[str]) -> Any:
+    """Beam's options; a usage error for what Beam would leave out without a word."""
+    from vggish_keras import beam as beam_lib
+
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if not argument.startswith("-") and ("=" in before or not before.startswith("--")):
+            raise click.UsageError(
+                f"got {argument} after the inputs: quote a pattern, and name each input with --input"
+            )
+    options, no_options = beam_lib.PipelineOptions(arguments), beam_lib.PipelineOptions([])
+    parsed = options.get_all_options(retain_unknown_options=True)
+    unknown = parsed.keys() - no_options.get_all_options().keys()
+    if unknown and parsed["runner"] in (None, beam_lib.LOCAL_RUNNER):  # a cluster may have more
+        raise click.UsageError(f"neither this command nor Beam has an option --{min(unknown)}")
+    return options
 
 
 # === demo, plot and check ===

@@ -1,0 +1,107 @@
+"""The Beam command with two worker processes against the single-machine command, on mixed clips.
+
+    python -m benchmarks.beam [--weights CHECKPOINT] [--clips 500] [--rounds 3]
+
+Both are run as commands, on all clips and on ten, so that what the second takes, which is their start, can be left out.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import soundfile
+
+import vggish_keras as vk
+from benchmarks import measure
+from vggish_keras import records
+
+FEW = 10
+WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+COMMAND = str(Path(sys.executable).with_name("vggish-keras"))
+
+
+def write_clips(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        samples = int(44_100 * rng.uniform(1, 30))
+        soundfile.write(folder / f"{index:04}.wav", rng.uniform(-0.5, 0.5, (samples, 2)), 44_100)
+
+
+def export(folder: Path, weights: str | None) -> Path:
+    rng = np.random.default_rng(1)
+    pca = {"pca_eigen_vectors": rng.standard_normal((128, 128)) / 11, "pca_means": rng.standard_normal((128, 1))}
+    return vk.export_saved_model(vk.VGGish(weights), folder / "vggish", pca)
+
+
+def run(command: Sequence[object]) -> tuple[float, float]:
+    """Seconds, and the most bytes that the processes had together, each shared page counted once."""
+    start, most = time.perf_counter(), 0
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        os_process = psutil.Process(process.pid)
+        while process.poll() is None:
+            most = max(most, memory(os_process))
+            time.sleep(1)
+        assert process.returncode == 0, process.stderr and process.stderr.read().decode()
+    return time.perf_counter() - start, most
+
+
+def memory(process: psutil.Process) -> int:
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_full_info().pss
+        except psutil.Error:  # it has ended
+            continue
+    return total
+
+
+def main() -> None:
+    arguments = measure.arguments(__doc__, clips=500, rounds=3)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = export(folder, arguments.weights)
+        for clips, count in (("all", arguments.clips), ("few", FEW)):
+            write_clips(folder / clips, count)
+
+        def embed(clips: str) -> tuple[float, float]:
+            output = folder / f"embed-{clips}.tfrecord"
+            return run([COMMAND, "embed", folder / clips, "-o", output, "--weights", model, "--quiet"])
+
+        def beam(clips: str) -> tuple[float, float]:
+            for old in folder.glob(f"beam-{clips}*"):
+                old.unlink()
+            output = folder / f"beam-{clips}"
+            return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--model", model, *WORKERS])
+
+        rates, most = [], []
+        for _ in range(arguments.rounds):
+            taken = {(command, clips): command(clips) for clips in ("few", "all") for command in (embed, beam)}
+            counted = {clips: sum(map(examples, folder.glob(f"embed-{clips}*"))) for clips in ("few", "all")}
+            assert counted["all"] == sum(map(examples, folder.glob("beam-all*")))
+            for command in (embed, beam):
+                seconds = taken[command, "all"][0] - taken[command, "few"][0]
+                rates.append((counted["all"] - counted["few"]) / seconds)
+                most.append(taken[command, "all"][1] / 1e6)
+            print(f"{counted['all']} examples; seconds and bytes: {list(taken.values())}", flush=True)
+    ours, theirs = statistics.median(rates[1::2]), statistics.median(rates[::2])
+    ratio = statistics.median(b / a for a, b in zip(rates[::2], rates[1::2], strict=True))
+    measure.report("what", "beam", "embed", "ratio", "bound")
+    shown = [f"{rate:.0f} examples/s" for rate in (ours, theirs)]
+    measure.report(f"{arguments.clips} clips, without the start", *shown, f"{100 * ratio:.1f} %", "at least 85 %")
+    shown = [f"{max(each):.0f} MB" for each in (most[1::2], most[::2])]
+    measure.report("memory of all processes", *shown, f"{max(most[1::2]) / max(most[::2]):.2f}x", "")
+
+
+def examples(path: Path) -> int:
+    return sum(len(record.embedding) for record in records.read(path))
+
+
+if __name__ == "__main__":
+    main()
