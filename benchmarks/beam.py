@@ -43,12 +43,13 @@ def export(folder: Path, weights: str | None) -> Path:
 def run(command: Sequence[object]) -> tuple[float, float]:
     """Seconds, and the most bytes that the processes had together, each shared page counted once."""
     start, most = time.perf_counter(), 0
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         os_process = psutil.Process(process.pid)
         while process.poll() is None:
             most = max(most, memory(os_process))
             time.sleep(1)
-        assert process.returncode == 0, process.stderr and process.stderr.read().decode()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return time.perf_counter() - start, most
 
 

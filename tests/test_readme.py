@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from apache_beam.options.pipeline_options import PipelineOptions
 from click.testing import CliRunner
 from tensorflow import keras
 
+import vggish_keras as vk
 from tests.published import run_slim
 from tests.test_serving import Served, rest_server
 from vggish_keras import cli
@@ -51,7 +53,7 @@ def run(command):
 
 def test_python(folder, capsys, slim):
     examples = blocks("python")
-    assert len(examples) == 10
+    assert len(examples) == 11
     for command in commands()[1:4]:  # whose results are read
         run(command)
     names = {}
@@ -95,10 +97,27 @@ def one_recording():
 
 @pytest.mark.usefixtures("folder")
 def test_command_line():
-    assert len(commands()) == 13
+    assert len(commands()) == 14
     for command in commands():
         run(command)
     for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
         assert Path(name).exists()
     for name in ("embeddings/deep/music.flac.npz", "all.parquet", "corpus-00003-of-00004.tfrecord", "hops.svg"):
         assert Path(name).exists()
+    single, beam = (records_of(Path().glob(f"{name}-*.tfrecord")) for name in ("corpus", "records/corpus"))
+    assert single == beam
+
+
+def records_of(files):
+    return {record.video_id: record.embedding.tolist() for file in files for record in vk.records.read(file)}
+
+
+def test_options_of_beam():
+    """No cluster is at hand, but Beam knows them."""
+    rows = re.findall(r"^\| (Flink|Dataflow) \| `(.*)` \|$", README, re.MULTILINE)
+    assert len(rows) == 2
+    no_options = PipelineOptions([]).get_all_options()
+    for runner, options in rows:
+        parsed = PipelineOptions(options.split()).get_all_options(retain_unknown_options=True)
+        assert parsed.keys() == no_options.keys()
+        assert parsed["runner"] == f"{runner}Runner"

@@ -12,6 +12,7 @@ memory does not grow with a recording; what is damaged is found before the netwo
 """
 
 import contextlib
+import copy
 import io
 import os
 import tempfile
@@ -49,8 +50,8 @@ Clip: TypeAlias = tuple[bytes, Segment | None]
 """The path of a recording, and its line of AudioSet's list."""
 Example: TypeAlias = tuple[bytes, int, np.ndarray]
 """The path of a recording, an example's index in it, and the example's samples, float32 [15600]."""
-Failure: TypeAlias = tuple[bytes, str]
-"""The path of a recording, and what is wrong with it."""
+Failure: TypeAlias = tuple[bytes, bytes]
+"""The path of a recording, and what is wrong with it, in which the path may occur."""
 
 _CLIPS_OF_A_TABLE = 512
 _ATTEMPTS = 3
@@ -158,7 +159,7 @@ class _NameClips(beam.DoFn):
                 yield path, segment
             else:
                 self._failed.inc()
-                reason = f"{os.fsdecode(path)} is not in {self._segments}"
+                reason = path + f" is not in {self._segments}".encode()
                 yield beam.pvalue.TaggedOutput("failures", (path, reason))
 
 
@@ -180,6 +181,7 @@ class Decoded(NamedTuple):
     failures: Any
 
 
+@beam.typehints.with_input_types(Clip)
 class DecodeAudio(beam.PTransform):
     """Reads recordings as the examples that the network takes: decoded, mono, at 16 kHz, in constant memory.
 
@@ -221,7 +223,7 @@ class _Decode(beam.DoFn):
                     count += 1
         except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
             self._failed.inc()
-            yield beam.pvalue.TaggedOutput("failures", (path, outputs.reason(error)))
+            yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(outputs.reason(error))))
         else:
             self._read.inc()
             yield beam.pvalue.TaggedOutput("clips", (path, (count, segment)))
@@ -288,6 +290,7 @@ class EmbedAudio(beam.PTransform):
 
 class _Network(ModelHandler[Example, tuple[bytes, tuple[int, np.ndarray]], Embedder]):
     def __init__(self, options: dict[str, Any]) -> None:
+        # A large model is loaded by one process of a machine, which answers the others.
         super().__init__(min_batch_size=options["batch_size"], max_batch_size=options["batch_size"], large_model=True)
         self._options = options
 
@@ -325,6 +328,7 @@ def _dtype(postprocess: str | None) -> str:
 # === Writing ===
 
 
+@beam.typehints.with_input_types(tuple[bytes, Embedded])
 class WriteAudioSetRecords(beam.PTransform):
     """Writes AudioSet's records to PREFIX-00000-of-00004.tfrecord and so on, which appear when all are complete.
 
@@ -351,6 +355,7 @@ def _serialize(clip: tuple[bytes, Embedded], hop_seconds: float) -> bytes:
     return serialize(outputs.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
 
 
+@beam.typehints.with_input_types(tuple[bytes, Embedded])
 class WriteParquet(beam.PTransform):
     """Writes the columns file, time and embedding to PREFIX-00000-of-00004.parquet and so on.
 
@@ -409,8 +414,8 @@ class WriteFailures(beam.PTransform):
         return rows | self._write
 
 
-def _failures_row(path: bytes, reason: str) -> bytes:
-    return outputs.failures_row(os.fsdecode(path), reason)
+def _failures_row(path: bytes, reason: bytes) -> bytes:
+    return outputs.failures_row(os.fsdecode(path), os.fsdecode(reason))
 
 
 # === All of it ===
@@ -483,7 +488,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
     standard.runner = standard.runner or LOCAL_RUNNER
     for attempts_left in reversed(range(_ATTEMPTS)):
         pipeline = beam.Pipeline(options=options)
-        pipeline | corpus
+        pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
         try:
             result = pipeline.run()
             result.wait_until_finish()

@@ -330,9 +330,7 @@ def _parse_beam_options(arguments: Sequence[str]) -> Any:
 
     for before, argument in itertools.pairwise(["", *arguments]):
         if not argument.startswith("-") and ("=" in before or not before.startswith("--")):
-            raise click.UsageError(
-                f"got {argument} after the inputs: quote a pattern, and name each input with --input"
-            )
+            raise click.UsageError(f"{argument} is no option: quote a pattern, and name each input with --input")
     options, no_options = beam_lib.PipelineOptions(arguments), beam_lib.PipelineOptions([])
     parsed = options.get_all_options(retain_unknown_options=True)
     unknown = parsed.keys() - no_options.get_all_options().keys()

@@ -1,0 +1,329 @@
+"""Beam pipelines against the single-machine command, on the runners that run without a cluster."""
+
+import csv
+import io
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import ClassVar
+
+import apache_beam
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import tensorflow as tf
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+from click.testing import CliRunner
+
+import vggish_keras as vk
+from tests.conftest import make_network_narrow
+from vggish_keras import beam, cli
+from vggish_keras.windows import read_windows
+
+GOOD, BAD = 20, 5
+TWO_PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Recordings of many lengths, rates and formats; bad ones; and the real ones that are at hand."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for index in range(GOOD):
+        rate, suffix = (44_100, 16_000, 8_000)[index % 3], ("wav", "flac", "ogg", "wav")[index % 4]
+        path = folder / "ab"[index % 2] / f"{index:02}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, rng.uniform(-0.5, 0.5, int(rate * rng.uniform(0.2, 4))), rate)
+    shutil.copy(folder / "a" / "00.wav", folder / os.fsdecode(b"a\xff, b\nc.wav"))
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("no audio")
+    shutil.copy(folder / "text.wav", folder / os.fsdecode(b"\xfe.wav"))
+    whole = (folder / "a" / "00.wav").read_bytes()
+    (folder / "truncated.wav").write_bytes(whole[: len(whole) // 2])
+    late = rng.uniform(-0.5, 0.5, 160_000)
+    late[-1] = np.nan
+    soundfile.write(folder / "damaged at the end.wav", late, 16_000, subtype="FLOAT")
+    if "VGGISH_REFERENCE" in os.environ:
+        shutil.copytree(Path(os.environ["VGGISH_REFERENCE"], "audio"), folder / "real")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, pca_params):
+    """A cache with PCA parameters."""
+    folder = tmp_path_factory.mktemp("home")
+    np.savez(folder / "vggish_pca_params.npz", **pca_params)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _home(_own_cache, home, monkeypatch):
+    monkeypatch.setenv("VGGISH_KERAS_HOME", str(home))
+
+
+@pytest.fixture(scope="module")
+def single(corpus, home, slim, tmp_path_factory):
+    """What the single-machine command makes of the corpus: records and bad files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VGGISH_KERAS_HOME", str(home))
+        prefix = tmp_path_factory.mktemp("single") / "single"
+        command("embed", corpus, "-o", f"{prefix}.tfrecord", "--weights", slim.v2, status=1)
+    return serialized(f"{prefix}.tfrecord"), failures(f"{prefix}.tfrecord.failures.csv")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, pca_params):
+    """A SavedModel with a sixteenth of the filters."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_network_narrow(patch)
+        tf.keras.utils.set_random_seed(0)
+        return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("tiny") / "tiny", pca_params)
+
+
+def command(*arguments, status=0):
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result.output
+
+
+def serialized(*files):
+    """Records by their names, which are unique."""
+    found = list(tf.data.TFRecordDataset(list(map(str, files))).as_numpy_iterator())
+    parsed = [tf.train.SequenceExample.FromString(record).context.feature for record in found]
+    names = [context["video_id"].bytes_list.value[0] for context in parsed]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, found, strict=True))
+
+
+def written(prefix):
+    """The records at a prefix, of which there is nothing unfinished."""
+    files = sorted(prefix.parent.glob(f"{prefix.name}-*.tfrecord"))
+    assert files
+    assert [file.name[-8 - 6 : -9] for file in files] == [f"{len(files):05}"] * len(files)
+    return serialized(*files)
+
+
+def failures(path):
+    with open(path, newline="", errors="surrogateescape") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "reason"]
+    return sorted(rows)
+
+
+# === Runners ===
+
+
+def test_in_this_process(corpus, single, slim, tmp_path):
+    out = command("beam", "--input", corpus, "--output", tmp_path / "out" / "x", "--model", slim.v2, status=1)
+    assert (written(tmp_path / "out" / "x"), failures(tmp_path / "out" / "x-failures.csv")) == single
+    assert f"{len(single[0])} files, 0.0" in out
+    assert f"{BAD} failed" in out
+    # They are what the corpus has, and nothing else is left.
+    assert len(single[0]) == GOOD + 1 + len(list(corpus.glob("real/*")))
+    assert len(single[1]) == BAD
+    assert all("-of-" in path.name or path.name == "x-failures.csv" for path in (tmp_path / "out").iterdir())
+
+
+@pytest.fixture
+def job_service(tmp_path):
+    """The port of Beam's job service, to which pipelines are sent as to Flink's."""
+    port = tmp_path / "port"
+    module = "apache_beam.runners.portability.local_job_service_main"
+    with subprocess.Popen([sys.executable, "-m", module, "--port_file", port], stderr=subprocess.DEVNULL) as process:
+        while not port.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield port.read_text()
+        process.terminate()
+
+
+def test_through_a_job_service(corpus, single, exported, tmp_path, job_service):
+    portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
+    arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--model", exported, "--shards", 3]
+    command("beam", *arguments, *portable, status=1)
+    assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_two_processes_of_which_one_is_killed(corpus, single, exported, tmp_path):
+    """The run begins again, with one network for both."""
+    killed = []
+
+    def kill():
+        while not list(tmp_path.glob("beam-temp-x*")):  # until they write
+            time.sleep(0.05)
+        worker = next(child for child in psutil.Process().children(recursive=True) if is_worker(child))
+        worker.kill()
+        killed.append(worker.pid)
+
+    threading.Thread(target=kill, daemon=True).start()
+    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), exported)
+    result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
+    assert len(killed) == 1
+    assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
+    assert distribution(result, "load_model_latency_milli_secs").count == 1
+
+
+def is_worker(process):
+    return process.name().startswith("python") and "apache_beam.runners.worker.sdk_worker_main" in process.cmdline()
+
+
+def distribution(result, name):
+    named = apache_beam.metrics.MetricsFilter().with_namespace(beam.NAMESPACE).with_name(name)
+    (found,) = result.metrics().query(named)["distributions"]
+    return found.result
+
+
+# === Transforms ===
+
+
+def test_clips_share_batches_and_are_counted(corpus, tiny, tmp_path):
+    transform = beam.EmbedCorpus([str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), tiny, batch_size=4)
+    result = beam.run(transform, PipelineOptions([]))
+    examples = sum(len(record.embedding) for record in vk.records.read(*tmp_path.glob("*.tfrecord")))
+    batches = distribution(result, "inference_request_batch_size")
+    assert (batches.count, batches.max, batches.sum) == (-(-examples // 4), 4, examples)
+    seconds = sum(soundfile.info(path).duration for path in (corpus / "a").iterdir())
+    assert beam.summarize(result) == (GOOD // 2, 1, pytest.approx(seconds, abs=0.001 * GOOD))
+
+
+def test_each_file_is_matched_once(corpus, monkeypatch):
+    monkeypatch.chdir(corpus)
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio(["a/*.wav", "a", str(corpus / "a" / "00.wav")])
+        assert_that(found.clips, equal_to([(b"a/" + path.name.encode(), None) for path in Path("a").iterdir()]))
+        assert_that(found.failures, equal_to([]), label="no failures")
+
+
+class Memory(FileSystem):
+    """A file system that is not local."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    @classmethod
+    def scheme(cls):
+        return "memory"
+
+    def open(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
+        return io.BytesIO(self.files[path])
+
+    def _list(self, dir_or_prefix):
+        return [FileMetadata(path, len(content)) for path, content in self.files.items()]
+
+    def has_dirs(self):
+        return False
+
+    join = split = mkdirs = create = copy = rename = exists = size = last_updated = checksum = metadata = delete = None
+
+
+def test_other_file_systems(corpus, monkeypatch):
+    audio = sorted((corpus / "a").glob("*.flac"))
+    remote = {f"memory://clips/{path.name}": path.read_bytes() for path in audio}
+    monkeypatch.setattr(Memory, "files", {**remote, "memory://clips/bad.flac": b"none", "memory://other/x.wav": b""})
+    monkeypatch.setattr(Memory, "__abstractmethods__", frozenset())
+
+    def check(examples):
+        found = {(path, index): window for path, index, window in examples}
+        for path in audio:
+            for index, window in enumerate(read_windows(path, 15_360, "same")):
+                np.testing.assert_array_equal(found.pop((f"memory://clips/{path.name}".encode(), index)), window)
+        assert not found
+
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio(["memory://clips/*"])
+        decoded = found.clips | beam.DecodeAudio()
+        assert_that(decoded.examples, check, label="examples")
+        reason = b"memory://clips/bad.flac cannot be read as audio: Format not recognised"
+        assert_that(decoded.failures, equal_to([(b"memory://clips/bad.flac", reason)]), label="failures")
+
+
+def test_segments(corpus, tiny, tmp_path):
+    names = [path.stem for path in sorted((corpus / "b").iterdir())]
+    lists = ["--segments", tmp_path / "segments.csv", "--labels", tmp_path / "labels.csv"]
+    lines = [f'{name}, {3 * index}.000, {3 * index + 4}.000, "/m/1,/m/2"\n' for index, name in enumerate(names[1:])]
+    lists[1].write_text("# a comment\n" + "".join(lines))
+    lists[3].write_text("index,mid,display_name\n7,/m/1,One\n9,/m/2,Two\n")
+    command("embed", corpus / "b", "-o", tmp_path / "single.tfrecord", "--weights", tiny, *lists, status=1)
+    command("beam", "--input", corpus / "b", "--output", tmp_path / "x", "--model", tiny, *lists, status=1)
+    assert written(tmp_path / "x") == serialized(tmp_path / "single.tfrecord")
+    found = failures(tmp_path / "x-failures.csv")
+    assert found == failures(tmp_path / "single.tfrecord.failures.csv")
+    assert [Path(file).stem for file, _ in found] == names[:1]
+
+
+@pytest.mark.parametrize("postprocess", [None, "quantized"])
+def test_parquet(corpus, tiny, tmp_path, postprocess):
+    import pyarrow.parquet
+
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
+        decoded = found.clips | beam.DecodeAudio(0.5, "valid")
+        embedded = (decoded.examples, decoded.clips) | beam.EmbedAudio(tiny, postprocess, 0.5) | apache_beam.Reshuffle()
+        embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
+    options = ["--hop", 0.5, "--padding", "valid", "--weights", tiny]
+    options += ["--postprocess", postprocess] if postprocess else []
+    command("embed", corpus / "a", "-o", tmp_path / "single.parquet", *options)
+    order = [("file", "ascending"), ("time", "ascending")]
+    table = pyarrow.concat_tables(map(pyarrow.parquet.read_table, tmp_path.glob("x-*-of-00002.parquet")))
+    assert table.sort_by(order).equals(pyarrow.parquet.read_table(tmp_path / "single.parquet").sort_by(order))
+
+
+def test_memory_does_not_grow_with_a_recording(tiny, tmp_path, monkeypatch):
+    """Of 600 examples no more than some batches are there at a time."""
+    alive = []
+
+    def counted(*arguments):
+        for window in read_windows(*arguments):
+            window = window.copy()
+            weakref.finalize(window, alive.append, -1)
+            alive.append(1)
+            yield window
+
+    monkeypatch.setattr(beam, "read_windows", counted)
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
+    beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), tiny), PipelineOptions([]))
+    assert alive.count(1) == 600
+    assert max(itertools.accumulate(alive)) < 100
+
+
+# === Errors ===
+
+
+def test_records_that_are_there_are_not_replaced(corpus, tiny, tmp_path):
+    (tmp_path / "x-00000-of-00002.tfrecord").touch()
+    out = command("beam", "--input", corpus, "--output", tmp_path / "x", "--model", tiny, status=1)
+    assert f"there are records at {tmp_path}/x-*.tfrecord: give another output" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--input", "nowhere/*.wav"], 1, "Error: no file matches nowhere/*.wav"),
+        (["--input", "x.wav", "--model", "nowhere"], 1, "Error: no weights at nowhere"),
+        (["--input", "x.wav", "--labels", "labels.csv"], 2, "--labels is for --segments"),
+        (["--input", "x.wav", "y.wav"], 2, "y.wav is no option: quote a pattern"),
+        (["--input", "x.wav", "--shard=3"], 2, "neither this command nor Beam has an option --shard"),
+        (["--input", "x.wav", "--hop", "0"], 2, "hop"),
+        (["--input", "x.wav", "--runner", "Some"], 1, "Unexpected pipeline runner: Some"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, monkeypatch, tiny, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("x.wav", np.zeros(16_000), 16_000)
+    assert message in command("beam", "--output", "out", "--model", tiny, *arguments, status=status)
+
+
+def test_without_beam_it_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "vggish_keras.beam")
+    monkeypatch.delattr(vk, "beam")
+    assert "pip install vggish-keras[beam]" in command("beam", "--input", "x", "--output", "y", status=1)
