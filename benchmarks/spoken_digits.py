@@ -1,6 +1,6 @@
 """How well spoken digits are told apart of a speaker that was not trained on, without pretrained weights.
 
-python -m benchmarks.spoken_digits FOLDER [--speaker NAME ..] [--seeds 2] [--init data] [--epochs 20]
+python -m benchmarks.spoken_digits FOLDER [--speaker NAME ..] [--seeds 2] [--init data] [--epochs 15]
 
 FOLDER is the Free Spoken Digit Dataset as FOLDER/DIGIT/SPEAKER_TAKE.wav. Each speaker is left out in turn. The columns
 are: the baseline, a logistic regression on the mean log-mel spectrum; the same on embeddings of VGGish that was never
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--speaker", action="append", help="leave out only this one")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--init", choices=["data", "published"], default="data")
     parser.add_argument("--dtype", default="mixed_bfloat16")
     options = parser.parse_args()
