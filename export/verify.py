@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 Arrays = dict[str, Any]
 
+_PROCESSES = 2
+"""At a time: each holds the model."""
 RATES = (44_100, 16_000, 48_000, 8_000)
 BOUND = 1e-4
 """Of the largest value."""
@@ -208,7 +211,7 @@ def run_way(way: str, path: Path, folder: Path) -> Arrays:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError((result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1])
-    with np.load(folder / "got.npz") as got:
+    with np.load(folder / f"{way}.npz") as got:
         return dict(got)
 
 
@@ -228,7 +231,7 @@ def main(
         with np.load(folder / "inputs.npz") as file:
             inputs = dict(file)
         inputs["audio"] = np.array([(folder / f"{index}.wav").read_bytes() for index in range(len(RATES))], object)
-        np.savez(folder / "got.npz", **WAYS[way](str(path), inputs))
+        np.savez(folder / f"{way}.npz", **WAYS[way](str(path), inputs))
         return
     from rich.console import Console
     from rich.table import Table
@@ -242,9 +245,11 @@ def main(
         np.savez(folder / "inputs.npz", **{name: value for name, value in inputs.items() if name != "audio"})
         for index, wav in enumerate(inputs["audio"]):
             (folder / f"{index}.wav").write_bytes(wav)
-        for name in WAYS:
+        with ThreadPoolExecutor(_PROCESSES) as pool:
+            running = {name: pool.submit(run_way, name, path, folder) for name in WAYS}
+        for name, got in running.items():
             try:
-                rows = compare(run_way(name, path, folder), expected)
+                rows = compare(got.result(), expected)
             except RuntimeError as error:
                 rows = [(str(error), "", False)]
             for row in rows:
