@@ -148,6 +148,26 @@ def test_bfloat16(slim, embedder, sounds):
     assert 0.999 < cosine.min() < 1
 
 
+def test_an_exported_model_gives_the_same_to_the_bit(slim, exported, sounds, pca_in_cache):
+    for postprocess in (None, "quantized"):
+        options = {"hop_seconds": 0.5, "padding": "valid", "postprocess": postprocess, "batch_size": 4}
+        embedder = vk.Embedder(exported, **options)
+        expected = vk.Embedder(slim.v2, **options).embed(sounds["noise"], 16_000)
+        got = embedder.embed(sounds["noise"], 16_000)
+        assert got.values.dtype == expected.values.dtype
+        np.testing.assert_array_equal(got.values, expected.values)
+        np.testing.assert_array_equal(got.times, expected.times)
+
+
+def test_what_an_exported_model_cannot_give_is_named(exported):
+    with pytest.raises(ValueError, match="exported with the outputs embedding, quantized, without pca"):
+        vk.Embedder(exported, postprocess="pca")
+    with pytest.raises(ValueError, match="so dtype must be 'float32', got 'bfloat16'"):
+        vk.Embedder(exported, dtype="bfloat16")
+    with pytest.raises(ValueError, match="padding must be one of"):
+        vk.Embedder(exported, padding="full")
+
+
 def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     expected = embedder.embed(sounds["noise"], 16_000)
     got = vk.embed(sounds["noise"], 16_000, weights=slim.v2)

@@ -176,6 +176,21 @@ class Embedder:
                 embed_batch()
             yield from hand_out()
 
+    def embed_full_batch(self, windows: Any) -> np.ndarray:
+        """Embeds examples in a batch that is filled up: what one gives does not depend, to the bit, on the others.
+
+        The network's sums go by the number of rows.
+
+        Args:
+            windows: Each example's samples, float32 [n, 15600] or as many arrays, `batch_size` or less.
+
+        Returns:
+            [n, 128], float32 or, if quantized, uint8.
+        """
+        batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
+        np.stack(windows, out=batch[: len(windows)])
+        return self._embed_windows(batch).numpy()[: len(windows)]
+
     def _windows_of_all(
         self,
         paths: Iterable[PathT],
@@ -203,21 +218,6 @@ class Embedder:
                 finished.append((path, count, error))
                 yield None
 
-    def embed_full_batch(self, windows: Any) -> np.ndarray:
-        """Embeds examples in a batch that is filled up: what one gives does not depend, to the bit, on the others.
-
-        The network's sums go by the number of rows.
-
-        Args:
-            windows: Each example's samples, float32 [n, 15600] or as many arrays, `batch_size` or less.
-
-        Returns:
-            [n, 128], float32 or, if quantized, uint8.
-        """
-        batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
-        np.stack(windows, out=batch[: len(windows)])
-        return self._embed_windows(batch).numpy()[: len(windows)]
-
     def _embed_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Embeddings]:
         windows = cut_windows(resample_blocks(blocks, sample_rate), self._hop_samples, self.padding)
         start = 0
@@ -243,7 +243,7 @@ def _without_frames(error: Exception) -> Exception:
 def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """What `export_saved_model` wrote, as a function of waveforms [batch, samples]."""
     if dtype != DTYPES[0]:
-        raise ValueError(f"{path} computes in the dtype that it was exported with, so dtype must be {DTYPES[0]!r}")
+        raise ValueError(f"{path} has the dtype of its export, so dtype must be {DTYPES[0]!r}, got {dtype!r}")
     loaded = tf.saved_model.load(os.fspath(path))
     output, outputs = postprocess or "embedding", loaded.signatures["serving_default"].structured_outputs
     if output not in outputs:
