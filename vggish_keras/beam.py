@@ -8,7 +8,7 @@
         (found.failures, decoded.failures) | WriteFailures("gs://bucket/records")
 
 A clip goes by its path, as bytes because a name need not be valid text. Between the steps go examples and not clips, so
-memory does not grow with a recording; what is damaged is found before the network sees the end of it.
+memory does not grow with a recording. Those of one that turns out to be damaged are left out when clips are joined.
 """
 
 import contextlib
