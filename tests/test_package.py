@@ -45,22 +45,3 @@ def test_version_and_requirements():
 def test_tensorflow_hub_imports_with_the_setuptools_that_is_required():
     """It imports pkg_resources, which newer ones lack."""
     assert python("import tensorflow_hub; print(tensorflow_hub.__name__)") == "tensorflow_hub"
-
-
-@pytest.mark.skipif("TF_USE_LEGACY_KERAS" in os.environ, reason="runs under Keras 2 already")
-def test_everything_that_is_keras_passes_under_keras_2(slim):
-    folder = Path(__file__).parent
-    script = (
-        "import sys, pytest, tensorflow as tf; print(tf.keras.Model.__module__); sys.exit(pytest.main(sys.argv[1:]))"
-    )
-    arguments = ["-q", "-p", "no:cacheprovider", f"--slim={slim.v1.parent}", "-m", "keras", str(folder)]
-    result = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder.parent,
-        env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
-    )
-    assert result.returncode == 0, result.stdout
-    assert result.stdout.startswith("tf_keras")
