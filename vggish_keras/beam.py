@@ -16,6 +16,7 @@ import copy
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -55,8 +56,7 @@ Failure: TypeAlias = tuple[bytes, bytes]
 
 _CLIPS_OF_A_TABLE = 512
 _ATTEMPTS = 3
-_LOST_WORKER = "Channel closed prematurely"
-"""What `LOCAL_RUNNER` says of a worker process that died."""
+_LOST_WORKER = "Worker subprocess exited with return code"
 
 
 class Embedded(NamedTuple):
@@ -489,15 +489,38 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
     for attempts_left in reversed(range(_ATTEMPTS)):
         pipeline = beam.Pipeline(options=options)
         pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
-        try:
-            result = pipeline.run()
-            result.wait_until_finish()
-            break
-        except RuntimeError as error:
-            # This runner, unlike those of clusters, cannot go on without a worker.
-            if _LOST_WORKER not in str(error) or not attempts_left:
-                raise
+        with _lost_workers() as lost:
+            try:
+                result = pipeline.run()
+                result.wait_until_finish()
+                break
+            except RuntimeError:
+                # The local runner, unlike those of clusters, cannot go on without a worker.
+                if not lost or not attempts_left:
+                    raise
     return result
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[list[str]]:
+    """Collects what the local runner's threads say of worker processes that died.
+
+    What the pipeline fails with says less: a survivor may be the first to miss the network.
+    """
+    lost: list[str] = []
+    otherwise = threading.excepthook
+
+    def collect(raised: Any) -> None:
+        if _LOST_WORKER in str(raised.exc_value):
+            lost.append(str(raised.exc_value))
+        else:
+            otherwise(raised)
+
+    threading.excepthook = collect
+    try:
+        yield lost
+    finally:
+        threading.excepthook = otherwise
 
 
 class Summary(NamedTuple):
