@@ -37,6 +37,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from vggish_keras import audio, formats, outputs, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
 from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.errors import one_line
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.inputs import find_recordings
 from vggish_keras.records import Segment, read_segments, serialize
@@ -223,7 +224,7 @@ class _Decode(beam.DoFn):
                     count += 1
         except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
             self._failed.inc()
-            yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(outputs.reason(error))))
+            yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(one_line(error))))
         else:
             self._read.inc()
             yield beam.pvalue.TaggedOutput("clips", (path, (count, segment)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vggish_keras import __version__
+from vggish_keras.errors import one_line
 
 if TYPE_CHECKING:
     from vggish_keras.embedder import Embeddings
@@ -36,7 +37,7 @@ class _Commands(click.Group):
             except KeyboardInterrupt:
                 sys.exit(_INTERRUPTED)
             except (ValueError, TypeError, OSError, ImportError) as error:
-                raise click.ClickException(_one_line(error)) from error
+                raise click.ClickException(one_line(error)) from error
 
 
 @click.group(cls=_Commands)
@@ -68,10 +69,6 @@ def load_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 _weights_option = click.option(
@@ -211,7 +208,7 @@ def embed(
 
         def show(path: Path, result: "Embeddings | Exception | None") -> None:
             if isinstance(result, Exception):
-                click.echo(f"Error: {_one_line(result)}", err=True)
+                click.echo(f"Error: {one_line(result)}", err=True)
             elif result is not None and not len(result.times):
                 click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
             progress.file(was_there=result is None)

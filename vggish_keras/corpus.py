@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vggish_keras import outputs
 from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.errors import one_line
 from vggish_keras.inputs import Recordings
 
 
@@ -76,7 +77,7 @@ def embed_corpus(
                     if not isinstance(result, Exception):
                         result = _keep(output, path, result)
                     if isinstance(result, Exception):
-                        bad[path] = outputs.reason(result)
+                        bad[path] = one_line(result)
                     else:
                         embedded += 1
                         embeddings += len(result.times)

@@ -353,11 +353,6 @@ def make_record(
 # === Failures ===
 
 
-def reason(error: Exception) -> str:
-    """Why a recording is bad, in a line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def failures_row(file: str | os.PathLike[str], reason: str) -> bytes:
     """A line of the list of bad recordings."""
     text = io.StringIO(newline="")

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vggish_keras import params
+from vggish_keras.errors import one_line
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -83,7 +84,7 @@ def fetch(file: params.PublishedFile) -> Path:
             )
             path.chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
     except (OSError, ValueError) as error:
-        reason = "no connection" if isinstance(error, ConnectionError) else _one_line(error)
+        reason = "no connection" if isinstance(error, ConnectionError) else one_line(error)
         raise FileNotFoundError(
             f"{file.name} is not in the cache and could not be downloaded ({reason}). "
             f"Download {url} ({file.checksum}) where there is a network and place it at {path}, "
@@ -129,10 +130,6 @@ def _progress(description: str) -> Iterator[_PoochProgress]:
         yield _PoochProgress(bar, description)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # === PCA parameters ===
 
 
@@ -171,7 +168,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with file:
             return dict(file)
     except Exception as error:  # numpy, zipfile and zlib each raise their own for a file that is none
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {_one_line(error)}") from error
+        raise ValueError(f"{path} is not an .npz file of plain arrays: {one_line(error)}") from error
 
 
 def _check_pca_params(arrays: Mapping[str, Any], origin: str) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +241,7 @@ def _load_keras_weights(model: Any, path: Path) -> None:
             warnings.simplefilter("ignore")
             network.load_weights(path)
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
-        raise ValueError(f"{path} does not hold the weights of this network: {_one_line(error)}") from error
+        raise ValueError(f"{path} does not hold the weights of this network: {one_line(error)}") from error
     # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
     missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
     if missing:
@@ -283,7 +280,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         reader = tf.train.load_checkpoint(os.fspath(path))
         found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {_one_line(error)}") from error
+        raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {one_line(error)}") from error
     problems = []
     for name, shape in shapes.items():
         if name not in found_shapes:
@@ -299,7 +296,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
         return dict(zip(shapes, tensors, strict=True))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
 
 
 def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None:
