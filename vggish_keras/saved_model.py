@@ -153,8 +153,12 @@ class _Functions:
 
     def call(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[batch, samples] -> [batch, n, 128], or the scores."""
-        embedding = self._embed_examples(self._front_end(waveform), training)
+        embedding = self.embed_waveforms(waveform, training)
         return embedding if self._head is None else self._head(embedding, training=training)
+
+    def embed_waveforms(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[batch, samples] -> [batch, n, 128]."""
+        return self._embed_examples(self._front_end(waveform), training)
 
     def _embed_examples(self, examples: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
@@ -175,7 +179,7 @@ class _Functions:
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         # A server hands on tensors of any rank.
         waveform = tf.ensure_shape(waveform, [None, None])
-        return self._outputs(self._embed_examples(self._front_end(waveform)))
+        return self._outputs(self.embed_waveforms(waveform))
 
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = tf.ensure_shape(examples, [None, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS])
