@@ -99,25 +99,21 @@ def initialize_from_data(classifier: keras.Model, inputs: dict[str, np.ndarray])
         x = layer(x)
 
 
-def trained(
-    clips: list[np.ndarray], digits: np.ndarray, epochs: int, init: str, dtype: str, seed: int
-) -> tuple[keras.Model, keras.Model]:
-    """A classifier of which all layers were trained, and VGGish before."""
-    keras.utils.set_random_seed(seed)
+def trained(clips: list[np.ndarray], digits: np.ndarray, epochs: int, init: str, dtype: str, seed: int) -> keras.Model:
+    """A classifier of which all layers were trained; Keras's numbers are drawn by the caller's seed."""
     rng = np.random.default_rng(seed)
-    untrained = vk.VGGish(None, padding="same", pooling="avg", lengths=True)
     classifier = fine_tune.build_classifier(None, list("0123456789"), dtype)
     if init == "data":
         initialize_from_data(classifier, place(clips[::8]))
     steps = epochs * -(-len(clips) // BATCH_SIZE)
     warmup = steps // 5
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, 0.02, warmup_target=fine_tune.LEARNING_RATE, warmup_steps=warmup
+        0.0, steps - warmup, 0.02, warmup_target=params.LEARNING_RATE, warmup_steps=warmup
     )
-    classifier.compile(keras.optimizers.Adam(rate, epsilon=1e-8), "sparse_categorical_crossentropy")
+    classifier.compile(keras.optimizers.Adam(rate, epsilon=params.ADAM_EPSILON), "sparse_categorical_crossentropy")
     for _ in range(epochs):
         classifier.fit(place(clips, rng), digits, batch_size=BATCH_SIZE, verbose=0)
-    return classifier, untrained
+    return classifier
 
 
 def predict(classifier: keras.Model, clips: list[np.ndarray]) -> np.ndarray:
@@ -143,6 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     clips, digits, speakers = load(options.folder)
     front_end = vk.LogMelExamples()
+    placed = place(clips)
     means = np.stack([np.mean(front_end.log_mel(clip[np.newaxis])[0], axis=0) for clip in clips])
 
     print(f"{'left out':<10} {'seed':>4} {'baseline':>9} {'untrained':>9} {'trained':>9}")
@@ -150,16 +147,17 @@ def main() -> None:
     for seed in range(options.seeds):
         for speaker in options.speaker or sorted(set(speakers)):
             held_out = speakers == speaker
-            others = [clip for clip, test in zip(clips, held_out, strict=True) if not test]
-            classifier, untrained = trained(
-                others, digits[~held_out], options.epochs, options.init, options.dtype, seed
+            others, tested = (
+                [clip for clip, chosen in zip(clips, part, strict=True) if chosen] for part in (~held_out, held_out)
             )
-            predicted = predict(classifier, [clip for clip, test in zip(clips, held_out, strict=True) if test])
-            embeddings = untrained.predict(place(clips), verbose=0)
+            keras.utils.set_random_seed(seed)
+            untrained = vk.VGGish(None, padding="same", pooling="avg", lengths=True)
+            classifier = trained(others, digits[~held_out], options.epochs, options.init, options.dtype, seed)
+            embeddings = untrained.predict(placed, verbose=0)
             row = (
                 logistic_regression(means, digits, held_out),
                 logistic_regression(embeddings, digits, held_out),
-                float(np.mean(predicted == digits[held_out])),
+                float(np.mean(predict(classifier, tested) == digits[held_out])),
             )
             results.append(row)
             print(f"{speaker:<10} {seed:>4} " + " ".join(f"{accuracy:>9.1%}" for accuracy in row), flush=True)

@@ -4,9 +4,10 @@ python -m examples.fine_tune                            sines, constants and noi
 python -m examples.fine_tune sounds/ --seconds 3        a folder with a folder of recordings for each class
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tensorflow import keras
 
 import vggish_keras as vk
 from vggish_keras import params
 from vggish_keras.weights import SLIM_SCOPES
 
-LEARNING_RATE = 1e-4
-"""With epsilon 1e-8, as in the published training demo; so are the 100 hidden units and the 30 steps."""
+HIDDEN_UNITS = 100
+STEPS = 30
+"""Of the published training demo."""
 
 SIGNALS = ("sine", "constant", "noise")
 SIGNAL_SECONDS = 5
-STEPS = 30
+HELD_OUT_BATCHES = 10
 
 
 # === Data ===
@@ -65,6 +68,38 @@ def recordings(folder: Path, seconds: float, batch_size: int, validation: float,
     return training, held_out
 
 
+def datasets(folder: Path | None, steps: int, seed: int, **options: Any) -> Any:
+    """The training and validation datasets of a folder, with the options of `recordings`; without one, of signals."""
+    if folder is None:
+        return signals(steps, seed), signals(HELD_OUT_BATCHES, seed + 1)
+    return recordings(folder, seed=seed, **options)
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command line's argument and options that `datasets` takes."""
+    options = [
+        click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False),
+        click.option("--steps", default=STEPS, show_default=True, help="Of the signals that are made on the fly."),
+        click.option("--seconds", default=3.0, show_default=True, help="To which clips are cut or padded."),
+        click.option("--batch-size", default=32, show_default=True),
+        click.option("--validation", default=0.2, show_default=True, help="Share of the files, or groups, held out."),
+        click.option("--group", metavar="REGEX", help="Finds in a file's name what must not be split, such as ^[^_]+"),
+        click.option("--seed", default=0, show_default=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Bad data and bad weights end the command with a message."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _group(pattern: str | None) -> Callable[[Path], str] | None:
     if pattern is None:
         return None
@@ -82,9 +117,9 @@ def _group(pattern: str | None) -> Callable[[Path], str] | None:
 
 
 def build_classifier(weights: str | None, class_names: list[str], dtype: str | None = None) -> Any:
-    """VGGish with a hidden layer of 100 units and a softmax on the mean of a clip's own examples."""
+    """VGGish with a hidden layer and a softmax on the mean of a clip's own examples."""
     vggish = vk.VGGish(weights, padding="same", pooling="avg", lengths=True, dtype=dtype)
-    hidden = keras.layers.Dense(100, activation="relu", name="hidden")(keras.layers.ReLU()(vggish.output))
+    hidden = keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden")(keras.layers.ReLU()(vggish.output))
     scores = keras.layers.Dense(len(class_names), activation="softmax", dtype="float32", name="scores")(hidden)
     return keras.Model(vggish.input, scores, name="classifier")
 
@@ -99,7 +134,7 @@ def train_from(classifier: Any, first: str | None) -> None:
 
 def compile_classifier(classifier: Any) -> None:
     """With the hyperparameters of the published training demo."""
-    optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
+    optimizer = keras.optimizers.Adam(params.LEARNING_RATE, epsilon=params.ADAM_EPSILON)
     classifier.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
@@ -116,8 +151,6 @@ def confusion_matrix(classifier: Any, held_out: Any) -> np.ndarray:
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: list[str], path: Path) -> None:
     """Writes a picture of the matrix."""
-    from matplotlib.figure import Figure
-
     size = 3 + 0.4 * len(class_names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
@@ -148,51 +181,37 @@ def as_wav(held_out: Any) -> tuple[bytes, str]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@data_options
 @click.option("--weights", default="audioset", show_default=True, help="Where training starts; none for random ones.")
 @click.option("--train-from", "first", type=click.Choice([*SLIM_SCOPES, "none"]), default="conv1", show_default=True)
 @click.option("--epochs", default=20, show_default=True, help="At most; of a folder.")
-@click.option("--steps", default=STEPS, show_default=True, help="Of the signals that are made on the fly.")
-@click.option("--seconds", default=3.0, show_default=True, help="To which clips are cut or padded.")
-@click.option("--batch-size", default=32, show_default=True)
-@click.option("--validation", default=0.2, show_default=True, help="Share of the files, or groups, held out.")
-@click.option("--group", metavar="REGEX", help="Finds in a file's name what must not be split, such as ^[^_]+")
 @click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]), default="float32")
 @click.option("--tensorboard", is_flag=True, help="Also write OUTPUT/logs for TensorBoard.")
-@click.option("--seed", default=0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("classifier"), show_default=True)
 def main(
     folder: Path | None,
+    seed: int,
     weights: str,
     first: str,
     epochs: int,
-    steps: int,
-    seconds: float,
-    batch_size: int,
-    validation: float,
-    group: str | None,
     dtype: str,
     tensorboard: bool,
-    seed: int,
     output: Path,
+    **options: Any,
 ) -> None:
     """Train on FOLDER/CLASS/*.wav, or on signals, and write OUTPUT: the SavedModel 1/ and confusion.png."""
     if (output / "1").exists():
         raise click.ClickException(f"{output / '1'} exists: give another output")
     keras.utils.set_random_seed(seed)
-    try:
-        if folder is None:
-            epochs, (training, held_out) = 1, (signals(steps, seed), signals(10, seed + 1))
-        else:
-            training, held_out = recordings(folder, seconds, batch_size, validation, group, seed)
+    with told():
+        training, held_out = datasets(folder, seed=seed, **options)
         classifier = build_classifier(None if weights == "none" else weights, training.class_names, dtype)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
     train_from(classifier, None if first == "none" else first)
     compile_classifier(classifier)
     callbacks = [keras.callbacks.EarlyStopping("val_accuracy", patience=5, restore_best_weights=True)]
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(output / "logs")))
+    epochs = epochs if folder else 1
     classifier.fit(training, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=2)
 
     matrix = confusion_matrix(classifier, held_out)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from examples import fine_tune
+from vggish_keras import params
 
 
 def build_classifier(saved_model: Path, classes: int, trainable: bool = True) -> Any:
@@ -19,7 +20,7 @@ def build_classifier(saved_model: Path, classes: int, trainable: bool = True) ->
 
     layers = tf_keras.layers
     vggish = hub.KerasLayer(str(saved_model), trainable=trainable, name="vggish")
-    hidden = layers.Dense(100, activation="relu", name="hidden")
+    hidden = layers.Dense(fine_tune.HIDDEN_UNITS, activation="relu", name="hidden")
     scores = layers.Dense(classes, activation="softmax", name="scores")
     return tf_keras.Sequential(
         [tf_keras.Input((None,)), vggish, layers.GlobalAveragePooling1D(), layers.ReLU(), hidden, scores]
@@ -28,37 +29,20 @@ def build_classifier(saved_model: Path, classes: int, trainable: bool = True) ->
 
 @click.command()
 @click.argument("saved_model", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@fine_tune.data_options
 @click.option("--frozen", is_flag=True, help="Train the new layers alone.")
 @click.option("--epochs", default=20, show_default=True, help="Of a folder.")
-@click.option("--steps", default=fine_tune.STEPS, show_default=True, help="Of the signals that are made on the fly.")
-@click.option("--seconds", default=3.0, show_default=True, help="To which clips are cut or padded.")
-@click.option("--batch-size", default=32, show_default=True)
-@click.option("--validation", default=0.2, show_default=True, help="Share of the files that is held out.")
-@click.option("--seed", default=0, show_default=True)
-def main(
-    saved_model: Path,
-    folder: Path | None,
-    frozen: bool,
-    epochs: int,
-    steps: int,
-    seconds: float,
-    batch_size: int,
-    validation: float,
-    seed: int,
-) -> None:
+def main(saved_model: Path, folder: Path | None, seed: int, frozen: bool, epochs: int, **options: Any) -> None:
     """Train on FOLDER/CLASS/*.wav, or on signals, and evaluate on what was held out."""
     import tf_keras
 
     tf_keras.utils.set_random_seed(seed)
-    if folder is None:
-        epochs, (training, held_out) = 1, (fine_tune.signals(steps, seed), fine_tune.signals(10, seed + 1))
-    else:
-        training, held_out = fine_tune.recordings(folder, seconds, batch_size, validation, None, seed)
+    with fine_tune.told():
+        training, held_out = fine_tune.datasets(folder, seed=seed, **options)
     classifier = build_classifier(saved_model, len(training.class_names), trainable=not frozen)
-    optimizer = tf_keras.optimizers.Adam(fine_tune.LEARNING_RATE, epsilon=1e-8)
+    optimizer = tf_keras.optimizers.Adam(params.LEARNING_RATE, epsilon=params.ADAM_EPSILON)
     classifier.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    classifier.fit(_waveforms(training), epochs=epochs, verbose=2)
+    classifier.fit(_waveforms(training), epochs=epochs if folder else 1, verbose=2)
     print(f"{classifier.evaluate(_waveforms(held_out), verbose=0)[1]:.1%} of the held-out clips are right")
 
 

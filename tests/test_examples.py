@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from examples import fine_tune, fine_tune_hub
 from tests.test_training import he_initialized
+from vggish_keras import params
 
 
 def run(command, *arguments):
@@ -35,7 +36,7 @@ def sounds_folder(tmp_path):
 def test_from_data_to_a_prediction_of_the_export(tmp_path, monkeypatch, data, sounds_folder):
     build = fine_tune.build_classifier
     monkeypatch.setattr(fine_tune, "build_classifier", lambda *arguments: he_initialized(build(*arguments)))
-    monkeypatch.setattr(fine_tune, "LEARNING_RATE", 1e-3)
+    monkeypatch.setattr(params, "LEARNING_RATE", 1e-3)
     folder = [sounds_folder, "--epochs", 6, "--batch-size", 4, "--group", "^[^_]+", "--validation", 0.5]
     options = ["--steps", 12] if data == "signals" else folder
     output = run(fine_tune.main, *options, "--weights", "none", "--output", tmp_path / "out", "--tensorboard")
