@@ -128,6 +128,19 @@ def exported(vggish, pca_params, tmp_path_factory) -> Path:
     return vk.export_saved_model(vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", pca_params)
 
 
+@pytest.fixture(scope="session")
+def exported_narrow(pca_params, tmp_path_factory) -> Path:
+    """A SavedModel of a narrow network, which is loaded and run in no time."""
+    import tensorflow as tf
+
+    import vggish_keras as vk
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_network_narrow(patch)
+        tf.keras.utils.set_random_seed(0)
+        return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", pca_params)
+
+
 @pytest.fixture
 def pca_in_cache(pca_params):
     """Puts the parameters where the published file is looked for, as a user would by hand."""

@@ -26,7 +26,6 @@ from apache_beam.testing.util import assert_that, equal_to
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from tests.conftest import make_network_narrow
 from vggish_keras import beam, cli
 from vggish_keras.windows import read_windows
 
@@ -81,15 +80,6 @@ def single(corpus, home, slim, tmp_path_factory):
         prefix = tmp_path_factory.mktemp("single") / "single"
         command("embed", corpus, "-o", f"{prefix}.tfrecord", "--weights", slim.v2, status=1)
     return serialized(f"{prefix}.tfrecord"), failures(f"{prefix}.tfrecord.failures.csv")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, pca_params):
-    """A SavedModel with a sixteenth of the filters."""
-    with pytest.MonkeyPatch.context() as patch:
-        make_network_narrow(patch)
-        tf.keras.utils.set_random_seed(0)
-        return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("tiny") / "tiny", pca_params)
 
 
 def command(*arguments, status=0):
@@ -194,8 +184,10 @@ def distribution(result, name):
 # === Transforms ===
 
 
-def test_clips_share_batches_and_are_counted(corpus, tiny, tmp_path):
-    transform = beam.EmbedCorpus([str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), tiny, batch_size=4)
+def test_clips_share_batches_and_are_counted(corpus, exported_narrow, tmp_path):
+    transform = beam.EmbedCorpus(
+        [str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), exported_narrow, batch_size=4
+    )
     result = beam.run(transform, PipelineOptions([]))
     examples = sum(len(record.embedding) for record in vk.records.read(*tmp_path.glob("*.tfrecord")))
     batches = distribution(result, "inference_request_batch_size")
@@ -254,14 +246,14 @@ def test_other_file_systems(corpus, monkeypatch):
         assert_that(decoded.failures, equal_to([(b"memory://clips/bad.flac", reason)]), label="failures")
 
 
-def test_segments(corpus, tiny, tmp_path):
+def test_segments(corpus, exported_narrow, tmp_path):
     names = [path.stem for path in sorted((corpus / "b").iterdir())]
     lists = ["--segments", tmp_path / "segments.csv", "--labels", tmp_path / "labels.csv"]
     lines = [f'{name}, {3 * index}.000, {3 * index + 4}.000, "/m/1,/m/2"\n' for index, name in enumerate(names[1:])]
     lists[1].write_text("# a comment\n" + "".join(lines))
     lists[3].write_text("index,mid,display_name\n7,/m/1,One\n9,/m/2,Two\n")
-    command("embed", corpus / "b", "-o", tmp_path / "single.tfrecord", "--weights", tiny, *lists, status=1)
-    command("beam", "--input", corpus / "b", "--output", tmp_path / "x", "--model", tiny, *lists, status=1)
+    command("embed", corpus / "b", "-o", tmp_path / "single.tfrecord", "--weights", exported_narrow, *lists, status=1)
+    command("beam", "--input", corpus / "b", "--output", tmp_path / "x", "--model", exported_narrow, *lists, status=1)
     assert written(tmp_path / "x") == serialized(tmp_path / "single.tfrecord")
     found = failures(tmp_path / "x-failures.csv")
     assert found == failures(tmp_path / "single.tfrecord.failures.csv")
@@ -269,15 +261,19 @@ def test_segments(corpus, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("postprocess", [None, "quantized"])
-def test_parquet(corpus, tiny, tmp_path, postprocess):
+def test_parquet(corpus, exported_narrow, tmp_path, postprocess):
     import pyarrow.parquet
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
         decoded = found.clips | beam.DecodeAudio(0.5, "valid")
-        embedded = (decoded.examples, decoded.clips) | beam.EmbedAudio(tiny, postprocess, 0.5) | apache_beam.Reshuffle()
+        embedded = (
+            (decoded.examples, decoded.clips)
+            | beam.EmbedAudio(exported_narrow, postprocess, 0.5)
+            | apache_beam.Reshuffle()
+        )
         embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
-    options = ["--hop", 0.5, "--padding", "valid", "--weights", tiny]
+    options = ["--hop", 0.5, "--padding", "valid", "--weights", exported_narrow]
     options += ["--postprocess", postprocess] if postprocess else []
     command("embed", corpus / "a", "-o", tmp_path / "single.parquet", *options)
     order = [("file", "ascending"), ("time", "ascending")]
@@ -285,7 +281,7 @@ def test_parquet(corpus, tiny, tmp_path, postprocess):
     assert table.sort_by(order).equals(pyarrow.parquet.read_table(tmp_path / "single.parquet").sort_by(order))
 
 
-def test_memory_does_not_grow_with_a_recording(tiny, tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, monkeypatch):
     """Of 600 examples no more than some batches are there at a time."""
     alive = []
 
@@ -298,7 +294,7 @@ def test_memory_does_not_grow_with_a_recording(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(beam, "read_windows", counted)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
-    beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), tiny), PipelineOptions([]))
+    beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), exported_narrow), PipelineOptions([]))
     assert alive.count(1) == 600
     assert max(itertools.accumulate(alive)) < 100
 
@@ -306,9 +302,9 @@ def test_memory_does_not_grow_with_a_recording(tiny, tmp_path, monkeypatch):
 # === Errors ===
 
 
-def test_records_that_are_there_are_not_replaced(corpus, tiny, tmp_path):
+def test_records_that_are_there_are_not_replaced(corpus, exported_narrow, tmp_path):
     (tmp_path / "x-00000-of-00002.tfrecord").touch()
-    out = command("beam", "--input", corpus, "--output", tmp_path / "x", "--model", tiny, status=1)
+    out = command("beam", "--input", corpus, "--output", tmp_path / "x", "--model", exported_narrow, status=1)
     assert f"there are records at {tmp_path}/x-*.tfrecord: give another output" in out
 
 
@@ -324,10 +320,10 @@ def test_records_that_are_there_are_not_replaced(corpus, tiny, tmp_path):
         (["--input", "x.wav", "--runner", "Some"], 1, "Unexpected pipeline runner: Some"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path, monkeypatch, tiny, arguments, status, message):
+def test_bad_arguments_are_named(tmp_path, monkeypatch, exported_narrow, arguments, status, message):
     monkeypatch.chdir(tmp_path)
     soundfile.write("x.wav", np.zeros(16_000), 16_000)
-    assert message in command("beam", "--output", "out", "--model", tiny, *arguments, status=status)
+    assert message in command("beam", "--output", "out", "--model", exported_narrow, *arguments, status=status)
 
 
 def test_without_beam_it_is_told_what_to_install(monkeypatch):

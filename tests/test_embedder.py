@@ -52,22 +52,22 @@ def test_files_give_what_tf_slim_gives_on_the_published_front_end(reference, sli
 @pytest.mark.usefixtures("fake_network")
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("hop_seconds", [0.96, 0.5, 0.07, 2.5])
-@pytest.mark.parametrize("samples", [0, 100, 15_600, 15_601, 80_000, 80_001])
-def test_examples_of_any_hop_and_length(samples, hop_seconds, padding):
-    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
-    count = vk.LogMelExamples(hop_seconds, padding)(waveform[np.newaxis]).shape[1]
-    padded = np.pad(waveform, (0, 200_000))
+def test_examples_of_any_hop_and_length(hop_seconds, padding):
     embedder = Embedder(None, hop_seconds, padding, batch_size=3)
-    got = embedder.embed(waveform, 16_000)
-    np.testing.assert_allclose(got.times, hop_seconds * np.arange(count))
-    assert_close(got.values, expected_of(padded, hop_seconds)[:count])
     rng = np.random.default_rng(1)
-    for cuts in (rng.integers(0, samples + 1, 5), range(700, samples, 700)):
-        blocks = np.split(waveform, np.sort(cuts))
-        parts = list(embedder.stream(blocks, 16_000))
-        assert all(len(part.times) == len(part.values) <= 3 for part in parts)
-        assert_close(np.concatenate([got.values[:0], *(part.values for part in parts)]), got.values)
-        np.testing.assert_allclose(np.concatenate([[], *(part.times for part in parts)]), got.times)
+    for samples in (0, 100, 15_600, 15_601, 80_000, 80_001):
+        waveform = rng.uniform(-0.5, 0.5, samples).astype(np.float32)
+        count = vk.LogMelExamples(hop_seconds, padding)(waveform[np.newaxis]).shape[1]
+        padded = np.pad(waveform, (0, 200_000))
+        got = embedder.embed(waveform, 16_000)
+        np.testing.assert_allclose(got.times, hop_seconds * np.arange(count))
+        assert_close(got.values, expected_of(padded, hop_seconds)[:count])
+        for cuts in (rng.integers(0, samples + 1, 5), range(700, samples, 700)):
+            blocks = np.split(waveform, np.sort(cuts))
+            parts = list(embedder.stream(blocks, 16_000))
+            assert all(len(part.times) == len(part.values) <= 3 for part in parts)
+            assert_close(np.concatenate([got.values[:0], *(part.values for part in parts)]), got.values)
+            np.testing.assert_allclose(np.concatenate([[], *(part.times for part in parts)]), got.times)
 
 
 def test_stream_at_another_rate_and_in_pcm(embedder, sounds):
@@ -306,7 +306,7 @@ def test_many_recordings_leave_nothing_behind(folder):
         return peak
 
     run(100)
-    assert run(1_000) < 1.1 * run(200)
+    assert run(1_000) < 2 * run(200)  # how much is read ahead depends on timing; kept recordings would be 60 MB
     half = embedder.embed_many(names * 10)
     for _ in range(7):
         next(half)

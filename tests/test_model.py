@@ -340,19 +340,3 @@ def test_bfloat16_embeddings_are_close(slim, vggish, sounds):
     expected = np.asarray(vggish(waveform))
     cosine = np.sum(got * expected, -1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(expected, axis=-1)
     assert cosine.min() > 0.999
-
-
-def test_fit_changes_the_network(vggish, sounds):
-    """A head on top learns, and gradients reach all 18 variables."""
-    original = vggish.get_weights()
-    head = keras.layers.Dense(1, name="head")
-    model = keras.Sequential([vggish, keras.layers.GlobalAveragePooling1D(), head])
-    model.compile(keras.optimizers.Adam(1e-7), "mse")
-    try:
-        batch = np.stack([sounds["rumble"], sounds["noise"]])
-        losses = model.fit(batch, np.array([[0.0], [1.0]]), epochs=3, verbose=0).history["loss"]
-        assert losses[-1] < losses[0]
-        changed = [np.any(before != after) for before, after in zip(original, vggish.get_weights(), strict=True)]
-        assert changed == [True] * 18
-    finally:
-        vggish.set_weights(original)

@@ -1,8 +1,6 @@
 import gc
 import importlib.util
 import io
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -44,12 +42,16 @@ def module(exported):
     return tf.saved_model.load(str(exported))
 
 
-@pytest.fixture(scope="module")
-def verify():
-    spec = importlib.util.spec_from_file_location("verify", EXPORT / "verify.py")
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(f"export_{name}", EXPORT / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
+
+
+@pytest.fixture(scope="module")
+def verify():
+    return load_script("verify")
 
 
 # === The contract ===
@@ -454,26 +456,24 @@ def test_without_the_serving_api_a_note_says_so(tmp_path, vggish, monkeypatch):
 # === Scripts ===
 
 
-def test_export_script_writes_and_verifies(tmp_path, slim, pca_params):
+def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypatch, capfd):
     """Every way to load it, each in a fresh process."""
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     np.savez(tmp_path / "pca.npz", **pca_params)
     options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
-    command = [sys.executable, EXPORT / "saved_model.py", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = CliRunner().invoke(load_script("saved_model").main, list(map(str, options)))
+    table, errors = capfd.readouterr()
+    assert result.exit_code == 0, result.output + table + errors
     assert (tmp_path / "vggish" / "1" / "saved_model.pb").exists()
     for way in ("tf.saved_model.load", "hub.load", "TF1 Session", "hub.KerasLayer", "TFSMLayer"):
-        rows = [line for line in result.stdout.splitlines() if line.startswith(f"│ {way} ")]
+        rows = [line for line in table.splitlines() if line.startswith(f"│ {way} ")]
         assert rows
         assert all("│ yes" in row for row in rows)
 
 
 @pytest.mark.usefixtures("untraced")
 def test_what_fails_the_verification_is_not_written(tmp_path, slim, monkeypatch):
-    spec = importlib.util.spec_from_file_location("export_script", EXPORT / "saved_model.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("saved_model")
     failing = tmp_path / "verify.py"
     failing.write_text("raise SystemExit(1)")
     monkeypatch.setattr(script, "VERIFY", failing)
