@@ -21,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from tensorflow import keras
 
 import vggish_keras as vk
-from examples import fine_tune
 from vggish_keras import params
 from vggish_keras.weights import SLIM_SCOPES
 
@@ -50,7 +49,7 @@ def load(folder: Path) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     )
 
 
-def place(clips: list[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+def place(clips: list[np.ndarray], rng: np.random.Generator | None = None) -> np.ndarray:
     """Clips as a batch of one example each; with `rng` of other speed, loudness and beginning."""
     batch = np.zeros((len(clips), params.EXAMPLE_SAMPLES), np.float32)
     for row, clip in zip(batch, clips, strict=True):
@@ -62,7 +61,7 @@ def place(clips: list[np.ndarray], rng: np.random.Generator | None = None) -> di
             gain = 10 ** rng.uniform(-MOST_GAIN, MOST_GAIN)
         clip = gain * clip[: len(row)]
         row[start : start + len(clip)] = clip
-    return {"waveform": batch, "num_samples": np.full(len(batch), batch.shape[1], np.int32)}
+    return batch
 
 
 def at_speed(clip: np.ndarray, speed: float) -> np.ndarray:
@@ -77,17 +76,17 @@ def at_microphone(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tilted + rng.standard_normal(len(clip)) * 10 ** rng.uniform(*NOISE_DECADES)
 
 
-def initialize_from_data(classifier: keras.Model, inputs: dict[str, np.ndarray]) -> None:
+def initialize_from_data(vggish: keras.Model, waveforms: np.ndarray) -> None:
     """Draws weights so that each unit of VGGish has mean 0 and variance 1 over these clips, before its activation.
 
     The published initialisation, a standard deviation of 0.01, lets the signal fade from layer to layer, which the
     published training undid by batch normalisation. (Krähenbühl et al., "Data-dependent initializations of
     convolutional neural networks", ICLR 2016.)
     """
-    x = keras.Model(classifier.input, classifier.get_layer("fold").output)(inputs)
-    names = [layer.name for layer in classifier.layers]
+    x = keras.Model(vggish.input, vggish.get_layer("fold").output)(waveforms)
+    names = [layer.name for layer in vggish.layers]
     for name in names[names.index("conv1") : names.index("fc2") + 1]:
-        layer = classifier.get_layer(name)
+        layer = vggish.get_layer(name)
         if name in SLIM_SCOPES:
             layer.kernel.assign(keras.initializers.HeNormal()(layer.kernel.shape))
             activation, layer.activation = layer.activation, keras.activations.linear
@@ -102,9 +101,12 @@ def initialize_from_data(classifier: keras.Model, inputs: dict[str, np.ndarray])
 def trained(clips: list[np.ndarray], digits: np.ndarray, epochs: int, init: str, dtype: str, seed: int) -> keras.Model:
     """A classifier of which all layers were trained; Keras's numbers are drawn by the caller's seed."""
     rng = np.random.default_rng(seed)
-    classifier = fine_tune.build_classifier(None, list("0123456789"), dtype)
+    vggish = vk.VGGish(None, pooling="avg", dtype=dtype)
     if init == "data":
-        initialize_from_data(classifier, place(clips[::8]))
+        initialize_from_data(vggish, place(clips[::8]))
+    # Zeros, so that the first steps are not led by a head that knows nothing.
+    scores = keras.layers.Dense(10, activation="softmax", kernel_initializer="zeros", dtype="float32")
+    classifier = keras.Model(vggish.input, scores(vggish.output))
     steps = epochs * -(-len(clips) // BATCH_SIZE)
     warmup = steps // 5
     rate = keras.optimizers.schedules.CosineDecay(
@@ -151,7 +153,7 @@ def main() -> None:
                 [clip for clip, chosen in zip(clips, part, strict=True) if chosen] for part in (~held_out, held_out)
             )
             keras.utils.set_random_seed(seed)
-            untrained = vk.VGGish(None, padding="same", pooling="avg", lengths=True)
+            untrained = vk.VGGish(None, pooling="avg")
             classifier = trained(others, digits[~held_out], options.epochs, options.init, options.dtype, seed)
             embeddings = untrained.predict(placed, verbose=0)
             row = (
