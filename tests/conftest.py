@@ -1,4 +1,5 @@
 import os
+import weakref
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -139,6 +140,27 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
         make_network_narrow(patch)
         tf.keras.utils.set_random_seed(0)
         return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", pca_params)
+
+
+@pytest.fixture
+def count_windows(monkeypatch):
+    """Makes a module tell of each window that it reads: 1 in the list when it comes, -1 when it is gone."""
+    from vggish_keras.windows import read_windows
+
+    def install(module):
+        changes = []
+
+        def counted(*arguments):
+            for window in read_windows(*arguments):
+                window = window.copy()
+                weakref.finalize(window, changes.append, -1)
+                changes.append(1)
+                yield window
+
+        monkeypatch.setattr(module, "read_windows", counted)
+        return changes
+
+    return install
 
 
 @pytest.fixture

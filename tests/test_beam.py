@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -281,22 +280,13 @@ def test_parquet(corpus, exported_narrow, tmp_path, postprocess):
     assert table.sort_by(order).equals(pyarrow.parquet.read_table(tmp_path / "single.parquet").sort_by(order))
 
 
-def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_windows):
     """Of 600 examples no more than some batches are there at a time."""
-    alive = []
-
-    def counted(*arguments):
-        for window in read_windows(*arguments):
-            window = window.copy()
-            weakref.finalize(window, alive.append, -1)
-            alive.append(1)
-            yield window
-
-    monkeypatch.setattr(beam, "read_windows", counted)
+    windows = count_windows(beam)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
     beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), exported_narrow), PipelineOptions([]))
-    assert alive.count(1) == 600
-    assert max(itertools.accumulate(alive)) < 100
+    assert windows.count(1) == 600
+    assert max(itertools.accumulate(windows)) < 100
 
 
 # === Errors ===
