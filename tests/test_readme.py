@@ -42,8 +42,8 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def commands():
-    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vggish-keras")]
+def commands(program="vggish-keras"):
+    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith(program)]
 
 
 def run(command):
