@@ -36,7 +36,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from vggish_keras import audio, formats, outputs, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
-from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.embedder import Embedder, Embeddings, embedding_dtype
 from vggish_keras.errors import one_line
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.inputs import find_recordings
@@ -143,9 +143,9 @@ def _local_copy(path: str | None) -> Iterator[Any]:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder, FileSystems.open(path) as file:
-        copy = Path(folder, "copy")
-        copy.write_bytes(file.read())
-        yield str(copy)
+        local = Path(folder, "list.csv")
+        local.write_bytes(file.read())
+        yield str(local)
 
 
 class _NameClips(beam.DoFn):
@@ -279,7 +279,7 @@ class EmbedAudio(beam.PTransform):
         options = {"weights": model, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
         self._network = _Network(options)
         self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
-        self._dtype = _dtype(postprocess)
+        self._dtype = embedding_dtype(postprocess)
 
     def expand(self, decoded: Any) -> Any:
         examples, clips = decoded
@@ -320,10 +320,6 @@ def _join(
         rows = [row for _, row in sorted(parts["rows"], key=lambda row: row[0])]
         values = np.stack(rows) if rows else np.zeros((0, params.EMBEDDING_SIZE), dtype)
         yield path, Embedded(Embeddings(start_times(count, hop_samples), values), segment)
-
-
-def _dtype(postprocess: str | None) -> str:
-    return "uint8" if postprocess == "quantized" else "float32"
 
 
 # === Writing ===
@@ -374,7 +370,7 @@ class WriteParquet(beam.PTransform):
 
     def __init__(self, prefix: str, postprocess: str | None = None, shards: int = 0) -> None:
         super().__init__()
-        self._schema = formats.parquet_schema(_dtype(postprocess))
+        self._schema = formats.parquet_schema(embedding_dtype(postprocess))
         self._write = beam.io.WriteToParquetBatched(
             prefix, self._schema, file_name_suffix=".parquet", num_shards=shards
         )

@@ -89,7 +89,7 @@ class Embedder:
         # One trace: the last batch of a recording is smaller, all else is fixed.
         signature = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]
         self._embed_windows = tf.function(lambda windows: vggish(windows)[:, 0], signature)
-        self._dtype = np.uint8 if postprocess == "quantized" else np.float32
+        self._dtype = embedding_dtype(postprocess)
 
     def embed(self, source: audio.Source, sample_rate: int | None = None) -> Embeddings:
         """Embeds a recording.
@@ -238,6 +238,11 @@ def _without_frames(error: Exception) -> Exception:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
     return error
+
+
+def embedding_dtype(postprocess: str | None) -> str:
+    """The dtype of embeddings: "uint8" if they are quantized, else "float32"."""
+    return "uint8" if postprocess == "quantized" else "float32"
 
 
 def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vggish_keras import params
 from vggish_keras.cli import check_output
+from vggish_keras.errors import one_line
 
 SIGNATURE = "wav"
 
@@ -61,7 +62,7 @@ def run(
     try:
         parts = embed(wavs)
     except (ServingError, ImportError) as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
+        raise click.ClickException(one_line(error)) from error
     if output is None:
         for file, values in zip(files, parts, strict=True):
             click.echo(_summary(str(file), values))
