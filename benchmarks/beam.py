@@ -81,23 +81,23 @@ def main() -> None:
             output = folder / f"beam-{clips}"
             return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--model", model, *WORKERS])
 
-        rates, most = [], []
+        rates: dict[str, list[float]] = {"embed": [], "beam": []}
+        most: dict[str, list[float]] = {"embed": [], "beam": []}
         for _ in range(arguments.rounds):
             taken = {(command, clips): command(clips) for clips in ("few", "all") for command in (embed, beam)}
             counted = {clips: sum(map(examples, folder.glob(f"embed-{clips}*"))) for clips in ("few", "all")}
             assert counted["all"] == sum(map(examples, folder.glob("beam-all*")))
             for command in (embed, beam):
                 seconds = taken[command, "all"][0] - taken[command, "few"][0]
-                rates.append((counted["all"] - counted["few"]) / seconds)
-                most.append(taken[command, "all"][1] / 1e6)
+                rates[command.__name__].append((counted["all"] - counted["few"]) / seconds)
+                most[command.__name__].append(taken[command, "all"][1] / 1e6)
             print(f"{counted['all']} examples; seconds and bytes: {list(taken.values())}", flush=True)
-    ours, theirs = statistics.median(rates[1::2]), statistics.median(rates[::2])
-    ratio = statistics.median(b / a for a, b in zip(rates[::2], rates[1::2], strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["beam"], rates["embed"], strict=True))
     measure.report("what", "beam", "embed", "ratio", "bound")
-    shown = [f"{rate:.0f} examples/s" for rate in (ours, theirs)]
+    shown = [f"{statistics.median(rates[command]):.0f} examples/s" for command in ("beam", "embed")]
     measure.report(f"{arguments.clips} clips, without the start", *shown, f"{100 * ratio:.1f} %", "at least 85 %")
-    shown = [f"{max(each):.0f} MB" for each in (most[1::2], most[::2])]
-    measure.report("memory of all processes", *shown, f"{max(most[1::2]) / max(most[::2]):.2f}x", "")
+    shown = [f"{max(most[command]):.0f} MB" for command in ("beam", "embed")]
+    measure.report("memory of all processes", *shown, f"{max(most['beam']) / max(most['embed']):.2f}x", "")
 
 
 def examples(path: Path) -> int:
