@@ -144,20 +144,20 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def count_windows(monkeypatch):
-    """Makes a module tell of each window that it reads: 1 in the list when it comes, -1 when it is gone."""
-    from vggish_keras.windows import read_windows
+    """Makes a module tell of each window that it cuts: 1 in the list when it comes, -1 when it is gone."""
+    from vggish_keras.windows import cut_windows
 
     def install(module):
         changes = []
 
         def counted(*arguments):
-            for window in read_windows(*arguments):
+            for window in cut_windows(*arguments):
                 window = window.copy()
                 weakref.finalize(window, changes.append, -1)
                 changes.append(1)
                 yield window
 
-        monkeypatch.setattr(module, "read_windows", counted)
+        monkeypatch.setattr(module, "cut_windows", counted)
         return changes
 
     return install

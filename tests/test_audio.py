@@ -75,7 +75,8 @@ def test_real_recordings(reference):
         expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
         assert sample_rate == rate
         assert abs(len(samples) / rate - seconds) < 0.05
-        np.testing.assert_allclose(samples, expected.mean(axis=1), atol=1e-6)
+        # libsndfile's own decoders: those of FFmpeg round in other places.
+        np.testing.assert_allclose(samples, expected.mean(axis=1), atol=2e-6)
 
 
 def test_long_files_come_in_blocks(tmp_path):
@@ -140,17 +141,16 @@ def test_wav_of_unknown_length():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no audio at all, but text" * 20, "cannot be read as audio: Format not recognised"),
+        (b"no audio at all, but text" * 20, "cannot be read as audio: it is not in a known audio format"),
         (encoded()[:30], "cannot be read as audio"),
-        (encoded()[:43], "holds no samples"),
+        (encoded()[:43], "cannot be read as audio: it has no 'data' chunk"),
         (encoded()[:44], "is truncated: it has 0 of 120000 bytes"),
         (encoded()[:5_000], "is truncated: it has 4956 of 120000 bytes"),
-        (encoded()[:-1], "is truncated: it has 119999 of 120000 bytes"),
-        (encoded("RF64")[:60_000], "is truncated: it has 14974 of 30000 samples"),
-        (encoded("W64")[:60_000], "is truncated: it has 60000 of 120104 bytes"),
+        (encoded("RF64")[:60_000], "is truncated: it has 59896 of 120000 bytes"),
+        (encoded("W64")[:60_000], "is truncated: it has 59896 of 120000 bytes"),
         (encoded("AU")[:60_000], "is truncated: it has 59976 of 120000 bytes"),
-        (encoded("FLAC")[:50_000], "is damaged after 0 samples"),
-        (encoded("MP3", "MPEG_LAYER_III")[:100], "cannot be read as audio: no audio found in it"),
+        (encoded("FLAC")[:50_000], "is damaged after 12288 samples"),
+        (encoded("MP3", "MPEG_LAYER_III")[:100], "cannot be read as audio: it is not in a known audio format"),
         (encoded(samples=STEREO[:0]), "holds no samples"),
     ],
 )
@@ -187,6 +187,45 @@ def test_what_is_no_file(tmp_path):
         read(3)
     with pytest.raises(ValueError, match="a file has its own sample rate, got sample_rate=8000"):
         read(tmp_path / "x.raw", 8_000)
+
+
+# === Channels ===
+
+
+def test_one_channel_is_taken(tmp_path):
+    path = tmp_path / "stereo.wav"
+    path.write_bytes(encoded("WAV", "FLOAT"))
+    for index in (0, 1):
+        expected = STEREO[:, index]
+        np.testing.assert_array_equal(np.concatenate(list(open_audio(path, channels=index).blocks)), expected)
+        np.testing.assert_array_equal(np.concatenate(list(open_audio(STEREO, 16_000, index).blocks)), expected)
+    with pytest.raises(ValueError, match=r"stereo\.wav: channel 2 is missing: it has 2, counted from 0"):
+        list(open_audio(path, channels=2).blocks)
+    mono = STEREO[:, 0]
+    np.testing.assert_array_equal(np.concatenate(list(open_audio(mono, 16_000, 0).blocks)), mono)
+    with pytest.raises(ValueError, match="channel 1 is missing: it has 1"):
+        list(open_audio(mono, 16_000, 1).blocks)
+
+
+@pytest.mark.parametrize("channels", [-1, "left", 1.0, True, None])
+def test_channels_that_do_not_exist_are_named(channels):
+    with pytest.raises(ValueError, match='channels must be "mix" or the index of a channel, got'):
+        open_audio(STEREO, 16_000, channels)
+
+
+def test_channels_that_cancel_each_other_are_warned_of(tmp_path):
+    path = tmp_path / "inverted.wav"
+    left = STEREO[:, 0]
+    path.write_bytes(encoded("WAV", "FLOAT", np.stack([left, -0.99 * left], axis=1)))
+    with pytest.warns(UserWarning, match=r"inverted\.wav: the channels cancel each other in the mean") as caught:
+        read(path)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(open_audio(path, channels=0).blocks)
+        read(np.stack([left, -0.9 * left], axis=1), 16_000)  # a twentieth is left
+        read(np.stack([left, 0 * left], axis=1), 16_000)
+        read(np.zeros((100, 2)), 16_000)
 
 
 # === Arrays ===

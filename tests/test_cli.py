@@ -141,6 +141,70 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "vggish-keras.json"]
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_ends_a_decoder_that_never_returns(run, tmp_path, recordings, slim, signals):
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "soundfile.py").write_text("import time\ndef SoundFile(*_, **__): time.sleep(1_000)\n")
+    command = [Path(sys.executable).with_name("vggish-keras"), "embed", recordings[1], recordings[0], "-o", "out"]
+    process = subprocess.Popen(
+        [*command, "--weights", slim.v2, "--batch-size", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(modules), *sys.path])},
+    )
+    while not (tmp_path / "out" / f"{recordings[1].name}.npz").exists():  # FLAC, which soundfile does not read
+        assert process.poll() is None
+        time.sleep(0.02)
+    start = time.monotonic()
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_other_files_in_a_folder_are_counted(run, tmp_path, recordings):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    recordings[0].rename(folder / "x.wav")
+    for name in ("a.txt", "b.txt", "c.pdf"):
+        (folder / name).touch()
+    status, output, errors = run("embed", folder, "-o", "out.npz")
+    assert (status, errors) == (0, "")
+    assert output.endswith(" times real time, left out: 2 .txt, 1 .pdf\n")
+    assert run("embed", folder)[2] == "left out: 2 .txt, 1 .pdf\n"
+    assert run("embed", folder, "-o", "out2.npz", "--quiet") == (0, "", "")
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_an_output_folder_is_not_searched(run, recordings):
+    for options in ([], ["--resume"]):
+        status, output, _ = run("embed", ".", "-o", "made/", *options)
+        assert status == 0
+        assert "left out" not in output
+
+
+def test_a_channel_can_be_chosen(run, tmp_path, slim, sounds):
+    noise, sine = sounds["noise"].clip(-1, 1), sounds["sine"]
+    soundfile.write(tmp_path / "stereo.wav", np.stack([noise, sine], axis=1), 16_000, subtype="FLOAT")
+    options = ["embed", "stereo.wav", "--weights", slim.v2]
+    assert run(*options, "--channels", "1", "-o", "one/")[0] == 0
+    expected = vk.embed(sine, 16_000, weights=slim.v2).values
+    np.testing.assert_allclose(np.load("one/stereo.wav.npz")["values"], expected, atol=1e-4)
+    status, _, errors = run(*options, "-o", "one/", "--resume")
+    assert status == 1
+    assert "was begun with channels 1, not with channels mix" in errors
+    status, _, errors = run(*options, "--channels", "2")
+    assert (status, errors) == (1, "Error: stereo.wav: channel 2 is missing: it has 2, counted from 0\n")
+    status, _, errors = run(*options, "--channels", "left")
+    assert status == 2
+    assert "expected \"mix\" or the index of a channel, got 'left'" in errors
+
+
 @pytest.mark.usefixtures("one_embedder")
 def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
     (tmp_path / "deep").mkdir()

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras import audio
+from vggish_keras import audio, dataset as dataset_module
 
 SPEAKERS = ("ann", "bob", "cid")
 
@@ -124,11 +124,35 @@ def test_shuffling(folder, tmp_path, cache):
 def test_files_are_decoded_once_if_they_are_cached(folder, monkeypatch, cache, decoded):
     dataset = vk.waveform_dataset(folder, cache=cache)
     opened = []
-    open_audio = audio.open_audio
-    monkeypatch.setattr(audio, "open_audio", lambda path: opened.append(path) or open_audio(path))
+    read = dataset_module.read_waveform
+    monkeypatch.setattr(dataset_module, "read_waveform", lambda *of: opened.append(of) or read(*of))
     for _ in range(3):
         clips(dataset)
     assert len(opened) == 24 * decoded
+
+
+def test_one_channel_is_taken(tmp_path):
+    (tmp_path / "class").mkdir()
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (20_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "class" / "x.wav", stereo, 16_000, subtype="FLOAT")
+    ((waveform, _),) = clips(vk.waveform_dataset(tmp_path, channels=1))
+    np.testing.assert_array_equal(waveform, stereo[:, 1])
+    with pytest.raises(ValueError, match="channels must be"):
+        vk.waveform_dataset(tmp_path, channels="left")
+
+
+def test_other_files_are_counted(folder):
+    with pytest.warns(UserWarning, match=r"left out: 1 \.txt"):
+        vk.waveform_dataset(folder)
+
+
+@pytest.mark.reference
+def test_odd_recordings_are_read_whole(reference, tmp_path):
+    (tmp_path / "odd").symlink_to(reference / "odd_recordings")
+    with pytest.warns(UserWarning, match=r"1 of 5 files cannot be read: .*endless_list\.wav"):
+        dataset = vk.waveform_dataset(tmp_path, on_bad_file="skip")
+    seconds = sorted(len(waveform) / 16_000 for waveform, _ in clips(dataset))
+    np.testing.assert_allclose(seconds, [6.0, 6.02, 10.01, 40.072], atol=0.01)
 
 
 # === Splits ===

@@ -1,4 +1,5 @@
 import gc
+import io
 import itertools
 import threading
 import tracemalloc
@@ -13,6 +14,7 @@ import threadpoolctl
 
 import vggish_keras as vk
 from tests import published
+from tests.encoding import encode
 from vggish_keras import embedder as embedder_module, network
 from vggish_keras.embedder import Embedder
 
@@ -175,6 +177,56 @@ def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     np.testing.assert_array_equal(got.times, expected.times)
     monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
     assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+# === Every format ===
+
+
+ALIGNED = [("libmp3lame", "mp3"), ("libopus", "ogg"), ("libopus", "webm"), ("aac", "mp4"), ("aac", "matroska")]
+"""Formats that note how much silence the encoder put in front: 128 kb/s each."""
+
+
+def lowest_cosine(embedder, waveform, codec, container):
+    expected = embedder.embed(waveform, 48_000).values
+    values = embedder.embed(io.BytesIO(encode(waveform, 48_000, codec, container))).values
+    assert len(values) == len(expected)
+    norms = np.linalg.norm(values, axis=1) * np.linalg.norm(expected, axis=1)
+    return (np.sum(values * expected, axis=1) / norms)[:-1].min()  # the last hears what encoders add at the end
+
+
+@pytest.mark.parametrize(("codec", "container"), ALIGNED)
+def test_lossy_formats_embed_as_the_original(embedder, sounds, codec, container):
+    noise = resampy.resample(sounds["noise"].clip(-1, 1), 16_000, 48_000)
+    assert lowest_cosine(embedder, noise, codec, container) >= 0.999
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("codec", "container"), ALIGNED)
+def test_real_recordings_in_lossy_formats_embed_as_the_original(embedder, reference, codec, container):
+    for name in ("speech_16k_mono.wav", "music_44k_stereo.ogg", "field_44k_mono.mp3"):
+        samples, rate = soundfile.read(reference / "audio" / name, dtype="float32", always_2d=True, frames=150_000)
+        assert lowest_cosine(embedder, resampy.resample(samples.mean(axis=1), rate, 48_000), codec, container) >= 0.999
+
+
+def test_lossless_formats_embed_alike_to_the_bit(embedder, sounds):
+    pcm = np.round(sounds["noise"].clip(-1, 1) * 32_767) / 32_768
+    wav = io.BytesIO()
+    soundfile.write(wav, pcm, 16_000, format="WAV")
+    expected = embedder.embed(io.BytesIO(wav.getvalue())).values
+    for codec, container in (("flac", "flac"), ("pcm_s16be", "aiff"), ("pcm_s16le", "mov"), ("pcm_s16be", "caf")):
+        values = embedder.embed(io.BytesIO(encode(pcm, 16_000, codec, container))).values
+        np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.reference
+@pytest.mark.usefixtures("fake_network")
+def test_odd_recordings_are_embedded_whole(reference):
+    folder = reference / "odd_recordings"
+    expected = {"vbr_no_header.mp3": 42, "unknown_length.flac": 7, "chained.ogg": 11, "clip.m4a": 7}
+    names = [*expected, "endless_list.wav"]
+    results = {path.name: result for path, result in Embedder(None).embed_many([folder / name for name in names])}
+    assert "endless_list.wav cannot be read as audio" in str(results.pop("endless_list.wav"))
+    assert {name: len(result.times) for name, result in results.items()} == expected
 
 
 # === Many recordings ===

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vggish_keras.inputs import find_recordings, read_list
+from vggish_keras.inputs import AUDIO_SUFFIXES, describe_left_out, find_recordings, read_list
 
 
 @pytest.fixture
@@ -66,6 +66,30 @@ def test_files_folders_and_patterns(arguments, found, folder):
 def test_what_names_nothing_is_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         find_recordings(arguments)
+
+
+def test_other_files_in_folders_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("deep").mkdir()
+    for name in ("x.wav", "deep/y.M4A", "a.txt", "b.TXT", "deep/c.txt", "d.pdf", "README", ".hidden"):
+        Path(name).touch()
+    for arguments, counts in ((["."], {".txt": 3, ".pdf": 1, "": 1}), (["d*p", "x.wav"], {".txt": 1})):
+        recordings = find_recordings(arguments)
+        assert sorted(map(str, recordings.paths)) == ["deep/y.M4A", "x.wav"]
+        assert recordings.left_out == counts
+    assert describe_left_out({".txt": 3, ".pdf": 1, "": 1}) == "left out: 3 .txt, 1 without a suffix, 1 .pdf"
+    assert describe_left_out({}) == ""
+    Path("x.wav").unlink()
+    Path("deep/y.M4A").unlink()
+    with pytest.raises(ValueError, match=r"no audio files in \. \(left out: 3 \.txt, 1 without a suffix, 1 \.pdf\)"):
+        find_recordings(["."])
+
+
+@pytest.mark.parametrize(
+    "suffix", [".wav", ".m4a", ".mp4", ".webm", ".wma", ".aac", ".3gp", ".amr", ".mkv", ".opus", ".mov"]
+)
+def test_audio_and_video_files_are_taken_from_folders(suffix):
+    assert suffix in AUDIO_SUFFIXES
 
 
 def test_a_file_is_no_pattern_if_it_is_there(tmp_path, monkeypatch):

@@ -1,27 +1,34 @@
 """Audio files, file objects and arrays as blocks of mono float32 samples."""
 
+import contextlib
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from vggish_keras.resample import check_sample_rate
+from vggish_keras.decoding import open_recording
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | np.ndarray
+Channels: TypeAlias = int | Literal["mix"]
 
 _BLOCK_FRAMES = 1 << 16
 _MAX_CHANNELS = 1024
 """libsndfile's limit; an array with more has its axes swapped."""
 _LOUDEST_PEAK = 10.0
 """Decoders overshoot 1 by a little; what goes far beyond was not scaled."""
-_PCM_DTYPES = ("uint8", "int8", "int16", "int32")
 STREAMED_SIZE = 0x7FFFF000
-"""Programs that write to a pipe cannot know the size and put 2^31 or 2^32 less a little."""
+MAX_SAMPLE_RATE = 768_000
+"""Hz: the fastest audio converters; the filters of faster rates take gigabytes."""
+_PCM_DTYPES = ("uint8", "int8", "int16", "int32")
+_MIN_FILE_RATE = 100
+"""Hz. Lower rates are found in damaged headers, where a second of samples becomes hours."""
+_CANCELED_LEVEL = 0.01
+_LEVEL_STRIDE = 16
+"""Levels are estimated from every sixteenth frame, which costs next to nothing."""
 
 
 class Audio(NamedTuple):
@@ -36,69 +43,117 @@ class Audio(NamedTuple):
     blocks: Iterator[np.ndarray]
 
 
-def open_audio(source: Source, sample_rate: int | None = None) -> Audio:
+def open_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> Audio:
     """Opens a source, to be read block by block in constant memory.
 
     Args:
-        source: A path or a binary file object of anything that libsndfile reads (WAV, FLAC, Ogg, MP3, ..); or an array
-            [samples] or [samples, channels] of floats in [-1, 1] or of uint8, int8, int16 or int32 PCM, scaled here.
-        sample_rate: The array's rate in Hz; a file knows its own.
+        source: A path or a binary file object in any format that libsndfile or FFmpeg reads (WAV, FLAC, MP3, Ogg, M4A,
+            WebM, ..), of a video the first audio stream; or an array [samples] or [samples, channels] of floats in
+            [-1, 1] or of uint8, int8, int16 or int32 PCM, scaled here.
+        sample_rate: The array's rate in Hz; a file has its own.
+        channels: "mix" for the mean of the channels, or the index of one.
 
     Returns:
-        The rate and the samples: the mean of the channels.
+        The rate and the samples.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         OSError: The file cannot be opened.
-        ValueError: A file without samples or that is no audio; an array of another shape; no rate for an array, or
-            one for a file. While reading: samples that are not finite, or a file that ends before its header says;
-            Ogg and MP3 files do not say.
+        ValueError: A file that is not audio, is damaged or has a sample rate below 100 Hz; an array of a different
+            shape; an array without a rate, or a file with one. While reading: samples that are not finite, a missing
+            channel, a file without samples or that ends before its header says. The documentation lists the formats
+            that do not declare their length.
         TypeError: A source or an array dtype that cannot be audio.
     """
+    check_channels(channels)
     if hasattr(source, "__array__"):
         if sample_rate is None:
             raise ValueError("the sample_rate of an array must be given")
-        return Audio(check_sample_rate(sample_rate), mono_blocks(_cut(np.asarray(source))))
+        return Audio(check_sample_rate(sample_rate), mono_blocks(_cut(np.asarray(source)), channels=channels))
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}")
     if sample_rate is not None:
         raise ValueError(f"a file has its own sample rate, got sample_rate={sample_rate!r}")
-    file, name = _open_path(Path(source)) if isinstance(source, (str, os.PathLike)) else _open_stream(source)
+    if isinstance(source, (str, os.PathLike)):
+        file, name = _open_path(Path(source))
+        own = file
+    else:
+        file, name = _open_stream(source)
+        own = None  # a caller's file stays open
     try:
-        sample_rate = check_sample_rate(file.samplerate)
+        recording = open_recording(file, name)
+        rate = _check_file_rate(recording.sample_rate, name)
+    except BaseException:
+        if own is not None:
+            own.close()
+        raise
+    return Audio(rate, mono_blocks(_close_after(recording.blocks, own), name, channels))
+
+
+def _check_file_rate(sample_rate: int, name: str) -> int:
+    try:
+        check_sample_rate(sample_rate)
     except ValueError as error:
-        file.close()
         raise ValueError(f"{name}: {error}") from error
-    return Audio(sample_rate, mono_blocks(_read(file, name), name))
+    if sample_rate < _MIN_FILE_RATE:
+        way_out = "if that is right, pass its samples as an array with that sample_rate"
+        raise ValueError(
+            f"{name}: the header declares a sample rate of {sample_rate} Hz, below {_MIN_FILE_RATE}; {way_out}"
+        )
+    return sample_rate
+
+
+def check_sample_rate(sample_rate: Any) -> int:
+    """`sample_rate` as an int; raises a ValueError if it is not a whole number from 1 to 768,000."""
+    try:
+        rate = int(sample_rate)
+    except (TypeError, ValueError, OverflowError):
+        rate = 0
+    if not 1 <= rate <= MAX_SAMPLE_RATE or rate != sample_rate:
+        raise ValueError(f"sample_rate must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE:,}, got {sample_rate!r}")
+    return rate
+
+
+def check_channels(channels: Any) -> None:
+    """Raises a ValueError if `channels` is neither "mix" nor an index."""
+    if channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool) and channels >= 0):
+        return
+    raise ValueError(f'channels must be "mix" or the index of a channel, got {channels!r}')
 
 
 def _cut(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks of an array; of an empty one, or one that is none, the whole, so that its shape is checked."""
+    """Blocks of an array; an empty one, or one without axes, as a whole, so that its shape is checked."""
     for start in range(0, max(1, array.shape[0] if array.ndim else 0), _BLOCK_FRAMES):
         yield array[start : start + _BLOCK_FRAMES] if array.ndim else array
 
 
-def mono_blocks(blocks: Iterable[Any], name: str = "waveform") -> Iterator[np.ndarray]:
+def mono_blocks(blocks: Iterable[Any], name: str = "waveform", channels: Channels = "mix") -> Iterator[np.ndarray]:
     """Turns arrays into mono float32 samples in [-1, 1].
+
+    Warns of samples far beyond [-1, 1], and of channels whose mean is below a hundredth of each channel's level.
 
     Args:
         blocks: Arrays [samples] or [samples, channels], float or PCM, as `open_audio` takes them.
         name: What messages call the source.
+        channels: As in `open_audio`.
 
     Yields:
         float32 [samples].
 
     Raises:
-        ValueError: Another shape, or samples that are not finite.
+        ValueError: A different shape, a missing channel, or samples that are not finite.
         TypeError: A dtype that cannot be audio.
     """
     start = 0
     loud = False
+    levels = _Levels()
     for block in blocks:
-        samples = _as_float32(np.asarray(block), name)
+        samples = _as_float32(np.asarray(block), name, channels)
         if samples.ndim == 2:
             # Over an axis this short, numpy's mean takes forty times as long as the product.
-            samples = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
+            mixed = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
+            levels.add(samples, mixed)
+            samples = mixed
         peak = float(np.max(np.abs(samples), initial=0))
         if not np.isfinite(peak):
             first = start + int(np.argmin(np.isfinite(samples)))
@@ -109,15 +164,43 @@ def mono_blocks(blocks: Iterable[Any], name: str = "waveform") -> Iterator[np.nd
             warnings.warn(message, stacklevel=2)
         start += len(samples)
         yield samples
+    if levels.cancel():
+        message = f"{name}: the channels cancel each other in the mean (inverted stereo?): choose one with channels=0"
+        warnings.warn(message, stacklevel=2)
 
 
-def _as_float32(block: np.ndarray, name: str) -> np.ndarray:
+class _Levels:
+    """The power of each channel and of their mean."""
+
+    def __init__(self) -> None:
+        self._channels = np.zeros(0)
+        self._mean = 0.0
+
+    def add(self, samples: np.ndarray, mixed: np.ndarray) -> None:
+        if len(self._channels) != samples.shape[1]:
+            self._channels, self._mean = np.zeros(samples.shape[1]), 0.0
+        some = samples[::_LEVEL_STRIDE]
+        self._channels += np.einsum("ij,ij->j", some, some)
+        self._mean += float(mixed[::_LEVEL_STRIDE] @ mixed[::_LEVEL_STRIDE])
+
+    def cancel(self) -> bool:
+        return len(self._channels) > 0 and self._mean < _CANCELED_LEVEL**2 * float(self._channels.min())
+
+
+def _as_float32(block: np.ndarray, name: str, channels: Channels) -> np.ndarray:
     if block.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape [samples] or [samples, channels], got {block.shape}")
     if block.ndim == 2 and not 1 <= block.shape[1] <= _MAX_CHANNELS:
         raise ValueError(f"{name}: expected shape [samples, channels], got {block.shape}")
+    if channels != "mix":
+        count = block.shape[1] if block.ndim == 2 else 1
+        if channels >= count:
+            raise ValueError(f"{name}: channel {channels} is missing: it has {count}, counted from 0")
+        block = block[:, channels] if block.ndim == 2 else block
+    elif block.ndim == 2 and block.shape[1] == 1:
+        block = block[:, 0]
     if block.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is told below
+        with np.errstate(over="ignore"):  # reported as infinity by the caller
             return block.astype(np.float32, copy=False)
     if block.dtype.name not in _PCM_DTYPES:
         raise TypeError(f"{name}: expected floats or PCM of dtype {', '.join(_PCM_DTYPES)}, got {block.dtype}")
@@ -129,81 +212,29 @@ def _as_float32(block: np.ndarray, name: str) -> np.ndarray:
 # === Files ===
 
 
-def _open_path(path: Path) -> tuple[Any, str]:
+def _open_path(path: Path) -> tuple[BinaryIO, str]:
     if not path.exists():
         raise FileNotFoundError(f"no audio file at {path}")
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} cannot be read as audio: the file is empty")
-    try:
-        # As bytes, because a name need not be valid text.
-        return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
-    except ValueError:
-        path.open("rb").close()  # says why, where libsndfile speaks of a system error
-        raise
+    return path.open("rb"), str(path)
 
 
-def _open_stream(source: Any) -> tuple[Any, str]:
+def _open_stream(source: Any) -> tuple[BinaryIO, str]:
     name = str(getattr(source, "name", "file object"))
     if isinstance(source, io.TextIOBase):
         raise TypeError(f"{name} is open as text: open it in binary mode")
     stream = source
     if not hasattr(source, "seekable") or not source.seekable() or source.tell() != 0:
-        # libsndfile needs to seek, and counts from the beginning.
+        # Decoders need to seek, and count from the beginning.
         stream = io.BytesIO(source.read())
     if not stream.seek(0, io.SEEK_END):
         raise ValueError(f"{name} cannot be read as audio: there is nothing left to read")
-    stream.seek(0)
-    return _open_sound(stream, name), name
+    return stream, name
 
 
-def _open_sound(file: Any, name: str) -> Any:
-    import soundfile
-
-    try:
-        return soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a raw file, which says nothing of itself
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
-        if "regular file" in reason:  # what libsndfile makes of an MP3 decoder that finds nothing
-            reason = "no audio found in it"
-        raise ValueError(f"{name} cannot be read as audio: {reason}") from error
-
-
-def _read(file: Any, name: str) -> Iterator[np.ndarray]:
-    import soundfile
-
-    read = 0
-    dtype = "int16" if file.subtype == "PCM_16" else "float32"  # libsndfile is slow to scale
-    with file:
-        _check_size(file, name)
-        while True:
-            try:
-                block = file.read(_BLOCK_FRAMES, dtype=dtype, always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise ValueError(f"{name} is damaged after {read} samples: {error.error_string}") from error
-            if not len(block):
-                break
-            read += len(block)
-            yield block
-        if not read:
-            raise ValueError(f"{name} holds no samples")
-        # The length of an MP3 file is an estimate.
-        if read < file.frames < STREAMED_SIZE and file.format != "MP3":
-            raise ValueError(f"{name} is truncated: it has {read} of {file.frames} samples")
-
-
-# What libsndfile notes in its log, and nowhere else, of a header that promises more than the file has.
-_PROMISES = (
-    (r"^ *(?:data|SSND|Data Size|riff) *: *(?P<promised>\d+) \(should be (?P<present>\d+)\)", "bytes"),
-    (r"frame count (?P<present>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)", "samples"),
-)
-
-
-def _check_size(file: Any, name: str) -> None:
-    """Raise if the header promises more than the file has."""
-    for pattern, unit in _PROMISES:
-        if found := re.search(pattern, file.extra_info, re.MULTILINE):
-            promised, present = int(found["promised"]), int(found["present"])
-            if present < promised < STREAMED_SIZE:
-                raise ValueError(f"{name} is truncated: it has {present} of {promised} {unit}")
+def _close_after(blocks: Iterator[np.ndarray], file: BinaryIO | None) -> Iterator[np.ndarray]:
+    with contextlib.nullcontext() if file is None else file:
+        yield from blocks

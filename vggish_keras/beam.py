@@ -17,7 +17,8 @@ import io
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,18 +36,22 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from vggish_keras import audio, formats, outputs, params, weights as weights_lib
+from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.blas import single_threaded_blas
 from vggish_keras.embedder import Embedder, Embeddings, embedding_dtype
 from vggish_keras.errors import one_line
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.inputs import find_recordings
 from vggish_keras.records import Segment, read_segments, serialize
-from vggish_keras.windows import read_windows, start_times
+from vggish_keras.resample import read_waveform
+from vggish_keras.windows import cut_windows, start_times
 
 LOCAL_RUNNER = "FnApiRunner"
 """Beam's DirectRunner would download another program."""
 NAMESPACE = "vggish_keras"
 """Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
+_LEFT_OUT = "vggish_keras.left_out"
+"""Namespace of counters that bear the suffixes of other files in the folders."""
 
 Clip: TypeAlias = tuple[bytes, Segment | None]
 """The path of a recording, and its line of AudioSet's list."""
@@ -119,7 +124,10 @@ class MatchAudio(beam.PTransform):
 def _find(patterns: Sequence[bytes]) -> Iterator[bytes]:
     names = list(map(os.fsdecode, patterns))
     if local := [name for name in names if not _is_remote(name)]:
-        yield from map(os.fsencode, find_recordings(local).paths)
+        recordings = find_recordings(local)
+        for suffix, count in recordings.left_out.items():
+            Metrics.counter(_LEFT_OUT, suffix or "none").inc(count)
+        yield from map(os.fsencode, recordings.paths)
     for pattern in filter(_is_remote, names):
         (found,) = FileSystems.match([pattern])
         if not found.metadata_list:
@@ -189,6 +197,7 @@ class DecodeAudio(beam.PTransform):
     Args:
         hop_seconds: Distance of examples, any multiple of 10 ms.
         padding: "same" or "valid", as in `Embedder`.
+        channels: "mix" or the index of a channel, as in `Embedder`.
 
     Returns:
         Of a PCollection of `Clip`, `Decoded`.
@@ -197,10 +206,16 @@ class DecodeAudio(beam.PTransform):
         ValueError: A bad argument.
     """
 
-    def __init__(self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: str = "same") -> None:
+    def __init__(
+        self,
+        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
+        padding: str = "same",
+        channels: audio.Channels = "mix",
+    ) -> None:
         super().__init__()
         check_choice("padding", padding, PADDINGS)
-        self._decode = _Decode(hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES, padding)
+        audio.check_channels(channels)
+        self._decode = _Decode(hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES, padding, channels)
 
     def expand(self, clips: Any) -> Any:
         decoded = clips | beam.ParDo(self._decode).with_outputs("clips", "failures", main="examples")
@@ -208,38 +223,41 @@ class DecodeAudio(beam.PTransform):
 
 
 class _Decode(beam.DoFn):
-    def __init__(self, hop_samples: int, padding: str) -> None:
-        self._hop_samples, self._padding = hop_samples, padding
-        self._read, self._failed = Metrics.counter(NAMESPACE, "clips"), Metrics.counter(NAMESPACE, "failures")
+    def __init__(self, hop_samples: int, padding: str, channels: audio.Channels) -> None:
+        self._hop_samples, self._padding, self._channels = hop_samples, padding, channels
+        self._done, self._failed = Metrics.counter(NAMESPACE, "clips"), Metrics.counter(NAMESPACE, "failures")
         self._milliseconds = Metrics.counter(NAMESPACE, "audio_milliseconds")
+
+    def setup(self) -> None:
+        self._readers = ReaderProcesses()
+
+    def teardown(self) -> None:
+        self._readers.close()
 
     def process(self, clip: Clip) -> Iterator[Any]:
         path, segment = clip
         count = 0
         seconds: list[float] = []
         try:
-            with _open(os.fsdecode(path)) as source, single_threaded_blas():
-                for window in read_windows(source, self._hop_samples, self._padding, seconds.append):
-                    yield path, count, window
-                    count += 1
+            for window in cut_windows(self._read(os.fsdecode(path), seconds.append), self._hop_samples, self._padding):
+                yield path, count, window
+                count += 1
         except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
             self._failed.inc()
             yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(one_line(error))))
         else:
-            self._read.inc()
+            self._done.inc()
             yield beam.pvalue.TaggedOutput("clips", (path, (count, segment)))
         self._milliseconds.inc(round(1_000 * sum(seconds)))
 
-
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[audio.Source]:
-    if not _is_remote(path):
-        yield path
-        return
-    opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    with _NamedFile(opened) as file:
-        file.name = path
-        yield file
+    def _read(self, path: str, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
+        if not _is_remote(path):
+            yield from self._readers.read(path, self._channels, on_audio)
+            return
+        opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        with _NamedFile(opened) as file, single_threaded_blas():
+            file.name = path
+            yield from read_waveform(file, self._channels, on_audio)
 
 
 class _NamedFile(io.BufferedReader):
@@ -432,6 +450,7 @@ class EmbedCorpus(beam.PTransform):
         batch_size: As in `EmbedAudio`.
         dtype: As in `EmbedAudio`.
         shards: As in `WriteAudioSetRecords`.
+        channels: As in `DecodeAudio`.
 
     Raises:
         ValueError: A bad argument.
@@ -449,11 +468,12 @@ class EmbedCorpus(beam.PTransform):
         batch_size: int = 32,
         dtype: str = "float32",
         shards: int = 0,
+        channels: audio.Channels = "mix",
     ) -> None:
         super().__init__()
         self.prefix = prefix
         self._match = MatchAudio(patterns, segments, labels)
-        self._decode = DecodeAudio(hop_seconds, padding)
+        self._decode = DecodeAudio(hop_seconds, padding, channels)
         self._embed = EmbedAudio(model, "quantized", hop_seconds, batch_size, dtype)
         self._write = WriteAudioSetRecords(prefix, hop_seconds, shards)
         self._write_failures = WriteFailures(prefix)
@@ -521,18 +541,23 @@ def _lost_workers() -> Iterator[list[str]]:
 
 
 class Summary(NamedTuple):
-    """How many recordings a run read, and how many failed, and the seconds of audio."""
+    """How many recordings a run read, how many failed, the seconds of audio, and other files by suffix."""
 
     clips: int
     failures: int
     seconds: float
+    left_out: Mapping[str, int]
 
 
 def summarize(result: Any) -> Summary:
     """What a finished pipeline counted."""
 
-    def count(name: str) -> int:
-        metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE).with_name(name))
-        return sum(counter.result for counter in metrics["counters"])
+    def count(namespace: str) -> Mapping[str, int]:
+        metrics = result.metrics().query(MetricsFilter().with_namespace(namespace))
+        counts: Counter[str] = Counter()
+        for counter in metrics["counters"]:
+            counts[counter.key.metric.name] += counter.result
+        return counts
 
-    return Summary(count("clips"), count("failures"), count("audio_milliseconds") / 1_000)
+    counts = count(NAMESPACE)
+    return Summary(counts["clips"], counts["failures"], counts["audio_milliseconds"] / 1_000, count(_LEFT_OUT))

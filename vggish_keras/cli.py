@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -44,6 +45,16 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="vggish-keras")
 def main() -> None:
     """VGGish audio embeddings of recordings."""
+
+
+def run() -> None:
+    """Runs the command and ends the process."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would interrupt the exit
+        raise
 
 
 def load_tensorflow() -> None:
@@ -100,6 +111,24 @@ _padding_option = click.option("--padding", type=click.Choice(["same", "valid"])
 _dtype_option = click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
 )
+
+
+class _Channels(click.ParamType):
+    name = "mix|INDEX"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value != "mix" and not str(value).isdecimal():
+            self.fail(f'expected "mix" or the index of a channel, got {value!r}', parameter, context)
+        return value if value == "mix" else int(value)
+
+
+_channels_option = click.option(
+    "--channels",
+    type=_Channels(),
+    default="mix",
+    show_default=True,
+    help="The mean of a recording's channels, or the channel of that index, from 0.",
+)
 _batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 
 
@@ -139,6 +168,7 @@ def check_output(_context: click.Context, _parameter: click.Parameter, output: P
 @click.option("--postprocess", type=click.Choice(["pca", "quantized"]), help="PCA and whitening, and 8 bits.")
 @_weights_option
 @_dtype_option
+@_channels_option
 @_batch_size_option
 @click.option("--quiet", is_flag=True, help="Show neither progress nor totals.")
 def embed(
@@ -154,6 +184,7 @@ def embed(
     postprocess: str | None,
     weights: str,
     dtype: str,
+    channels: Any,
     batch_size: int,
     quiet: bool,
 ) -> None:
@@ -174,9 +205,15 @@ def embed(
 
     try:
         listed_paths = inputs_lib.read_list(listed) if listed else []
-        recordings = inputs_lib.find_recordings(inputs, listed_paths)
+        recordings = inputs_lib.find_recordings(inputs, listed_paths, output)
         target = None if output is None else outputs.check_target(output)
-        options: dict[str, Any] = {"weights": weights, "hop": hop, "padding": padding, "dtype": dtype}
+        options: dict[str, Any] = {
+            "weights": weights,
+            "hop": hop,
+            "padding": padding,
+            "dtype": dtype,
+            "channels": channels,
+        }
         if target is not None and target.is_records:
             if postprocess == "pca":
                 raise ValueError("a .tfrecord output holds 8 bits: --postprocess quantized")
@@ -197,7 +234,7 @@ def embed(
         if not quiet:
             click.echo(f"{target.path} is complete: there is nothing to resume")
         return
-    embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype)
+    embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype, channels)
     opened: outputs.Output = _Tables()
     if target is not None:
         opened = outputs.open_output(target, recordings, options, resume, write_records)
@@ -218,12 +255,16 @@ def embed(
         except KeyboardInterrupt:
             if target is not None:
                 click.echo(f"Stopped after {progress.describe()}; --resume goes on.", err=True)
-            sys.exit(_INTERRUPTED)
+            raise
+    left_out = inputs_lib.describe_left_out(recordings.left_out)
     if target is not None and not quiet:
         there = f", {summary.skipped} were there" if summary.skipped else ""
         failed = f", {len(summary.failures)} failed" if summary.failures else ""
         files = f"{summary.embeddings} embeddings of {summary.embedded} files"
-        click.echo(f"{target.path}: {files}, {progress.describe()}{there}{failed}")
+        others = f", {left_out}" if left_out else ""
+        click.echo(f"{target.path}: {files}, {progress.describe()}{there}{failed}{others}")
+    elif left_out and not quiet:
+        click.echo(left_out, err=True)
     if summary.failures:
         sys.exit(1)
 
@@ -282,6 +323,7 @@ def _print(table: Any) -> None:
 @_hop_option
 @_padding_option
 @_dtype_option
+@_channels_option
 @_batch_size_option
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def beam(
@@ -294,6 +336,7 @@ def beam(
     hop: float,
     padding: str,
     dtype: str,
+    channels: Any,
     batch_size: int,
     beam_options: tuple[str, ...],
 ) -> None:
@@ -307,16 +350,20 @@ def beam(
     """
     load_tensorflow()
     from vggish_keras import beam as beam_lib
+    from vggish_keras.inputs import describe_left_out
 
     if labels and not segments:
         raise click.UsageError("--labels is for --segments")
-    corpus = beam_lib.EmbedCorpus(inputs, prefix, model, segments, labels, hop, padding, batch_size, dtype, shards)
+    corpus = beam_lib.EmbedCorpus(
+        inputs, prefix, model, segments, labels, hop, padding, batch_size, dtype, shards, channels
+    )
     try:
         summary = beam_lib.summarize(beam_lib.run(corpus, _parse_beam_options(beam_options)))
     except RuntimeError as error:  # with the traceback of a worker
         raise click.ClickException(str(error).strip().splitlines()[-1]) from error
     failed = f", {summary.failures} failed" if summary.failures else ""
-    click.echo(f"{prefix}: {summary.clips} files, {summary.seconds / 3600:.2f} h of audio{failed}")
+    others = f", {describe_left_out(summary.left_out)}" if summary.left_out else ""
+    click.echo(f"{prefix}: {summary.clips} files, {summary.seconds / 3600:.2f} h of audio{failed}{others}")
     if summary.failures:
         sys.exit(1)
 
@@ -530,4 +577,4 @@ def convert(source: str, target: Path, v2: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

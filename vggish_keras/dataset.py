@@ -1,7 +1,9 @@
 """Labelled recordings as a tf.data pipeline of waveforms, for `model.fit`."""
 
+import functools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +14,8 @@ import tensorflow as tf
 
 from vggish_keras import audio, params
 from vggish_keras.frontend import check_choice
-from vggish_keras.inputs import find_recordings
-from vggish_keras.resample import resample_blocks
+from vggish_keras.inputs import describe_left_out, find_recordings
+from vggish_keras.resample import read_waveform
 
 PathLike = str | os.PathLike[str]
 
@@ -54,6 +56,7 @@ def waveform_dataset(
     group: Callable[[Path], Hashable] | None = None,
     cache: bool | PathLike = True,
     on_bad_file: str = "raise",
+    channels: audio.Channels = "mix",
 ) -> Any:
     """Makes a dataset of labelled waveforms, which `VGGish(lengths=True)` takes.
 
@@ -77,6 +80,7 @@ def waveform_dataset(
         cache: True keeps the decoded waveforms in memory, a path keeps them in files of that name, False decodes each
             time.
         on_bad_file: "raise", or "skip" to leave out files that cannot be read, with a warning that names them.
+        channels: "mix" for the mean of a recording's channels, or the index of one.
 
     Returns:
         A tf.data.Dataset of ({"waveform", "num_samples"}, label): float32 [batch, samples] at 16 kHz, mono in [-1, 1]
@@ -90,6 +94,7 @@ def waveform_dataset(
     """
     check_choice("crop", crop, CROPS)
     check_choice("on_bad_file", on_bad_file, ON_BAD_FILE)
+    audio.check_channels(channels)
     if seconds is not None and not round(seconds * params.SAMPLE_RATE) > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     if isinstance(source, (str, os.PathLike)):
@@ -99,8 +104,8 @@ def waveform_dataset(
     else:
         clips = _clips_of_paths(list(map(Path, source)), labels, class_names)
     clips = _split(clips, validation, subset, group, seed)
-    clips = _readable(clips, on_bad_file)
-    dataset = _decoded(clips, shuffle, seed, cache, on_bad_file)
+    clips = _readable(clips, on_bad_file, channels)
+    dataset = _decoded(clips, shuffle, seed, cache, on_bad_file, channels)
     if seconds is not None:
         dataset = _cropped(dataset, round(seconds * params.SAMPLE_RATE), crop, seed)
     shape = None if seconds is None else round(seconds * params.SAMPLE_RATE)
@@ -123,9 +128,11 @@ def _clips_of_folder(folder: Path, class_names: Sequence[str] | None) -> _Clips:
         raise ValueError(f"{folder} has no folder for a class in it")
     if missing := sorted(set(names) - set(there)):
         raise ValueError(f"{folder} has no folder for the class {missing[0]}")
-    found = [find_recordings([folder / name]).paths for name in names]
-    labels = np.repeat(np.arange(len(names), dtype=np.int32), list(map(len, found)))
-    return _Clips([path for paths in found for path in paths], labels, names)
+    found = [find_recordings([folder / name]) for name in names]
+    if left_out := sum((Counter(recordings.left_out) for recordings in found), Counter()):
+        warnings.warn(f"{folder}: {describe_left_out(left_out)}", stacklevel=4)
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(recordings.paths) for recordings in found])
+    return _Clips([path for recordings in found for path in recordings.paths], labels, names)
 
 
 def _clips_of_paths(paths: list[Path], labels: Sequence[Any] | None, class_names: Sequence[str] | None) -> _Clips:
@@ -180,10 +187,10 @@ def _split(
     return chosen
 
 
-def _readable(clips: _Clips, on_bad_file: str) -> _Clips:
+def _readable(clips: _Clips, on_bad_file: str, channels: audio.Channels) -> _Clips:
     """The clips whose beginning can be decoded."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        beginnings = list(pool.map(_beginning, clips.paths))
+        beginnings = list(pool.map(functools.partial(_beginning, channels=channels), clips.paths))
     bad = [str(found) for found in beginnings if isinstance(found, Exception)]
     if bad:
         more = (
@@ -202,10 +209,10 @@ def _readable(clips: _Clips, on_bad_file: str) -> _Clips:
     return clips.select([not isinstance(found, Exception) for found in beginnings])
 
 
-def _beginning(path: Path) -> float | Exception:
+def _beginning(path: Path, channels: audio.Channels) -> float | Exception:
     """How many seconds there are, if that is less than an example; else a few more. Or why there are none."""
     try:
-        opened, seconds = audio.open_audio(path), 0.0
+        opened, seconds = audio.open_audio(path, channels=channels), 0.0
         for block in opened.blocks:
             seconds += len(block) / opened.sample_rate
             if seconds >= params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
@@ -218,14 +225,20 @@ def _beginning(path: Path) -> float | Exception:
 # === Pipeline ===
 
 
-def _decoded(clips: _Clips, shuffle: bool, seed: int, cache: bool | PathLike, on_bad_file: str) -> Any:
+def _decoded(
+    clips: _Clips,
+    shuffle: bool,
+    seed: int,
+    cache: bool | PathLike,
+    on_bad_file: str,
+    channels: audio.Channels,
+) -> Any:
     """Dataset of waveform, label."""
 
     def decode(path: bytes) -> np.ndarray:
         name = Path(os.fsdecode(path))
         try:
-            opened = audio.open_audio(name)
-            return np.concatenate([*resample_blocks(opened.blocks, opened.sample_rate), np.zeros(0, np.float32)])
+            return np.concatenate([*read_waveform(name, channels), np.zeros(0, np.float32)])
         except (ValueError, OSError) as error:
             if on_bad_file == "raise":
                 raise

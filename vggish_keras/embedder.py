@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
-from vggish_keras.blas import single_threaded_blas
+from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
-from vggish_keras.resample import check_sample_rate, resample_blocks
-from vggish_keras.windows import cut_windows, read_windows, start_times
+from vggish_keras.resample import resample_blocks
+from vggish_keras.windows import cut_windows, start_times
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,6 +56,7 @@ class Embedder:
         postprocess: None, "pca" or "quantized", as in `VGGish`.
         batch_size: Examples per call of the network. `stream` gives results batch by batch.
         dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32.
+        channels: "mix" for the mean of a recording's channels, as in the published code, or the index of one.
 
     Raises:
         ValueError: A bad argument, or weights that do not fit.
@@ -70,12 +71,15 @@ class Embedder:
         postprocess: str | None = None,
         batch_size: int = 32,
         dtype: str = "float32",
+        channels: audio.Channels = "mix",
     ) -> None:
+        audio.check_channels(channels)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         check_choice("dtype", dtype, DTYPES)
         self.padding = padding
         self.batch_size = batch_size
+        self.channels = channels
         self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
         if weights is not None and Path(weights, "saved_model.pb").is_file():
             check_choice("padding", padding, PADDINGS)
@@ -95,9 +99,9 @@ class Embedder:
         """Embeds a recording.
 
         Args:
-            source: A path or a binary file object of anything that libsndfile reads; or an array [samples] or
-                [samples, channels] of floats in [-1, 1] or of integer PCM.
-            sample_rate: The rate of an array in Hz; a file knows its own.
+            source: A path or a binary file object in any format that libsndfile or FFmpeg reads, of a video the first
+                audio stream; or an array [samples] or [samples, channels] of floats in [-1, 1] or of integer PCM.
+            sample_rate: The rate of an array in Hz; a file has its own.
 
         Returns:
             The embeddings of all examples. Under "valid" padding a recording below 0.975 s has none.
@@ -107,7 +111,7 @@ class Embedder:
             ValueError: No audio, a damaged file, a bad array, no sample rate for one, samples that are not finite.
             TypeError: A source or an array dtype that cannot be audio.
         """
-        opened = audio.open_audio(source, sample_rate)
+        opened = audio.open_audio(source, sample_rate, self.channels)
         return self._join(self._embed_blocks(opened.blocks, opened.sample_rate))
 
     def stream(self, blocks: Iterable[Any], sample_rate: int) -> Iterator[Embeddings]:
@@ -125,16 +129,17 @@ class Embedder:
             ValueError: A bad sample rate; or, while reading, a bad block.
             TypeError: While reading, a dtype that cannot be audio.
         """
-        return self._embed_blocks(audio.mono_blocks(blocks, "stream"), check_sample_rate(sample_rate))
+        blocks = audio.mono_blocks(blocks, "stream", self.channels)
+        return self._embed_blocks(blocks, audio.check_sample_rate(sample_rate))
 
     def embed_many(
         self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None = None
     ) -> Generator[tuple[PathT, "Embeddings | Exception"], None, None]:
         """Embeds many recordings at the speed of the network.
 
-        Files are read, decoded and resampled in background threads, and their examples share batches. The last batch
-        is filled up, so what a recording gives does not depend, to the bit, on the others. While it runs, matrix
-        products of NumPy run in one thread in the whole process.
+        Files are read, decoded and resampled in other processes, and their examples share batches. The last batch
+        is filled up, so what a recording gives does not depend, to the bit, on the others. A file on which a decoder
+        crashes or never returns fails like any other bad file.
 
         Args:
             paths: Files as `embed` takes them. They are taken as there is room, from one thread.
@@ -165,7 +170,7 @@ class Embedder:
                 embedded -= count
                 yield path, error or Embeddings(start_times(count, self._hop_samples), values)
 
-        with single_threaded_blas(), contextlib.closing(windows):
+        with contextlib.closing(windows):
             for window in windows:
                 if window is not None:
                     batch.append(window)
@@ -201,12 +206,14 @@ class Embedder:
 
         Then it is in `finished`, with the number of its windows.
         """
+        readers = ReaderProcesses()
 
         def read(path: PathT) -> Iterator[np.ndarray]:
-            return read_windows(path, self._hop_samples, self.padding, on_audio)
+            return cut_windows(readers.read(path, self.channels, on_audio), self._hop_samples, self.padding)
 
         threads, most_windows = min(os.cpu_count() or 1, _MOST_THREADS), _BATCHES_AHEAD * self.batch_size
-        with contextlib.closing(read_ahead(paths, read, threads, most_windows)) as files:
+        # The processes end first: a thread may wait for one that never answers.
+        with contextlib.closing(read_ahead(paths, read, threads, most_windows)) as files, contextlib.closing(readers):
             for path, windows in files:
                 count, error = 0, None
                 try:

@@ -3,15 +3,17 @@
 import codecs
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-AUDIO_SUFFIXES = (
-    *(".wav", ".wave", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".nist"),
-    *(".flac", ".mp3", ".ogg", ".oga", ".opus"),
-)
-"""Of the files that are taken from folders."""
+_PLAIN = ".wav .wave .rf64 .bw64 .w64 .aif .aiff .aifc .au .snd .caf .voc .sph .nist"
+_COMPRESSED = ".flac .mp3 .mp2 .ogg .oga .opus .spx .aac .m4a .m4b .wma .amr .awb .ac3 .eac3 .dts .ape"
+_LESS_COMMON = ".tta .wv .mpc .tak .mka .weba"
+_VIDEO = ".mp4 .m4v .mov .3gp .3g2 .mkv .webm .ogv .wmv .asf .avi .flv .mpg .mpeg .mts .m2ts .vob"
+AUDIO_SUFFIXES = frozenset(f"{_PLAIN} {_COMPRESSED} {_LESS_COMMON} {_VIDEO}".split())
+"""Suffixes of the files that are taken from folders: those of the formats that `decoding` reads."""
 
 
 class Recordings(NamedTuple):
@@ -20,10 +22,12 @@ class Recordings(NamedTuple):
     Attributes:
         paths: Each file once, as it was named or found.
         folder: What they have in common: their paths below it are unique.
+        left_out: How many other files the folders hold, by suffix.
     """
 
     paths: list[Path]
     folder: Path
+    left_out: Mapping[str, int] = {}
 
     def below(self, path: Path) -> Path:
         """The path of one of the recordings below `folder`."""
@@ -31,7 +35,9 @@ class Recordings(NamedTuple):
 
 
 def find_recordings(
-    arguments: Iterable[str | os.PathLike[str]], listed: Iterable[str | os.PathLike[str]] = ()
+    arguments: Iterable[str | os.PathLike[str]],
+    listed: Iterable[str | os.PathLike[str]] = (),
+    output: str | os.PathLike[str] | None = None,
 ) -> Recordings:
     """Finds the recordings that files, folders and patterns name.
 
@@ -40,6 +46,7 @@ def find_recordings(
             in them, but for hidden ones and links to folders; or patterns as of a shell, where ** stands for any
             folders.
         listed: Files and folders that are no patterns, whatever their names.
+        output: A folder that is not searched when it lies in a folder that is.
 
     Returns:
         The recordings in the order of the arguments, those of a folder or a pattern sorted. A file that is named twice
@@ -51,6 +58,7 @@ def find_recordings(
     """
     paths: dict[str, Path] = {}
     roots = []
+    left_out: Counter[str] = Counter()
 
     def add(found: Iterable[Path], root: str) -> None:
         roots.append(os.path.abspath(root))
@@ -60,10 +68,11 @@ def find_recordings(
     def add_named(name: str) -> None:
         if not os.path.isdir(name):
             add([Path(name)], os.path.dirname(name))
-        elif found := _in_folder(name):
+        elif found := _in_folder(name, left_out, output):
             add(found, name)
         else:
-            raise ValueError(f"no audio files in {name}")
+            others = describe_left_out(left_out)
+            raise ValueError(f"no audio files in {name}" + (f" ({others})" if others else ""))
 
     for argument in arguments:
         name = os.fspath(argument)
@@ -71,7 +80,11 @@ def find_recordings(
             add_named(name)
             continue
         matches = sorted(glob.glob(name, recursive=True))
-        found = [path for match in matches for path in (_in_folder(match) if os.path.isdir(match) else [Path(match)])]
+        found = [
+            path
+            for match in matches
+            for path in (_in_folder(match, left_out, output) if os.path.isdir(match) else [Path(match)])
+        ]
         if not found:
             raise ValueError(f"no file matches {name}")
         parts = Path(name).parts
@@ -81,19 +94,40 @@ def find_recordings(
         add_named(os.fspath(argument))
     if not paths:
         raise ValueError("no recordings are named")
-    return Recordings(list(paths.values()), Path(os.path.commonpath(roots)))
+    return Recordings(list(paths.values()), Path(os.path.commonpath(roots)), left_out)
 
 
-def _in_folder(folder: str) -> list[Path]:
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """Words for `Recordings.left_out`, such as "left out: 3 .txt, 1 .pdf"; empty if no file was left out."""
+    counts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return (
+        "left out: " + ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts)
+        if counts
+        else ""
+    )
+
+
+def _in_folder(folder: str, left_out: Counter[str], output: str | os.PathLike[str] | None) -> list[Path]:
+    skipped = None if output is None else os.path.abspath(output)
+
     def fail(error: OSError) -> None:
         raise error
 
     def walk() -> Iterator[Path]:
         for parent, folders, files in os.walk(folder, onerror=fail):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [
+                name
+                for name in folders
+                if not name.startswith(".") and os.path.abspath(os.path.join(parent, name)) != skipped
+            ]
             for name in files:
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
+                suffix = os.path.splitext(name)[1].lower()
+                if name.startswith("."):
+                    continue
+                if suffix in AUDIO_SUFFIXES:
                     yield Path(parent, name)
+                else:
+                    left_out[suffix] += 1
 
     return sorted(walk())
 

@@ -281,7 +281,7 @@ class _DatabaseErrors:
 
 def _check_options(before: str, options: dict[str, Any], where: Path) -> None:
     try:
-        known = dict(json.loads(before))
+        known = {"channels": "mix", **json.loads(before)}  # the only way before there was a choice
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where} is no output of an earlier run: its options cannot be read") from error
     if differing := [name for name in options if known.get(name) != options[name]]:

@@ -7,15 +7,13 @@ rates, so here they are the columns of a matrix, and a block of output samples i
 import functools
 import importlib.metadata
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vggish_keras import params
-
-MAX_SAMPLE_RATE = 768_000
-"""Hz: the fastest audio converters; the filters of faster rates take gigabytes."""
+from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
 # Output samples per matrix product: fewer make it slow, more fill the matrix with zeros.
 _TARGET_COLUMNS = 128
@@ -123,15 +121,35 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
         buffer = buffer[rows * bank.advance :]
 
 
-def check_sample_rate(sample_rate: Any) -> int:
-    """`sample_rate` as an int, or a ValueError if it is not a whole number from 1 to 768,000."""
-    try:
-        rate = int(sample_rate)
-    except (TypeError, ValueError, OverflowError):
-        rate = 0
-    if not 1 <= rate <= MAX_SAMPLE_RATE or rate != sample_rate:
-        raise ValueError(f"sample_rate must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE:,}, got {sample_rate!r}")
-    return rate
+def read_waveform(
+    source: Source, channels: Channels = "mix", on_audio: Callable[[float], object] | None = None
+) -> Iterator[np.ndarray]:
+    """Reads a recording at 16 kHz, in constant memory.
+
+    Args:
+        source: A path or a binary file object, as in `audio.open_audio`.
+        channels: "mix" for the mean of the channels, or the index of one.
+        on_audio: Called with the seconds of audio that were read.
+
+    Yields:
+        float32 [samples].
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be opened.
+        ValueError: As in `audio.open_audio`, at the start or while reading.
+    """
+    opened = open_audio(source, channels=channels)
+    blocks = opened.blocks if on_audio is None else _report(opened.blocks, opened.sample_rate, on_audio)
+    yield from resample_blocks(blocks, opened.sample_rate)
+
+
+def _report(
+    blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]
+) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield block
+        on_audio(len(block) / sample_rate)
 
 
 def _as_float32(block: Any) -> np.ndarray:

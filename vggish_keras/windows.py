@@ -1,41 +1,10 @@
 """The samples of each example, cut out of a recording as it is read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from vggish_keras import audio, params
-from vggish_keras.resample import resample_blocks
-
-
-def read_windows(
-    source: audio.Source, hop_samples: int, padding: str, on_audio: Callable[[float], object] | None = None
-) -> Iterator[np.ndarray]:
-    """Reads, resamples and cuts a recording in constant memory.
-
-    Args:
-        source: A path or a binary file object, as in `audio.open_audio`.
-        hop_samples: Distance of examples at 16 kHz.
-        padding: "same" or "valid", as in `VGGish`.
-        on_audio: Called with the seconds of audio that were read.
-
-    Returns:
-        Each example's samples, as of `cut_windows`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The file cannot be opened.
-        ValueError: As in `audio.open_audio`, now or while reading.
-    """
-    opened = audio.open_audio(source)
-    blocks = opened.blocks if on_audio is None else _tell(opened.blocks, opened.sample_rate, on_audio)
-    return cut_windows(resample_blocks(blocks, opened.sample_rate), hop_samples, padding)
-
-
-def _tell(blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
-    for block in blocks:
-        yield block
-        on_audio(len(block) / sample_rate)
+from vggish_keras import params
 
 
 def cut_windows(blocks: Iterable[np.ndarray], hop_samples: int, padding: str) -> Iterator[np.ndarray]:

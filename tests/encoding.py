@@ -1,0 +1,80 @@
+"""Recordings as common programs write them, encoded by FFmpeg through PyAV."""
+
+import io
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+class Pipe(io.BytesIO):
+    """What a program that writes to a pipe has: no way back to fill in sizes."""
+
+    def seekable(self):
+        return False
+
+    def seek(self, *_):
+        raise OSError("a pipe")
+
+
+class _Kept(Pipe):
+    """Keeps its content when it is closed."""
+
+    content = b""
+
+    def write(self, part):
+        self.content += bytes(part)
+        return len(part)
+
+
+def encode(samples, sample_rate, codec, container, *, pipe=False, **options) -> bytes:
+    """Encodes float samples [n] or [n, channels] in [-1, 1] to a file or, where a size is never known, to a pipe.
+
+    The other options are those of `_write`.
+    """
+    if pipe:
+        file = _Kept()
+        _write(file, samples, sample_rate, codec, container, **options)
+        return file.content
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "recording")
+        _write(str(path), samples, sample_rate, codec, container, **options)
+        return path.read_bytes()
+
+
+def _write(
+    file, samples, sample_rate, codec, container, *, video=False, sample_format=None, options=None, bit_rate=128_000
+):
+    """With `video` the sound comes after a few black pictures."""
+    with av.open(file, "w", format=container, options=options or {}) as output:
+        pictures = output.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p") if video else None
+        samples = np.asarray(samples, np.float32).reshape(len(samples), -1)
+        layout = {1: "mono", 2: "stereo"}[samples.shape[1]]
+        stream = output.add_stream(codec, rate=sample_rate, layout=layout)
+        stream.bit_rate = bit_rate
+        if sample_format:
+            stream.format = sample_format
+        if pictures:
+            for index in range(10):
+                picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+                picture.pts = index
+                output.mux(pictures.encode(picture.reformat(format="yuv420p")))
+            output.mux(pictures.encode())
+        for frame in _frames(samples, sample_rate, layout, stream):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+
+
+def _frames(samples, sample_rate, layout, stream):
+    # From 16 bits, so that what a lossless codec keeps is known to the bit.
+    pcm = np.round(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
+    # With times, an encoder says how much silence it put in front, and containers note it.
+    frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), 0
+    resampler = av.AudioResampler(
+        format=stream.format.name, layout=layout, rate=sample_rate, frame_size=stream.codec_context.frame_size or 4_096
+    )
+    yield from resampler.resample(frame)
+    yield from resampler.resample(None)

@@ -1,0 +1,173 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras.resample import read_waveform
+
+STEREO = np.random.default_rng(0).uniform(-0.5, 0.5, (100_000, 2))
+
+
+@pytest.fixture
+def readers():
+    readers = ReaderProcesses()
+    yield readers
+    readers.close()
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, STEREO, 44_100)
+    return path
+
+
+def children():
+    return psutil.Process().children()
+
+
+def test_it_reads_what_this_process_would(readers, recording):
+    seconds = []
+    for channels in ("mix", 1):
+        expected = np.concatenate(list(read_waveform(recording, channels)))
+        got = np.concatenate(list(readers.read(recording, channels, seconds.append)))
+        # BLAS adds in another order in one thread.
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert sum(seconds) == pytest.approx(2 * 100_000 / 44_100)
+
+
+def test_errors_are_those_of_this_process(readers, recording, tmp_path):
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "cut.wav").write_bytes(recording.read_bytes()[:-20_000])
+    for path, channels in ((tmp_path / name, "mix") for name in ("text.wav", "cut.wav", "none.wav", ".")):
+        with pytest.raises((ValueError, OSError)) as expected:
+            list(read_waveform(path, channels))
+        with pytest.raises(expected.type) as got:
+            list(readers.read(path, channels))
+        assert str(got.value) == str(expected.value)
+    assert len(children()) == 1  # a bad file costs no process
+
+
+def test_warnings_reach_the_caller(readers, tmp_path):
+    path = tmp_path / "inverted.wav"
+    soundfile.write(path, STEREO[:, :1] * [1, -1], 44_100)
+    with pytest.warns(UserWarning, match=r"inverted\.wav: the channels cancel each other"):
+        list(readers.read(path))
+
+
+def test_names_are_relative_to_the_folder_of_the_moment(readers, recording, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        list(readers.read("stereo.wav"))
+    monkeypatch.chdir(tmp_path)
+    assert sum(map(len, readers.read("stereo.wav"))) == 100_000 * 16_000 // 44_100
+    odd = Path(os.fsdecode(b"\xff\n.wav"))
+    odd.write_bytes(recording.read_bytes())
+    assert sum(map(len, readers.read(odd))) > 0
+
+
+BROKEN = """
+import ctypes, os, signal
+class LibsndfileError(Exception): pass
+def SoundFile(*_, **__):
+    {}
+"""
+
+
+@pytest.fixture
+def broken_decoder(tmp_path, monkeypatch):
+    """Puts a module in the place of soundfile that runs a line of code when a file is opened."""
+
+    def install(line):
+        folder = tmp_path / "modules"
+        folder.mkdir()
+        (folder / "soundfile.py").write_text(BROKEN.format(line))
+        monkeypatch.syspath_prepend(folder)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("while True: pass", "its decoder returned nothing for 3 s"),
+        ("ctypes.string_at(0)", r"its decoder crashed \(SIGSEGV\)"),
+        ("os.kill(os.getpid(), signal.SIGABRT)", r"its decoder crashed \(SIGABRT\)"),
+        ("os._exit(7)", r"its decoder crashed \(status 7\)"),
+    ],
+)
+def test_a_decoder_that_hangs_or_crashes_fails_for_its_file_alone(
+    readers, recording, tmp_path, broken_decoder, line, reason
+):
+    broken_decoder(line)
+    (tmp_path / "empty.wav").touch()
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=rf"stereo\.wav cannot be read as audio: {reason}"):
+        list(readers.read(recording))
+    assert time.monotonic() - start < 30
+    with pytest.raises(ValueError, match="the file is empty"):
+        list(readers.read(tmp_path / "empty.wav"))
+
+
+def test_closing_ends_a_decoder_that_never_returns(recording, broken_decoder):
+    broken_decoder("import time; time.sleep(1_000)")
+    readers = ReaderProcesses()
+    failures = []
+
+    def read():
+        try:
+            list(readers.read(recording))
+        except ValueError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while not children():
+        time.sleep(0.01)
+    readers.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert failures
+    assert not children()
+
+
+def test_a_recording_that_is_given_up_halfway(readers, tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(5_000_000), 16_000)
+    blocks = readers.read(path)
+    next(blocks)
+    blocks.close()
+    assert not children()
+    assert sum(map(len, readers.read(path))) == 5_000_000
+    assert len(children()) == 1
+
+
+def test_what_a_decoder_prints_reaches_neither_the_pipe_nor_the_terminal(readers, recording, broken_decoder, capfd):
+    broken_decoder("os.write(1, b'out'); os.write(2, b'err'); raise ValueError('no')")
+    with pytest.raises(ValueError, match=r"stereo\.wav cannot be read as audio: no"):
+        list(readers.read(recording))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_no_process_outlives_the_one_that_started_it(tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(5_000_000), 16_000)
+    code = (
+        "import os, sys, time; from vggish_keras._reader_process import ReaderProcesses\n"
+        "blocks = ReaderProcesses().read(sys.argv[1]); next(blocks); print('read', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"read\n"
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    child.wait(timeout=10)

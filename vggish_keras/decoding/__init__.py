@@ -1,0 +1,58 @@
+"""Recordings of any format as blocks of samples: libsndfile reads samples behind a header, FFmpeg what is compressed.
+
+Which of them reads a file depends on its content, never on its suffix. Both read the whole of it, or report what is
+missing.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from vggish_keras.decoding import compressed, plain
+from vggish_keras.decoding.headers import read_header
+
+
+class Recording(NamedTuple):
+    """An open recording.
+
+    Attributes:
+        sample_rate: Hz.
+        blocks: Arrays [frames, channels] of floats or integer PCM, to be read once.
+    """
+
+    sample_rate: int
+    blocks: Iterator[np.ndarray]
+
+
+def open_recording(file: BinaryIO, name: str) -> Recording:
+    """Opens a file of any format, to be read block by block in constant memory.
+
+    Args:
+        file: A seekable binary file, which stays open.
+        name: What messages call it.
+
+    Returns:
+        The recording. Of a file with several audio streams, such as a video, it is the first.
+
+    Raises:
+        ValueError: The file is not audio, is damaged, or ends before its header says; some of it only while reading.
+    """
+    header = read_header(file, name)
+    if header is not None and header.encoding is not None:
+        if not header.channels:
+            raise ValueError(f"{name} cannot be read as audio: it has no channels")
+        return Recording(header.sample_rate, plain.read_plain(file, header, name))
+    if _starts_with(file, plain.MAGICS):
+        return Recording(*plain.open_sound(file, name))
+    try:
+        return Recording(*compressed.open_compressed(file, name))
+    except plain.UnsupportedError:
+        if header is None:
+            raise
+        return Recording(*plain.open_sound(file, name))
+
+
+def _starts_with(file: BinaryIO, magics: tuple[bytes, ...]) -> bool:
+    file.seek(0)
+    return file.read(32).startswith(magics)

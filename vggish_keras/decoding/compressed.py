@@ -1,0 +1,180 @@
+"""Compressed audio and containers, video files among them, read by FFmpeg's libraries through PyAV."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vggish_keras.decoding import lengths
+from vggish_keras.decoding.plain import BLOCK_FRAMES, UnsupportedError
+
+# Every format that holds sound, and none that opens further files, such as a playlist.
+_FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,"
+    "tak,tta,w64,wav,wv"
+)
+_LOSSLESS = frozenset(["flac", "wavpack", "tta", "ape", "tak"])
+"""Codecs whose packets carry a checksum that FFmpeg ignores by default."""
+_READ_ONCE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
+"""Formats in which FFmpeg stops at the end of the first of several files in a row."""
+_SYNC = {"mp3": 0xFFE0, "aac": 0xFFF0, "ac3": 0x0B77, "eac3": 0x0B77}
+"""The bits that start each packet of formats that are packets alone."""
+
+
+def open_compressed(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray]]:
+    """Opens a file that FFmpeg reads, at its first audio stream.
+
+    Args:
+        file: The file, seekable.
+        name: What messages call it.
+
+    Returns:
+        The sample rate in Hz, and blocks [frames, channels] of float32, float64, int16, int32 or uint8.
+
+    Raises:
+        UnsupportedError: FFmpeg does not know its format or its codec.
+        ValueError: It is not an audio file, or it is damaged; while reading: it is damaged, ends before its header
+            says, changes its sample rate, or holds no samples. Formats without a length: see `lengths`.
+    """
+    import av
+
+    lengths.check_extents(file, name)
+    file.seek(0)
+    try:
+        container = av.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError, UnicodeError) as error:
+        reason = "it is not in a known audio format, or its header is damaged"
+        raise UnsupportedError(f"{name} cannot be read as audio: {reason}") from error
+    try:
+        if not container.streams.audio:
+            raise ValueError(f"{name} cannot be read as audio: it has no audio stream")
+        frames = iter(_Frames(container, file, name))
+        first = next(frames, None)
+        if first is None:
+            raise ValueError(f"{name} holds no samples")
+    except BaseException:
+        container.close()
+        raise
+    # What a decoder makes of the stream, for example of HE-AAC, may have a rate other than the one in the header.
+    return first.sample_rate, _blocks(container, itertools.chain([first], frames), name)
+
+
+def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.ndarray]:
+    """Joins frames into blocks of a size that is worth the effort."""
+    with container:
+        waiting: list[np.ndarray] = []
+        count = 0
+        sample_rate = None
+        for frame in frames:
+            sample_rate = sample_rate or frame.sample_rate
+            if frame.sample_rate != sample_rate:
+                raise ValueError(
+                    f"{name} changes its sample rate from {sample_rate} to {frame.sample_rate} Hz: split it"
+                )
+            samples = frame.to_ndarray()
+            channels = frame.layout.nb_channels
+            samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
+            if waiting and waiting[0].shape[1] != channels:
+                yield np.concatenate(waiting)
+                waiting, count = [], 0
+            waiting.append(samples)
+            count += len(samples)
+            if count >= BLOCK_FRAMES:
+                yield np.concatenate(waiting)
+                waiting, count = [], 0
+        if waiting:
+            yield np.concatenate(waiting)
+
+
+class _Frames:
+    """The decoded frames of a file; at the end, its length is compared with what its header declares."""
+
+    def __init__(self, container: Any, file: BinaryIO, name: str) -> None:
+        self._container, self._file, self._name = container, file, name
+        self._stream = container.streams.audio[0]
+        self._format = container.format.name.split(",")[0]
+        self._length = lengths.Length()
+        position = file.tell()
+        self._declared = lengths.declared_length(file, name, container, self._stream)
+        file.seek(position)  # FFmpeg goes on from there
+        self._skipped = self._end = 0
+        self._next_pts: int | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        import av
+
+        if self._stream.codec_context is None:
+            raise UnsupportedError(f"{self._name} cannot be read as audio: its codec is unknown")
+        if self._stream.codec_context.name in _LOSSLESS:
+            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        demuxed = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(demuxed, None)
+            # A damaged file may grow a stream that PyAV does not know.
+            except (av.FFmpegError, IndexError) as error:
+                if not self._declared or self._declared.missing(self._length):
+                    raise self._damaged(error) from error
+                break  # bytes after the end
+            if packet is None:
+                break
+            yield from self._decode(packet)
+        self._check()
+
+    def _decode(self, packet: Any) -> Iterator[Any]:
+        import av
+
+        self._note_position(packet)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            if self._starts_as_audio(packet):
+                raise self._damaged(error) from error
+            self._skipped += packet.size
+            return
+        self._length.packets += packet.size > 0
+        for frame in frames:
+            self._check_order(frame)
+            self._length.add(frame.samples, frame.sample_rate)
+            yield frame
+
+    def _starts_as_audio(self, packet: Any) -> bool:
+        """False for tags and other bytes between packets, which formats without a container hand on as packets."""
+        sync = _SYNC.get(self._format)
+        return sync is None or not packet.size or int.from_bytes(bytes(packet)[:2], "big") & sync == sync
+
+    def _note_position(self, packet: Any) -> None:
+        """Counts bytes that were skipped in formats whose packets follow each other without a gap."""
+        if packet.size and packet.pos is not None:
+            if self._format in _SYNC and 0 < self._end < packet.pos:
+                self._skipped += packet.pos - self._end
+            self._end = packet.pos + packet.size
+
+    def _check_order(self, frame: Any) -> None:
+        """FLAC numbers its frames, and FFmpeg leaves out without an error what it does not recognize as one."""
+        if self._format == "flac" and frame.pts is not None:
+            if self._next_pts is not None and frame.pts > self._next_pts:
+                raise self._damaged(ValueError(f"{frame.pts - self._next_pts} samples are missing"))
+            self._next_pts = frame.pts + frame.samples
+
+    def _damaged(self, error: Exception) -> ValueError:
+        reason = str(getattr(error, "strerror", None) or error)
+        return ValueError(f"{self._name} is damaged after {self._length.samples} samples: {reason}")
+
+    def _check(self) -> None:
+        if self._declared:
+            self._declared.check(self._length, self._name)
+        if not self._length.samples:
+            raise ValueError(f"{self._name} holds no samples")
+        if self._format in _READ_ONCE and self._is_repeated():
+            raise ValueError(f"{self._name} holds several files in a row: split it")
+        if self._skipped:
+            warnings.warn(f"{self._name}: skipped {self._skipped} bytes that are not audio", stacklevel=2)
+
+    def _is_repeated(self) -> bool:
+        self._file.seek(0)
+        magic = self._file.read(4)
+        self._file.seek(self._end)
+        return magic in self._file.read(1_024)
