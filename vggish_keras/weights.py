@@ -1,6 +1,7 @@
 """Where weights come from: the published files, fetched, verified and cached; TF-Slim checkpoints, read and written."""
 
 import contextlib
+import functools
 import os
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 
 from vggish_keras import params
 from vggish_keras.errors import one_line
+from vggish_keras.npz import read_npz
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -135,6 +137,11 @@ def _progress(description: str) -> Iterator[_PoochProgress]:
 
 PcaParams: TypeAlias = PathLike | Mapping[str, Any] | Sequence[Any]
 
+_PCA_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    params.PCA_EIGEN_VECTORS: [(params.EMBEDDING_SIZE, params.EMBEDDING_SIZE)],
+    params.PCA_MEANS: [(params.EMBEDDING_SIZE,), (params.EMBEDDING_SIZE, 1)],
+}
+
 
 def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
     """The parameters of the published post-processing.
@@ -148,50 +155,42 @@ def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file, or the published one cannot be had.
-        ValueError: Not an .npz file of plain arrays with these keys and shapes. Pickled objects are never loaded.
+        ValueError: Not an .npz file of plain arrays with these keys and shapes, or numbers that are not finite. Pickled
+            objects are never loaded.
     """
     if isinstance(source, (str, os.PathLike)):
         path = fetch(params.PCA_PARAMS) if source == AUDIOSET else Path(source)
-        return _check_pca_params(_read_npz(path), str(path))
-    if not isinstance(source, Mapping):
-        source = dict(zip((params.PCA_EIGEN_VECTORS, params.PCA_MEANS), source, strict=False))
-    return _check_pca_params(source, "PCA parameters")
+        if not path.is_file():
+            raise FileNotFoundError(f"no PCA parameters at {path}")
+        origin = str(path)
+        arrays = read_npz(path, _PCA_SHAPES, functools.partial(_check_pca_headers, origin=origin))
+    else:
+        origin = "PCA parameters"
+        if not isinstance(source, Mapping):
+            source = dict(zip(_PCA_SHAPES, source, strict=False))
+        # Others are named, but may be anything.
+        arrays = {key: np.asarray(source[key] if key in _PCA_SHAPES else 0) for key in source}
+        _check_pca_headers(arrays, origin)
+    with np.errstate(over="ignore"):
+        eigen_vectors, means = (arrays[key].astype(np.float32) for key in _PCA_SHAPES)
+    for key, array in zip(_PCA_SHAPES, (eigen_vectors, means), strict=True):
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{origin}: {key} must hold finite numbers, got NaN or infinity")
+    return eigen_vectors, means.reshape(params.EMBEDDING_SIZE)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no PCA parameters at {path}")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("it holds a single array")
-        with file:
-            return dict(file)
-    except Exception as error:  # numpy, zipfile and zlib each raise their own for a file that is none
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {one_line(error)}") from error
-
-
-def _check_pca_params(arrays: Mapping[str, Any], origin: str) -> tuple[np.ndarray, np.ndarray]:
-    size = params.EMBEDDING_SIZE
-    expected: dict[str, list[tuple[int, ...]]] = {
-        params.PCA_EIGEN_VECTORS: [(size, size)],
-        params.PCA_MEANS: [(size,), (size, 1)],
-    }
+def _check_pca_headers(arrays: Mapping[str, Any], origin: str) -> None:
+    """Checks what has a shape and a dtype: arrays, or the headers of arrays."""
     problems = []
-    found = {}
-    for key, shapes in expected.items():
+    for key, shapes in _PCA_SHAPES.items():
         if key not in arrays:
             problems.append(f"{key} is missing (keys: {', '.join(sorted(arrays)) or 'none'})")
-            continue
-        array = found[key] = np.asarray(arrays[key])
-        if array.shape not in shapes:
-            problems.append(f"{key} has shape {array.shape}, expected {shapes[0]}")
-        elif array.dtype.kind not in "fiu" or not np.all(np.isfinite(array)):
-            problems.append(f"{key} must hold finite numbers, got dtype {array.dtype}")
+        elif arrays[key].shape not in shapes:
+            problems.append(f"{key} has shape {arrays[key].shape}, expected {shapes[0]}")
+        elif arrays[key].dtype.kind not in "fiu":
+            problems.append(f"{key} must hold finite numbers, got dtype {arrays[key].dtype}")
     if problems:
         raise ValueError(f"{origin}: {'; '.join(problems)}")
-    means = found[params.PCA_MEANS].reshape(size)
-    return found[params.PCA_EIGEN_VECTORS].astype(np.float32), means.astype(np.float32)
 
 
 # === Weights of the network ===
