@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
+from vggish_keras.errors import one_line
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
@@ -249,11 +250,41 @@ def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callab
     """What `export_saved_model` wrote, as a function of waveforms [batch, samples]."""
     if dtype != DTYPES[0]:
         raise ValueError(f"{path} has the dtype of its export, so dtype must be {DTYPES[0]!r}, got {dtype!r}")
-    loaded = tf.saved_model.load(os.fspath(path))
-    output, outputs = postprocess or "embedding", loaded.signatures["serving_default"].structured_outputs
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
+        raise ValueError(f"{path} is not a readable SavedModel: {one_line(error)}") from error
+    output = postprocess or "embedding"
+    _check_signature(path, loaded.signatures, output, tf.dtypes.as_dtype(embedding_dtype(postprocess)))
+    variables = loaded.signatures["serving_default"].variables
+    weights_lib.check_finite(path, {variable.name: variable for variable in variables})
+    return functools.partial(_serve, loaded, output)
+
+
+def _check_signature(path: Path, signatures: Any, output: str, dtype: tf.DType) -> None:
+    """Raises a ValueError unless a SavedModel embeds examples as `export_saved_model` has it."""
+    expected = "expected what export_saved_model writes"
+    if "serving_default" not in signatures:
+        found = ", ".join(sorted(signatures)) or "none"
+        raise ValueError(f"{path} has no signature serving_default (signatures: {found}), {expected}")
+    signature = signatures["serving_default"]
+    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    examples = tf.TensorShape([None, params.EXAMPLE_SAMPLES])
+    taken = [name for name, spec in inputs.items() if spec.dtype == tf.float32 and examples.is_subtype_of(spec.shape)]
+    if not list(inputs) == taken == ["waveform"]:
+        raise ValueError(f"{path} has the input {_specs(inputs)}, {expected}: waveform float32 [batch, samples]")
     if output not in outputs:
         raise ValueError(f"{path} was exported with the outputs {', '.join(sorted(outputs))}, without {output}")
-    return functools.partial(_serve, loaded, output)
+    embedding = outputs[output]
+    embeddings = tf.TensorShape([None, None, params.EMBEDDING_SIZE])
+    fits = embedding.shape.is_subtype_of(embeddings) and embedding.shape[1] in (None, 1)
+    if embedding.dtype != dtype or not fits:
+        found = _specs({output: embedding})
+        raise ValueError(f"{path} has the output {found}, {expected}: {output} {dtype.name} [batch, n, 128]")
+
+
+def _specs(specs: Mapping[str, tf.TensorSpec]) -> str:
+    return ", ".join(f"{name} {spec.dtype.name} {spec.shape}" for name, spec in specs.items()) or "nothing"
 
 
 def _serve(loaded: Any, output: str, waveform: tf.Tensor) -> tf.Tensor:
