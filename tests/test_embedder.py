@@ -1,5 +1,11 @@
 import gc
 import itertools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -281,6 +287,67 @@ def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     np.testing.assert_array_equal(got.times, expected.times)
     monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
     assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+# === Forked processes ===
+
+
+def in_child(function):
+    """The error of a function in a forked process, which hangs for no longer than a while."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            function()
+            message = "no error"
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+        os.write(writing, message.encode())
+        os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], 20)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with open(reading) as pipe:
+        return pipe.read() if ready else "hangs"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(slim, embedder, folder, sounds):
+    embedder.embed(sounds["noise"], 16_000)
+    vk.embed(sounds["noise"], 16_000, weights=slim.v2)
+    begun = embedder.embed_many([folder / "0.wav"] * 3)
+    next(begun)
+    for use in (
+        lambda: embedder.embed(sounds["noise"], 16_000),
+        lambda: list(embedder.stream([sounds["noise"]], 16_000)),
+        lambda: list(embedder.embed_many([folder / "0.wav"])),
+        lambda: list(embedder.embed_many([folder / "text.wav"])),
+        lambda: next(begun),
+        lambda: vk.embed(sounds["noise"], 16_000, weights=slim.v2),
+        lambda: vk.Embedder(slim.v2),
+        lambda: vk.VGGish(None),
+    ):
+        message = in_child(use)
+        assert re.fullmatch(
+            rf"RuntimeError: TensorFlow ran in process {os.getpid()} before process \d+ was forked from it, and would "
+            r"hang here: start workers with the 'spawn' method, or fork before the first model is made",
+            message,
+        )
+    assert len(list(begun)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
+    script = (
+        "import os\n"
+        "from vggish_keras.fork import check_process\n"
+        "child = os.fork()\n"
+        "check_process()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 # === Many recordings ===

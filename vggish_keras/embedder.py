@@ -15,6 +15,7 @@ import tensorflow as tf
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras.blas import single_threaded_blas
 from vggish_keras.errors import one_line
+from vggish_keras.fork import check_process
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import check_sample_rate, resample_blocks
@@ -61,6 +62,7 @@ class Embedder:
     Raises:
         ValueError: A bad argument, or weights that do not fit.
         FileNotFoundError: There are no such weights, or the published ones cannot be had.
+        RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Embedder:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         check_choice("dtype", dtype, DTYPES)
+        check_process()
         self.padding = padding
         self.batch_size = batch_size
         self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
@@ -165,7 +168,9 @@ class Embedder:
                 values, parts = joined[:count].copy(), [joined[count:].copy()]
                 embedded -= count
                 yield path, error or Embeddings(start_times(count, self._hop_samples), values)
+                check_process()  # nobody reads ahead in a child
 
+        check_process()
         with single_threaded_blas(), contextlib.closing(windows):
             for window in windows:
                 if window is not None:
@@ -190,6 +195,7 @@ class Embedder:
         """
         batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
         np.stack(windows, out=batch[: len(windows)])
+        check_process()
         return self._embed_windows(batch).numpy()[: len(windows)]
 
     def _windows_of_all(
@@ -223,6 +229,7 @@ class Embedder:
         windows = cut_windows(resample_blocks(blocks, sample_rate), self._hop_samples, self.padding)
         start = 0
         while batch := list(itertools.islice(windows, self.batch_size)):
+            check_process()
             values = self._embed_windows(np.stack(batch)).numpy()
             yield Embeddings(start_times(len(batch), self._hop_samples, start), values)
             start += len(batch)
