@@ -137,6 +137,15 @@ def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
     np.testing.assert_array_equal(model.get_layer("fc2").bias, before)
 
 
+def test_an_index_that_points_beyond_its_end_is_named(tmp_path, model):
+    write_v2(tmp_path / "x.ckpt", {"x": np.zeros(3)})
+    index = tmp_path / "x.ckpt.index"
+    content = index.read_bytes()
+    index.write_bytes(content[:-46] + b"\x7f" + content[-45:])  # in the footer, where a block begins
+    with pytest.raises(ValueError, match=r"x\.ckpt is not a readable TF-Slim checkpoint: Read less bytes"):
+        vk.load_slim_checkpoint(model, tmp_path / "x.ckpt")
+
+
 def test_files_that_are_no_checkpoint(tmp_path, model):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt is not a readable TF-Slim checkpoint"):

@@ -333,7 +333,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     try:
         reader = tf.train.load_checkpoint(os.fspath(path))
         found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
         raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {one_line(error)}") from error
     problems = []
     for name, shape in shapes.items():
@@ -348,7 +348,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         # The op reads a V1 file in half the time that the reader takes, and its tensors become the variables' own.
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
         tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise ValueError(f"{path} is damaged: {one_line(error)}") from error
     values = dict(zip(shapes, tensors, strict=True))
     check_finite(path, values)
