@@ -60,7 +60,8 @@ class Embedder:
         dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32.
 
     Raises:
-        ValueError: A bad argument, or weights that do not fit.
+        ValueError: A bad argument; weights that do not fit or are not finite; or a SavedModel with inputs or outputs
+            that `export_saved_model` does not write.
         FileNotFoundError: There are no such weights, or the published ones cannot be had.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
     """

@@ -111,7 +111,7 @@ def VGGish(
         `vggish_keras.model`, which registers the layers.
 
     Raises:
-        ValueError: A bad argument, or weights that do not fit.
+        ValueError: A bad argument, or weights that do not fit or are not finite.
         TypeError: `hop_seconds` is not a number, or `weights` no path.
         FileNotFoundError: There are no such weights, or the published ones cannot be had. Random weights are never
             used instead.

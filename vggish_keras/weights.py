@@ -286,11 +286,11 @@ def _load_keras_weights(model: Any, path: Path) -> None:
             network.load_weights(path)
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
         raise ValueError(f"{path} does not hold the weights of this network: {one_line(error)}") from error
+    check_finite(path, slim_variables(network))
     # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
     missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
     if missing:
         raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
-    check_finite(path, slim_variables(network))
 
 
 def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:
