@@ -339,6 +339,26 @@ def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(slim, embedder
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_run_does_not_go_on_in_a_forked_process(embedder, folder, monkeypatch):
+    """Nobody reads there: the threads are the parent's."""
+    may_read = threading.Event()
+    read_windows = embedder_module.read_windows
+
+    def read(path, *arguments):
+        if path.name == "1.flac":
+            may_read.wait()
+        return read_windows(path, *arguments)
+
+    monkeypatch.setattr(embedder_module, "read_windows", read)
+    begun = embedder.embed_many([folder / "0.wav", folder / "1.flac"])
+    assert next(begun)[0] == folder / "0.wav"
+    assert in_child(lambda: next(begun)).startswith("RuntimeError: TensorFlow ran in process ")
+    may_read.set()
+    assert [path for path, _ in begun] == [folder / "1.flac"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
     script = (
         "import os\n"
