@@ -1,6 +1,12 @@
 import gc
 import io
 import itertools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -16,6 +22,7 @@ import vggish_keras as vk
 from tests import published
 from tests.encoding import encode
 from vggish_keras import embedder as embedder_module, network
+from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 
 
@@ -170,6 +177,112 @@ def test_what_an_exported_model_cannot_give_is_named(exported):
         vk.Embedder(exported, padding="full")
 
 
+# === SavedModels from anywhere ===
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    """Saves a function of one tensor under a signature's name, as small as a SavedModel can be."""
+
+    def save(function, name="waveform", spec=((None, None), tf.float32), signature="serving_default"):
+        module = tf.Module()
+        module.scale = tf.Variable([1.0, 2.0])
+        shape, dtype = spec
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, dtype, name)])
+        def serve(tensor):
+            return function(tensor, module.scale)
+
+        path = tmp_path / "foreign"
+        tf.saved_model.save(module, str(path), signatures={signature: serve})
+        return path
+
+    return save
+
+
+def ones(shape, dtype=tf.float32, output="embedding"):
+    """A function whose output has a shape, of which "?" is known to nobody before it runs."""
+
+    def function(tensor, scale):
+        batch = tf.shape(tensor)[:1]
+        if shape == "?":
+            return {output: tf.ones(tf.concat([batch, tf.cast(scale, tf.int32)], 0))}
+        rest = tf.ones([1, *shape], dtype)
+        return {output: tf.repeat(rest, batch, axis=0)}
+
+    return function
+
+
+def test_a_foreign_saved_model_of_the_right_shapes_is_used(saved_model, sounds):
+    def function(waveform, scale):
+        peak = tf.reduce_max(waveform, axis=1)
+        return {"embedding": scale[1] * tf.tile(peak[:, tf.newaxis, tf.newaxis], [1, 1, 128])}
+
+    got = vk.Embedder(saved_model(function)).embed(sounds["noise"][:15_600], 16_000)
+    np.testing.assert_array_equal(got.values, np.full((1, 128), 2 * sounds["noise"][:15_600].max()))
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (ones([1, 128]), {"signature": "other"}, r"has no signature serving_default \(signatures: other\), expected"),
+        (
+            ones([1, 128]),
+            {"name": "audio"},
+            r"has the input audio float32 \(None, None\), expected .*: waveform float32",
+        ),
+        (ones([1, 128]), {"spec": ((None,), tf.string)}, r"has the input waveform string \(None,\)"),
+        (ones([1, 128]), {"spec": ((None, 16_000), tf.float32)}, r"has the input waveform float32 \(None, 16000\)"),
+        (ones([1, 128]), {"spec": ((1, None), tf.float32)}, r"has the input waveform float32 \(1, None\)"),
+        (ones([1, 128], output="y"), {}, "was exported with the outputs y, without embedding"),
+        (ones([7]), {}, r"has the output embedding float32 \(None, 7\), expected .* float32 \[batch, n, 128\]"),
+        (ones([1, 64]), {}, r"has the output embedding float32 \(None, 1, 64\)"),
+        (ones([7, 128]), {}, r"has the output embedding float32 \(None, 7, 128\)"),
+        (ones([128]), {}, r"has the output embedding float32 \(None, 128\)"),
+        (ones([1, 128], tf.float64), {}, r"has the output embedding float64 \(None, 1, 128\)"),
+        (ones("?"), {}, r"has the output embedding float32 \(None, None, None\)"),
+    ],
+)
+def test_a_foreign_saved_model_is_an_error_before_it_is_used(saved_model, function, options, message):
+    with pytest.raises(ValueError, match=f"foreign {message}"):
+        vk.Embedder(saved_model(function, **options))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_saved_model_of_weights_that_are_not_finite_is_an_error(saved_model, bad):
+    def function(waveform, scale):
+        scale.assign([1.0, 1.0])
+        return ones([1, 128])(waveform, scale)
+
+    path = saved_model(function)
+    vk.Embedder(path)
+    loaded = tf.saved_model.load(str(path))
+    loaded.scale.assign([1.0, bad])
+    tf.saved_model.save(loaded, str(path.with_name("bad")), signatures=loaded.signatures)
+    with pytest.raises(ValueError, match=r"bad: weights must be finite numbers, got NaN or infinity in Variable:0"):
+        vk.Embedder(path.with_name("bad"))
+
+
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+@pytest.mark.parametrize("kept", [0, 0.5, None])
+def test_a_damaged_saved_model_is_named(saved_model, name, kept):
+    path = saved_model(lambda waveform, scale: {"embedding": tf.ones([tf.shape(waveform)[0], 1, 128]) * scale[0]})
+    vk.Embedder(path)
+    file = path / name
+    content = file.read_bytes()
+    file.unlink()
+    if kept is not None:
+        file.write_bytes(content[: int(kept * len(content))])
+    if (name, kept) == ("saved_model.pb", None):
+        with pytest.raises(FileNotFoundError, match=r"no weights at .*foreign"):
+            vk.Embedder(path)
+        return
+    with pytest.raises(ValueError, match=r"foreign (is not a readable SavedModel: .|has no signature serving_default)"):
+        vk.Embedder(path)
+
+
 def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     expected = embedder.embed(sounds["noise"], 16_000)
     got = vk.embed(sounds["noise"], 16_000, weights=slim.v2)
@@ -227,6 +340,87 @@ def test_odd_recordings_are_embedded_whole(reference):
     results = {path.name: result for path, result in Embedder(None).embed_many([folder / name for name in names])}
     assert "endless_list.wav cannot be read as audio" in str(results.pop("endless_list.wav"))
     assert {name: len(result.times) for name, result in results.items()} == expected
+
+
+# === Forked processes ===
+
+
+def in_child(function):
+    """The error of a function in a forked process, which hangs for no longer than a while."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            function()
+            message = "no error"
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}"
+        os.write(writing, message.encode())
+        os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], 20)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with open(reading) as pipe:
+        return pipe.read() if ready else "hangs"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(slim, embedder, folder, sounds):
+    embedder.embed(sounds["noise"], 16_000)
+    vk.embed(sounds["noise"], 16_000, weights=slim.v2)
+    begun = embedder.embed_many([folder / "0.wav"] * 3)
+    next(begun)
+    for use in (
+        lambda: embedder.embed(sounds["noise"], 16_000),
+        lambda: list(embedder.stream([sounds["noise"]], 16_000)),
+        lambda: list(embedder.embed_many([folder / "0.wav"])),
+        lambda: list(embedder.embed_many([folder / "text.wav"])),
+        lambda: next(begun),
+        lambda: vk.embed(sounds["noise"], 16_000, weights=slim.v2),
+        lambda: vk.Embedder(slim.v2),
+        lambda: vk.VGGish(None),
+    ):
+        message = in_child(use)
+        assert re.fullmatch(
+            rf"RuntimeError: TensorFlow ran in process {os.getpid()} before process \d+ was forked from it, and would "
+            r"hang here: start workers with the 'spawn' method, or fork before the first model is made",
+            message,
+        )
+    assert len(list(begun)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_run_does_not_go_on_in_a_forked_process(embedder, folder, monkeypatch):
+    """Nobody reads there: the threads are the parent's."""
+    may_read = threading.Event()
+    read = ReaderProcesses.read
+
+    def wait_and_read(self, path, *arguments):
+        if path.name == "1.flac":
+            may_read.wait()
+        return read(self, path, *arguments)
+
+    monkeypatch.setattr(ReaderProcesses, "read", wait_and_read)
+    begun = embedder.embed_many([folder / "0.wav", folder / "1.flac"])
+    assert next(begun)[0] == folder / "0.wav"
+    assert in_child(lambda: next(begun)).startswith("RuntimeError: TensorFlow ran in process ")
+    may_read.set()
+    assert [path for path, _ in begun] == [folder / "1.flac"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
+    script = (
+        "import os\n"
+        "from vggish_keras.fork import check_process\n"
+        "child = os.fork()\n"
+        "check_process()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 # === Many recordings ===

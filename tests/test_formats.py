@@ -1,9 +1,13 @@
+import io
+import struct
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
-from vggish_keras import formats
+from vggish_keras import Postprocess, formats
 from vggish_keras.embedder import Embeddings
 
 RNG = np.random.default_rng(0)
@@ -80,3 +84,153 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, suffix):
         formats.write(path, Interrupted())
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# === .npz files from anywhere ===
+
+
+def npy(array, **header):
+    """A member of an .npz file, with another header if asked."""
+    file = io.BytesIO()
+    described = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, {**described, **header})
+    return file.getvalue() + array.tobytes()
+
+
+def npy_of_text(text, version=1):
+    """A member whose header is a text."""
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text.encode()
+
+
+ARRAYS = {
+    "times": np.arange(3.0),
+    "values": np.ones((3, 128), np.float32),
+    "pca_eigen_vectors": np.eye(128, dtype=np.float32),
+    "pca_means": np.zeros(128, np.float32),
+}
+MEMBERS = {name: npy(array) for name, array in ARRAYS.items()}
+
+HEADERS = {
+    "a trillion rows": lambda array: npy(array, shape=(10**12, *array.shape[1:])),
+    "a row fewer": lambda array: npy(array, shape=(len(array) - 1, *array.shape[1:])),
+    "negative": lambda array: npy(array, shape=(-1,)),
+    "pickled": lambda array: npy(array, descr="|O"),
+    "deep": lambda _: npy_of_text("(" * 9_000),
+    "deep list": lambda _: npy_of_text("{'descr': " + "[" * 3_000 + "]" * 3_000 + ", 'fortran_order': 0, 'shape': 0}"),
+    "no end": lambda _: npy_of_text("{'descr': '''"),
+    "code": lambda _: npy_of_text("__import__('os').abort()"),
+    "long": lambda _: npy_of_text("{" + " " * 60_000),
+    "longer": lambda _: npy_of_text("{" + " " * 10**7, 2),
+    "version 3": lambda _: npy_of_text("{}", 3),
+    "no header": lambda _: b"",
+    "text": lambda _: b"no array",
+}
+METHODS = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA, "checksum": zipfile.ZIP_STORED}
+BYTES = {
+    "encrypted": lambda content: with_field(content, 6, 1),
+    "method 99": lambda content: with_field(content, 8, 99),
+    "cut off": lambda content: content[:-30],
+    "deflated data": lambda content: content[:60] + bytes(40) + content[100:],
+    "checksum": lambda content: content.replace(struct.pack("<d", 2.0), struct.pack("<d", 9.0)).replace(
+        bytes(400), b"1" * 400
+    ),
+    "empty": lambda _: b"",
+    ".npy": lambda _: MEMBERS["times"],
+}
+
+
+def with_field(content, offset, value):
+    """The archive with another value in a field of every entry, in its header and in the directory."""
+    content = bytearray(content)
+    for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset + shift : start + offset + shift + 2] = struct.pack("<H", value)
+            start = content.find(signature, start + 4)
+    return content
+
+
+def write_members(path, members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+@pytest.mark.parametrize("kind", [*HEADERS, *METHODS, *(kind for kind in BYTES if kind not in METHODS)])
+@pytest.mark.parametrize("read", [formats.read_npz, Postprocess])
+def test_every_damage_is_a_value_error_that_names_the_file(tmp_path, read, kind):
+    write_members(tmp_path / "good.npz", MEMBERS)
+    read(tmp_path / "good.npz")
+    path = tmp_path / "bad.npz"
+    changed = {name: HEADERS[kind](ARRAYS[name]) for name in ("times", "pca_eigen_vectors")} if kind in HEADERS else {}
+    write_members(path, {**MEMBERS, **changed}, METHODS.get(kind, zipfile.ZIP_DEFLATED))
+    if kind in BYTES:
+        path.write_bytes(BYTES[kind](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"bad\.npz is not an \.npz file of plain arrays: ."):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"times": np.arange(4.0)}, r"holds no embeddings: it needs times \[n\] and values \[n, 128\]"),
+        ({"values": np.zeros((3, 64))}, "holds no embeddings"),
+        ({"values": np.zeros((3, 128, 1))}, "holds no embeddings"),
+        ({"values": np.zeros((3, 128), "U1")}, "holds no embeddings"),
+        ({"values": np.zeros((3, 128), complex)}, "holds no embeddings"),
+        ({"times": np.zeros((), "f8")}, "holds no embeddings"),
+        ({"times": np.zeros((3, 1))}, "holds no embeddings"),
+        ({"files": np.array(["a", "b"])}, r"files must hold 3 names, as many as there are times, got <U1 \[2\]"),
+        ({"files": np.arange(3)}, "files must hold 3 names"),
+        ({"files": np.full((3, 1), "a")}, "files must hold 3 names"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_named(tmp_path, changed, message):
+    np.savez_compressed(tmp_path / "x.npz", **{"times": ARRAYS["times"], "values": ARRAYS["values"], **changed})
+    with pytest.raises(ValueError, match=rf"x\.npz:? {message}"):
+        formats.read_npz(tmp_path / "x.npz")
+
+
+def test_other_arrays_of_a_file_are_left_alone(tmp_path):
+    other = {"model": np.array([{}], object), "zeros": np.zeros(10**8, np.uint8)}
+    np.savez_compressed(tmp_path / "x.npz", times=ARRAYS["times"], values=ARRAYS["values"], **other)
+    got = formats.read_npz(tmp_path / "x.npz")
+    np.testing.assert_array_equal(got.times, ARRAYS["times"])
+    np.testing.assert_array_equal(got.values, ARRAYS["values"])
+
+
+def write_zeros(path, arrays):
+    """Writes compressed zeros: name -> dtype and shape."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, (dtype, shape) in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                member.write(bytes(np.dtype(dtype).itemsize * int(np.prod(shape))))
+
+
+def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
+    path, embeddings = tmp_path / "embeddings.npz", {"times": ("<f8", (200_000,)), "values": ("<f4", (200_000, 128))}
+    write_zeros(path, embeddings)
+    write_zeros(tmp_path / "pca.npz", {"pca_eigen_vectors": ("<f4", (200_000, 128)), "pca_means": ("<f4", (128,))})
+    tracemalloc.start()
+    message = (
+        r"embeddings\.npz has \d+ bytes and would take 104000000 bytes of memory, more than 100 times .* np\.savez"
+    )
+    with pytest.raises(ValueError, match=message):
+        formats.read_npz(path)
+    with pytest.raises(ValueError, match=r"pca_eigen_vectors has shape \(200000, 128\), expected \(128, 128\)"):
+        Postprocess(tmp_path / "pca.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+    # Written again as the message says, it is read; so are fewer zeros.
+    with np.load(path) as file:
+        np.savez(path, **file)
+    assert len(formats.read_npz(path).times) == 200_000
+    write_zeros(path, {"times": ("<f8", (1_000,)), "values": ("<f4", (1_000, 128))})
+    assert not np.any(formats.read_npz(path).values)
+
+
+def test_a_missing_npz_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no \.npz file at .*missing\.npz"):
+        formats.read_npz(tmp_path / "missing.npz")

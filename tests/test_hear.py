@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.test_embedder import in_child
 from vggish_keras import hear
 
 
@@ -60,3 +62,13 @@ def test_the_validator_of_hear_passes(slim):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Looks good!" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(model, sounds):
+    audio = sounds["noise"][np.newaxis]
+    hear.get_scene_embeddings(audio, model)
+    for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):
+        message = in_child(lambda function=function: function(audio, model))
+        assert message.startswith("RuntimeError: TensorFlow ran in process ")

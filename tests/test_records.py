@@ -1,4 +1,8 @@
+import itertools
 import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,7 @@ from tensorflow import keras
 
 import vggish_keras as vk
 from vggish_keras.aside import aside_of
-from vggish_keras.records import Record, Segment, dataset, dequantize, read_segments
+from vggish_keras.records import Record, Segment, _masked_crc32c, dataset, dequantize, read_segments
 
 RNG = np.random.default_rng(0)
 
@@ -106,6 +110,208 @@ def test_damaged_files_are_named(path, tmp_path):
             writer.write(serialized)
         with pytest.raises(ValueError, match=message):
             next(vk.records.read(path))
+
+
+def record_of(length, content=b""):
+    """A record that claims a length, with the right checksum of it."""
+    header = struct.pack("<Q", length)
+    return header + struct.pack("<I", _masked_crc32c(header)) + content
+
+
+def test_the_checksum_of_lengths_is_that_of_tensorflow(path):
+    for size in (0, 1, 128, 70_000):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(bytes(size))
+        assert path.read_bytes()[:12] == record_of(size)
+
+
+def test_a_length_beyond_the_file_is_an_error(tmp_path):
+    """TensorFlow would allocate as much and crash, so the test has a process of its own."""
+    expected = []
+    for whole, exponent in itertools.product((0, 2), (31, 33, 36, 40, 50, 62, 63)):
+        path = tmp_path / f"{whole}-{exponent}"
+        vk.records.write(path, [record(str(index)) for index in range(whole)])
+        offset = path.stat().st_size
+        with path.open("ab") as file:
+            file.write(record_of(2**exponent, bytes(50)))
+        message = f"{path} is damaged after {whole} records, or no TFRecord file: the record at byte {offset} has a "
+        message += f"length of {2**exponent} bytes, which is beyond the file's end"
+        expected += [str(path), *map(str, range(whole)), message, message]
+    script = (
+        "import sys\n"
+        "from vggish_keras.records import dataset, read\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(path, flush=True)\n"
+        "    for consume in (lambda: [print(record.video_id) for record in read(path)], lambda: list(dataset(path))):\n"
+        "        try: consume()\n"
+        "        except ValueError as error: print(error)"
+    )
+    paths = [line for line in expected if Path(line).is_file()]
+    result = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=False)
+    assert result.stdout.splitlines() == expected
+    assert result.returncode == 0
+
+
+def test_a_length_beyond_what_a_record_can_be_is_an_error(path):
+    """A file of holes is as long as it claims and takes no space."""
+    with path.open("wb") as file:
+        file.write(record_of(2**36))
+        file.truncate(2**36 + 16)
+    for consume in (lambda: next(vk.records.read(path)), lambda: dataset(path)):
+        with pytest.raises(ValueError, match=f"the record at byte 0 has a length of {2**36} bytes, which is beyond"):
+            consume()
+
+
+def test_a_record_that_is_cut_off_is_an_error_with_its_offset(path):
+    """Wherever it is cut: in the length, the checksums or the content."""
+    vk.records.write(path, [record("a"), record("b")])
+    content = path.read_bytes()
+    second = len(content) // 2
+    for kept in (1, 4, 8, 11, 12, 13, 100, second - 4, second - 1):
+        path.write_bytes(content[: second + kept])
+        records = vk.records.read(path)
+        assert next(records).video_id == "a"
+        message = rf"records\.tfrecord is damaged after 1 records, .*: the record at byte {second} (is cut off|has a)"
+        with pytest.raises(ValueError, match=message):
+            next(records)
+        with pytest.raises(ValueError, match=message):
+            dataset([path])
+
+
+def test_a_damaged_byte_is_an_error_with_its_offset(path):
+    vk.records.write(path, [record("a"), record("b"), record("c")])
+    content = path.read_bytes()
+    begin = len(content) // 3
+    for place, reason in (
+        (begin + 1, "has a length that does not match"),
+        (begin + 100, "does not match its checksum"),
+    ):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        records = vk.records.read(path)
+        assert next(records).video_id == "a"
+        with pytest.raises(ValueError, match=f"damaged after 1 records, .*: the record at byte {begin} {reason}"):
+            next(records)
+    with pytest.raises(tf.errors.DataLossError):
+        list(dataset(path))
+
+
+def test_every_file_of_a_dataset_is_checked(path, tmp_path):
+    vk.records.write(path, [record()])
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut is damaged after 0 records"):
+        dataset([path, tmp_path / "cut"])
+    assert len(list(dataset([path] * 3, batch_size=None))) == 3
+    assert list(dataset([])) == []
+
+
+def test_a_name_that_is_not_valid_text(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.tfrecord"))
+    vk.records.write(tmp_path / "x", [record()])
+    (tmp_path / "x").rename(path)
+    assert len(list(vk.records.read(path))) == len(list(dataset(path))) == 1
+
+
+# === One rule for `read` and `dataset` ===
+
+
+def a_list(*values):
+    """A feature of bytes, int64 or float32, by the values."""
+    kinds = {bytes: ("bytes_list", "BytesList"), int: ("int64_list", "Int64List"), float: ("float_list", "FloatList")}
+    if not values:
+        return tf.train.Feature()
+    name, kind = kinds[type(values[0])]
+    return tf.train.Feature(**{name: getattr(tf.train, kind)(value=values)})
+
+
+ROW = a_list(bytes(range(128)))
+NAME = {"video_id": a_list(b"x")}
+ROWS = {"audio_embedding": [ROW, ROW]}
+NOTHING = "it has no video_id or id, or no audio_embedding or audio"
+BAD_ROW = "a row of its embedding is not 128 bytes"
+
+
+@pytest.mark.parametrize(
+    ("context", "lists", "message"),
+    [
+        (NAME, ROWS, None),
+        ({"id": a_list(b"x")}, {"audio": [ROW, ROW]}, None),
+        ({**NAME, "id": a_list(b"y")}, ROWS, None),
+        ({"video_id": a_list(), "id": a_list(b"x")}, ROWS, None),
+        ({"video_id": a_list(b"x", b"y")}, ROWS, None),
+        (NAME, {**ROWS, "audio": []}, None),
+        (NAME, {"audio_embedding": [], "audio": [ROW, ROW]}, None),
+        ({**NAME, "labels": a_list(3, 3, 0)}, ROWS, None),
+        ({**NAME, "labels": a_list()}, ROWS, None),
+        ({**NAME, "start_time_seconds": a_list(1.0), "other": a_list(1)}, {**ROWS, "rgb": [a_list(1)]}, None),
+        ({}, ROWS, NOTHING),
+        ({"video_id": a_list()}, ROWS, NOTHING),
+        ({"video_id": a_list(5)}, ROWS, "its video_id must be of type bytes_list"),
+        ({**NAME, "id": a_list(5)}, ROWS, "its id must be of type bytes_list"),
+        (NAME, {}, NOTHING),
+        (NAME, {**ROWS, "audio": [ROW]}, "it has both audio_embedding and audio"),
+        (NAME, {"audio_embedding": [a_list(bytes(64), bytes(64))]}, BAD_ROW),
+        (NAME, {"audio_embedding": [a_list(bytes(64)), a_list(bytes(64))]}, BAD_ROW),
+        (NAME, {"audio_embedding": [a_list(bytes(256))]}, BAD_ROW),
+        (NAME, {"audio_embedding": [a_list(bytes(128), bytes(128))]}, BAD_ROW),
+        (NAME, {"audio_embedding": [ROW, a_list()]}, BAD_ROW),
+        (NAME, {"audio_embedding": [a_list(*range(128))]}, BAD_ROW),
+        (NAME, {"audio_embedding": [a_list(0.5)]}, BAD_ROW),
+        ({**NAME, "labels": a_list(1.0)}, ROWS, "its labels must be of type int64_list"),
+        ({**NAME, "labels": a_list(b"1")}, ROWS, "its labels must be of type int64_list"),
+        ({**NAME, "start_time_seconds": a_list(1)}, ROWS, "its start_time_seconds must be of type float_list"),
+        ({**NAME, "end_time_seconds": a_list(b"1")}, ROWS, "its end_time_seconds must be of type float_list"),
+        (None, None, "it is no SequenceExample"),
+    ],
+)
+def test_read_and_dataset_accept_and_refuse_the_same_records(path, context, lists, message):
+    serialized = b"\xff\xff\xff"
+    if context is not None:
+        lists = {key: tf.train.FeatureList(feature=rows) for key, rows in lists.items()}
+        serialized = tf.train.SequenceExample(
+            context=tf.train.Features(feature=context), feature_lists=tf.train.FeatureLists(feature_list=lists)
+        ).SerializeToString()
+    vk.records.write(path, [record()] * 40)
+    with tf.io.TFRecordWriter(str(path.with_name("last"))) as writer:
+        writer.write(serialized)
+    with path.open("ab") as file:
+        file.write(path.with_name("last").read_bytes())
+    if message:
+        for error, consume in ((ValueError, vk.records.read), (tf.errors.InvalidArgumentError, dataset)):
+            with pytest.raises(error, match=rf"records\.tfrecord, record 40: {message}"):
+                list(consume(path))
+        return
+    *_, got = vk.records.read(path)
+    *_, (embedding, labels) = dataset(path, batch_size=None)
+    assert got.video_id == "x"
+    assert got.embedding.tolist() == [list(range(128))] * 2
+    np.testing.assert_array_equal(embedding, dequantize(got.embedding))
+    assert set(np.flatnonzero(labels)) == set(got.labels)
+
+
+def test_mutated_records_are_accepted_and_refused_alike(path):
+    rng = np.random.default_rng(3)
+    vk.records.write(path, [record(rows=2)])
+    (good,) = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    accepted = 0
+    for _ in range(40):
+        mutated = bytearray(good)
+        mutated[rng.integers(len(good))] = rng.integers(256)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(bytes(mutated))
+        try:
+            (got,) = vk.records.read(path)
+        except ValueError:
+            usable = False
+        else:
+            usable = len(got.embedding) > 0 and all(0 <= label < 527 for label in got.labels)
+        accepted += usable
+        if usable:
+            ((embedding, _),) = dataset(path, batch_size=None)
+            np.testing.assert_array_equal(embedding, dequantize(got.embedding))
+        else:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="record 0"):
+                list(dataset(path))
+    assert 10 < accepted < 35
 
 
 @pytest.mark.parametrize(

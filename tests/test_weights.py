@@ -1,9 +1,11 @@
+import contextlib
 import hashlib
 import http.server
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,24 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_assigned(tmp_path, sli
     assert_close(model(slim.examples), slim.embeddings)
 
 
+@pytest.mark.parametrize(("version", "bad"), [("v1", np.nan), ("v2", -np.inf)])
+def test_weights_that_are_not_finite_are_named(tmp_path, model, version, bad):
+    tensors = zeros()
+    tensors["vggish/conv1/weights"][2, 1, 0, 63] = tensors["vggish/fc2/biases"][5] = bad
+    path = tmp_path / "bad.ckpt"
+    if version == "v1":
+        tf.raw_ops.Save(filename=str(path), tensor_names=list(tensors), data=list(tensors.values()))
+    else:
+        write_v2(path, tensors)
+    before = np.asarray(model.get_layer("fc2").bias)
+    message = (
+        r"bad\.ckpt: weights must be finite numbers, got NaN or infinity in vggish/conv1/weights, vggish/fc2/biases$"
+    )
+    with pytest.raises(ValueError, match=message):
+        vk.load_slim_checkpoint(model, path)
+    np.testing.assert_array_equal(model.get_layer("fc2").bias, before)
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
 def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
@@ -115,6 +135,15 @@ def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
     with pytest.raises(ValueError, match=rf"{version}.ckpt is (damaged|not a readable TF-Slim checkpoint)"):
         vk.load_slim_checkpoint(model, tmp_path / f"{version}.ckpt")
     np.testing.assert_array_equal(model.get_layer("fc2").bias, before)
+
+
+def test_an_index_that_points_beyond_its_end_is_named(tmp_path, model):
+    write_v2(tmp_path / "x.ckpt", {"x": np.zeros(3)})
+    index = tmp_path / "x.ckpt.index"
+    content = index.read_bytes()
+    index.write_bytes(content[:-46] + b"\x7f" + content[-45:])  # in the footer, where a block begins
+    with pytest.raises(ValueError, match=r"x\.ckpt is not a readable TF-Slim checkpoint: Read less bytes"):
+        vk.load_slim_checkpoint(model, tmp_path / "x.ckpt")
 
 
 def test_files_that_are_no_checkpoint(tmp_path, model):
@@ -169,6 +198,17 @@ def test_a_folder_is_not_written_into(tmp_path, model):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("version", "op"), [("v1", "Save"), ("v2", "SaveV2")])
+def test_a_full_disk_is_an_os_error_that_names_the_checkpoint(tmp_path, model, monkeypatch, version, op):
+    def fail(**_):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.raw_ops, op, fail)
+    with pytest.raises(OSError, match=r"cannot write .*x\.ckpt: No space left on device"):
+        vk.save_slim_checkpoint(model, tmp_path / "x.ckpt", version)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_format(tmp_path, model):
     with pytest.raises(ValueError, match=r"format must be one of .* got 'v3'"):
         vk.save_slim_checkpoint(model, tmp_path / "x", "v3")
@@ -198,6 +238,35 @@ def test_bad_keras_weights_files(tmp_path):
             vk.VGGish(weights=tmp_path / name, input="examples")
 
 
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network")
+def test_keras_weights_that_are_not_finite_are_named(tmp_path):
+    network = vk.VGGish(None, input="examples")
+    network.save_weights(tmp_path / "x.weights.h5")
+    vk.VGGish(tmp_path / "x.weights.h5", input="examples")
+    bias = np.zeros(128)
+    bias[7] = np.nan
+    network.get_layer("fc2").bias.assign(bias)
+    network.save_weights(tmp_path / "x.weights.h5")
+    message = r"x\.weights\.h5: weights must be finite numbers, got NaN or infinity in vggish/fc2/biases$"
+    with pytest.raises(ValueError, match=message):
+        vk.VGGish(tmp_path / "x.weights.h5", input="examples")
+
+
+# === PCA parameters ===
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])  # the last is not finite in float32
+@pytest.mark.parametrize("key", ["pca_eigen_vectors", "pca_means"])
+def test_pca_parameters_that_are_not_finite_are_named(tmp_path, pca_params, key, bad):
+    changed = {name: array.copy() for name, array in pca_params.items()}
+    changed[key][3] = bad
+    np.savez(tmp_path / "x.npz", **changed)
+    for source, origin in ((tmp_path / "x.npz", r"x\.npz"), (changed, "PCA parameters")):
+        with pytest.raises(ValueError, match=f"{origin}: {key} must hold finite numbers, got NaN or infinity"):
+            weights.read_pca_params(source)
+
+
 # === The published files ===
 
 
@@ -208,6 +277,8 @@ class Server:
         self.content = {}
         self.requests = 0
         self.sent_share = 1.0
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -220,7 +291,11 @@ class Server:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content[: int(outer.sent_share * len(content))])
+                content = content[: int(outer.sent_share * len(content))]
+                self.wfile.write(content[: len(content) // 2])
+                outer.goes_on.wait()
+                with contextlib.suppress(OSError):  # nobody waits for the rest
+                    self.wfile.write(content[len(content) // 2 :])
 
             def log_message(self, *_):
                 pass
@@ -321,15 +396,83 @@ def test_offline(cache, published_file, monkeypatch):
     assert not list(cache.iterdir())
 
 
-def test_two_processes_at_once(server, cache, published_file):
+@pytest.fixture
+def fetching(server, published_file):
+    """Starts processes that fetch the file and print whether it is right."""
     script = (
         "import sys; from vggish_keras import params, weights\n"
         "params.PUBLISHED_URL = sys.argv[1]\n"
         "print(weights.verify(weights.fetch(params.PublishedFile(*sys.argv[2:])), sys.argv[3]))"
     )
     command = [sys.executable, "-c", script, server.url, *published_file]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = []
+
+    def start():
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_two_processes_at_once(fetching, cache):
+    processes = [fetching() for _ in range(4)]
     assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4
+    assert list(cache.iterdir()) == [cache / "some.bin"]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def half_downloads(cache):
+    return [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 1_000_000]
+
+
+def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache, published_file):
+    server.goes_on.clear()
+    killed = fetching()
+    wait_for(lambda: half_downloads(cache))
+    killed.kill()
+    killed.wait()
+    (left,) = half_downloads(cache)
+    (cache / "tmpother").write_text("a file of somebody else")
+    server.goes_on.set()
+    assert weights.fetch(published_file).read_bytes() == server.content["/audioset/some.bin"]
+    assert not left.exists()
+    assert {file.name for file in cache.iterdir()} == {"some.bin", "tmpother"}
+
+
+def test_a_killed_download_is_removed_when_the_file_is_there(server, fetching, cache, published_file):
+    server.goes_on.clear()
+    killed = fetching()
+    wait_for(lambda: half_downloads(cache))
+    killed.kill()
+    killed.wait()
+    (cache / "some.bin").write_text("placed by hand")
+    assert weights.fetch(published_file).read_text() == "placed by hand"
+    assert list(cache.iterdir()) == [cache / "some.bin"]
+
+
+def test_a_running_download_is_left_alone(server, fetching, cache, published_file):
+    """A process that starts beside it does not remove it; one that starts when it is over finds nothing left."""
+    server.goes_on.clear()
+    killed, running = fetching(), fetching()
+    wait_for(lambda: len(half_downloads(cache)) == 2)
+    killed.kill()
+    killed.wait()
+    beside = fetching()
+    wait_for(lambda: len(half_downloads(cache)) == 3)
+    server.goes_on.set()
+    for process in (running, beside):
+        assert process.communicate()[0].strip() == "True"
+    weights.fetch(published_file)
     assert list(cache.iterdir()) == [cache / "some.bin"]
 
 

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras.errors import one_line
+from vggish_keras.fork import check_process
 from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import resample_blocks
@@ -59,8 +61,10 @@ class Embedder:
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of one.
 
     Raises:
-        ValueError: A bad argument, or weights that do not fit.
+        ValueError: A bad argument; weights that do not fit or are not finite; or a SavedModel with inputs or outputs
+            that `export_saved_model` does not write.
         FileNotFoundError: There are no such weights, or the published ones cannot be had.
+        RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Embedder:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         check_choice("dtype", dtype, DTYPES)
+        check_process()
         self.padding = padding
         self.batch_size = batch_size
         self.channels = channels
@@ -169,7 +174,9 @@ class Embedder:
                 values, parts = joined[:count].copy(), [joined[count:].copy()]
                 embedded -= count
                 yield path, error or Embeddings(start_times(count, self._hop_samples), values)
+                check_process()  # nobody reads ahead in a child
 
+        check_process()
         with contextlib.closing(windows):
             for window in windows:
                 if window is not None:
@@ -194,6 +201,7 @@ class Embedder:
         """
         batch = np.zeros((self.batch_size, params.EXAMPLE_SAMPLES), np.float32)
         np.stack(windows, out=batch[: len(windows)])
+        check_process()
         return self._embed_windows(batch).numpy()[: len(windows)]
 
     def _windows_of_all(
@@ -229,6 +237,7 @@ class Embedder:
         windows = cut_windows(resample_blocks(blocks, sample_rate), self._hop_samples, self.padding)
         start = 0
         while batch := list(itertools.islice(windows, self.batch_size)):
+            check_process()
             values = self._embed_windows(np.stack(batch)).numpy()
             yield Embeddings(start_times(len(batch), self._hop_samples, start), values)
             start += len(batch)
@@ -256,11 +265,41 @@ def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callab
     """What `export_saved_model` wrote, as a function of waveforms [batch, samples]."""
     if dtype != DTYPES[0]:
         raise ValueError(f"{path} has the dtype of its export, so dtype must be {DTYPES[0]!r}, got {dtype!r}")
-    loaded = tf.saved_model.load(os.fspath(path))
-    output, outputs = postprocess or "embedding", loaded.signatures["serving_default"].structured_outputs
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
+        raise ValueError(f"{path} is not a readable SavedModel: {one_line(error)}") from error
+    output = postprocess or "embedding"
+    _check_signature(path, loaded.signatures, output, tf.dtypes.as_dtype(embedding_dtype(postprocess)))
+    variables = loaded.signatures["serving_default"].variables
+    weights_lib.check_finite(path, {variable.name: variable for variable in variables})
+    return functools.partial(_serve, loaded, output)
+
+
+def _check_signature(path: Path, signatures: Any, output: str, dtype: tf.DType) -> None:
+    """Raises a ValueError unless a SavedModel embeds examples as `export_saved_model` has it."""
+    expected = "expected what export_saved_model writes"
+    if "serving_default" not in signatures:
+        found = ", ".join(sorted(signatures)) or "none"
+        raise ValueError(f"{path} has no signature serving_default (signatures: {found}), {expected}")
+    signature = signatures["serving_default"]
+    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    examples = tf.TensorShape([None, params.EXAMPLE_SAMPLES])
+    taken = [name for name, spec in inputs.items() if spec.dtype == tf.float32 and examples.is_subtype_of(spec.shape)]
+    if not list(inputs) == taken == ["waveform"]:
+        raise ValueError(f"{path} has the input {_specs(inputs)}, {expected}: waveform float32 [batch, samples]")
     if output not in outputs:
         raise ValueError(f"{path} was exported with the outputs {', '.join(sorted(outputs))}, without {output}")
-    return functools.partial(_serve, loaded, output)
+    embedding = outputs[output]
+    embeddings = tf.TensorShape([None, None, params.EMBEDDING_SIZE])
+    fits = embedding.shape.is_subtype_of(embeddings) and embedding.shape[1] in (None, 1)
+    if embedding.dtype != dtype or not fits:
+        found = _specs({output: embedding})
+        raise ValueError(f"{path} has the output {found}, {expected}: {output} {dtype.name} [batch, n, 128]")
+
+
+def _specs(specs: Mapping[str, tf.TensorSpec]) -> str:
+    return ", ".join(f"{name} {spec.dtype.name} {spec.shape}" for name, spec in specs.items()) or "nothing"
 
 
 def _serve(loaded: Any, output: str, waveform: tf.Tensor) -> tf.Tensor:

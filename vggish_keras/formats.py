@@ -1,22 +1,24 @@
 """Embeddings written to files, and read from them."""
 
 import csv
+import functools
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from vggish_keras import params
+from vggish_keras import npz, params
 from vggish_keras.aside import written_aside
 from vggish_keras.embedder import Embeddings
 
 _ROWS_OF_A_GROUP = 8_192
 
 SUFFIXES = (".npz", ".csv", ".parquet")
+_NPZ_ARRAYS = ("times", "values", "files")
 
 
 def check_path(path: str | os.PathLike[str], suffixes: Iterable[str] = SUFFIXES) -> Path:
@@ -60,16 +62,12 @@ def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embe
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is another file, it holds no such recording, or several and none is named.
+        ValueError: The file is damaged or a different one, would inflate to much more than its size, holds no such
+            recording, or several and none is named.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            times, values = file["times"], file["values"]
-            if times.ndim != 1 or values.shape[:1] != times.shape or values.ndim != 2:
-                raise ValueError("other shapes")
-            names = file["files"] if "files" in file else np.full(len(times), "")
-    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} holds no embeddings: it needs times [n] and values [n, 128]") from error
+    arrays = npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
+    times, values = arrays["times"], arrays["values"]
+    names = arrays.get("files", np.full(len(times), ""))
     if recording is None:
         if len(set(names)) > 1:
             raise ValueError(f"{path} holds {len(set(names))} recordings: name one, such as {names[0]}")
@@ -80,6 +78,18 @@ def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embe
 
 
 # === .npz ===
+
+
+def _check_npz(path: str | os.PathLike[str], arrays: Mapping[str, npz.ArrayHeader]) -> None:
+    size = params.EMBEDDING_SIZE
+    needed = [arrays[name] for name in ("times", "values") if name in arrays and arrays[name].dtype.kind in "fiu"]
+    rows = needed[0].shape if needed else ()
+    if [array.shape for array in needed] != [rows, (*rows, size)] or len(rows) != 1:
+        raise ValueError(f"{path} holds no embeddings: it needs times [n] and values [n, {size}]")
+    files = arrays.get("files")
+    if files is not None and (files.shape != rows or files.dtype.kind != "U"):
+        got = f"{files.dtype} {list(files.shape)}"
+        raise ValueError(f"{path}: files must hold {rows[0]} names, as many as there are times, got {got}")
 
 
 def _write_npz(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from vggish_keras import params, weights as weights_lib
+from vggish_keras.fork import check_process
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.model import VGGish
 
@@ -101,6 +102,7 @@ def get_scene_embeddings(audio: Any, model: HearModel) -> tf.Tensor:
 
 
 def _checked(audio: Any) -> tf.Tensor:
+    check_process()
     audio = tf.convert_to_tensor(audio, tf.float32)
     if audio.shape.rank != 2 or not audio.shape[0]:
         raise ValueError(f"expected audio of shape [sounds, samples], with at least one sound, got {audio.shape}")

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import network, params, weights as weights_lib
+from vggish_keras.fork import check_process
 from vggish_keras.frontend import PADDINGS, LogMelExamples, check_choice, hop_frames
 from vggish_keras.postprocess import Postprocess
 
@@ -110,16 +111,18 @@ def VGGish(
         `vggish_keras.model`, which registers the layers.
 
     Raises:
-        ValueError: A bad argument, or weights that do not fit.
+        ValueError: A bad argument, or weights that do not fit or are not finite.
         TypeError: `hop_seconds` is not a number, or `weights` no path.
         FileNotFoundError: There are no such weights, or the published ones cannot be had. Random weights are never
             used instead.
+        RuntimeError: This process was forked after TensorFlow ran, and would hang.
     """
     check_choice("input", input, INPUTS)
     check_choice("pooling", pooling, POOLINGS)
     check_choice("postprocess", postprocess, POSTPROCESSES)
     check_choice("padding", padding, PADDINGS)
     hop_frames(hop_seconds)
+    check_process()
     if input == "examples" and (pooling or lengths):
         raise ValueError('pooling and lengths need input="waveform": examples do not say which clip they are from')
     checkpoint = None if weights is None else weights_lib.locate(weights)

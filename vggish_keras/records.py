@@ -1,7 +1,10 @@
 """AudioSet's and YouTube-8M's TFRecord files of embeddings, read and written."""
 
+import collections
 import csv
+import itertools
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +20,21 @@ PathLike = str | os.PathLike[str]
 # AudioSet's name and YouTube-8M's of the same thing.
 _ID = ("video_id", "id")
 _EMBEDDING = ("audio_embedding", "audio")
+_TIMES = ("start_time_seconds", "end_time_seconds")
+_CONTEXT_KINDS = {
+    **dict.fromkeys(_ID, "bytes_list"),
+    **dict.fromkeys(_TIMES, "float_list"),
+    "labels": "int64_list",
+}
+
+_RECORDS_AT_A_TIME = 32
+"""A call from tf.data into Python costs ten times what parsing a record does."""
+
+_RECORD_HEADER = struct.Struct("<QI")
+"""Of a TFRecord: its length and the masked CRC-32C of these 8 bytes."""
+_RECORD_CHECKSUM_SIZE = 4
+_MAX_RECORD_SIZE = 2**31 - 1
+"""Bytes of the longest protocol buffer."""
 
 
 class Record(NamedTuple):
@@ -59,25 +77,104 @@ def read(path: PathLike) -> Iterator[Record]:
     """Reads a TFRecord file of SequenceExamples.
 
     Args:
-        path: A file as AudioSet released them; or one of YouTube-8M's frame-level features, which have no times: there
-            a row is a second.
+        path: An uncompressed file as AudioSet released them; or one of YouTube-8M's frame-level features, which have no
+            times: there a row is a second.
 
     Yields:
         Its records.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or a record is no clip's embeddings.
+        ValueError: The file is damaged or ends within a record, or a record does not hold a clip's embeddings. Whole
+            records before the damage are yielded first.
     """
+    path = _existing(path)
+    count, damage = 0, None
+    try:
+        for count, _ in enumerate(_offsets(path), 1):  # noqa: B007
+            pass
+    except ValueError as error:
+        damage = error
+    index = -1
+    try:
+        records = tf.data.TFRecordDataset(os.fsencode(path)).take(count)
+        for index, serialized in enumerate(records.as_numpy_iterator()):
+            yield _parse_of_file(path, index, serialized)
+    except tf.errors.DataLossError as error:
+        offset = next(itertools.islice(_offsets(path), index + 1, None))
+        raise _damaged(path, index + 1, offset, "does not match its checksum") from error
+    if damage is not None:
+        raise damage
+
+
+def _existing(path: PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no TFRecord file at {path}")
-    index = -1
+    return path
+
+
+def _offsets(path: Path) -> Iterator[int]:
+    """The offset of each record, and a ValueError at the first whose length the file cannot hold.
+
+    TensorFlow allocates what a length claims before it reads, and so would crash; and it takes the beginning of a
+    record for the end of the file.
+    """
+    offset, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        for index in itertools.count():
+            header = file.read(_RECORD_HEADER.size)
+            if not header:
+                return
+            if len(header) < _RECORD_HEADER.size:
+                raise _damaged(path, index, offset, "is cut off")
+            length, checksum = _RECORD_HEADER.unpack(header)
+            end = offset + len(header) + length + _RECORD_CHECKSUM_SIZE
+            if checksum != _masked_crc32c(header[:8]):
+                raise _damaged(path, index, offset, "has a length that does not match its checksum")
+            if end > size:
+                raise _damaged(path, index, offset, f"has a length of {length} bytes, which is beyond the file's end")
+            if length > _MAX_RECORD_SIZE:
+                raise _damaged(
+                    path, index, offset, f"has a length of {length} bytes, which is beyond {_MAX_RECORD_SIZE}"
+                )
+            yield offset
+            file.seek(end)
+            offset = end
+
+
+def _damaged(path: Path, records: int, offset: int, reason: str) -> ValueError:
+    place = f"the record at byte {offset} {reason}"
+    return ValueError(f"{path} is damaged after {records} records, or no TFRecord file: {place}")
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """The checksum of TFRecord files: CRC-32C, rotated and shifted."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc32c_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ 0x82F63B78 * (value & 1)
+    return value
+
+
+_CRC32C = [_crc32c_of_byte(value) for value in range(256)]
+
+
+def _parse_of_file(path: PathLike, index: int, serialized: bytes, num_classes: int | None = None) -> Record:
+    """Parses a record; with `num_classes` it must be one to train with."""
     try:
-        for index, serialized in enumerate(tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()):  # noqa: B007
-            yield _parse(serialized)
-    except tf.errors.DataLossError as error:
-        raise ValueError(f"{path} is damaged after {index + 1} records, or no TFRecord file") from error
+        record = _parse(serialized)
+        if num_classes is not None and not len(record.embedding):
+            raise ValueError("a record has no embeddings")
+        if num_classes is not None and not all(0 <= label < num_classes for label in record.labels):
+            raise ValueError(f"a label must be an index of the {num_classes} classes, got {record.labels}")
+        return record
     except ValueError as error:
         raise ValueError(f"{path}, record {index}: {error}") from error
 
@@ -90,22 +187,30 @@ def _parse(serialized: bytes) -> Record:
     except DecodeError as error:
         raise ValueError("it is no SequenceExample") from error
     context, lists = example.context.feature, example.feature_lists.feature_list
-    name = next((context[key].bytes_list.value for key in _ID if key in context), None)
-    rows = next((lists[key].feature for key in _EMBEDDING if key in lists), None)
-    if not name or rows is None:
+    for key, kind in _CONTEXT_KINDS.items():
+        if key in context and context[key].WhichOneof("kind") not in (None, kind):
+            raise ValueError(f"its {key} must be of type {kind}")
+    names = [name for key in _ID if key in context for name in context[key].bytes_list.value]
+    found = [lists[key].feature for key in _EMBEDDING if key in lists]
+    if not names or not found:
         raise ValueError(f"it has no {' or '.join(_ID)}, or no {' or '.join(_EMBEDDING)}")
-    embedding = [row.bytes_list.value[0] if row.bytes_list.value else b"" for row in rows]
-    if any(len(row) != params.EMBEDDING_SIZE for row in embedding):
+    filled = [rows for rows in found if rows]
+    if len(filled) > 1:
+        raise ValueError(f"it has both {' and '.join(_EMBEDDING)}, expected one of them")
+    values = [row.bytes_list.value for rows in filled for row in rows]
+    if any(len(value) != 1 or len(value[0]) != params.EMBEDDING_SIZE for value in values):
         raise ValueError(f"a row of its embedding is not {params.EMBEDDING_SIZE} bytes")
+    embedding = [value[0] for value in values]
 
     def seconds(key: str, otherwise: float) -> float:
         values = context[key].float_list.value if key in context else ()
         return values[0] if values else otherwise
 
+    start, end = _TIMES
     return Record(
-        name[0].decode(errors="surrogateescape"),
-        seconds("start_time_seconds", 0.0),
-        seconds("end_time_seconds", float(len(embedding))),
+        names[0].decode(errors="surrogateescape"),
+        seconds(start, 0.0),
+        seconds(end, float(len(embedding))),
         tuple(context["labels"].int64_list.value) if "labels" in context else (),
         np.frombuffer(b"".join(embedding), np.uint8).reshape(-1, params.EMBEDDING_SIZE),
     )
@@ -126,32 +231,38 @@ def dataset(paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_
 
     Raises:
         FileNotFoundError: There is no such file.
-        tf.errors.InvalidArgumentError: While reading: a label beyond `num_classes`, or a record without embeddings.
+        ValueError: A file ends within a record, or is damaged so that its records cannot be told apart.
+        tf.errors.InvalidArgumentError: While reading: a record that `read` refuses, one without embeddings, or a label
+            beyond `num_classes`.
+        tf.errors.DataLossError: While reading: a record that does not match its checksum.
     """
-    files = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else list(map(Path, paths))
+    files = list(map(_existing, [paths] if isinstance(paths, (str, os.PathLike)) else paths))
     for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"no TFRecord file at {file}")
+        collections.deque(_offsets(file), 0)
 
-    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)
-        context, lists = tf.io.parse_single_sequence_example(
-            serialized, {"labels": tf.io.VarLenFeature(tf.int64)}, dict.fromkeys(_EMBEDDING, rows)
-        )
-        rows = tf.concat([lists[key] for key in _EMBEDDING], 0)
+    def parse(path: bytes, chunk: int, serialized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        numbered = enumerate(serialized, _RECORDS_AT_A_TIME * chunk)
+        records = [_parse_of_file(os.fsdecode(path), index, one, num_classes) for index, one in numbered]
+        rows = [record.embedding.tobytes() for record in records]
+        labels = [np.array(record.labels, np.int64).tobytes() for record in records]
+        return np.array(rows, object), np.array(labels, object)
+
+    def chunks(path: tf.Tensor) -> Any:
+        serialized = tf.data.TFRecordDataset(path).batch(_RECORDS_AT_A_TIME)
+        return serialized.enumerate().map(lambda chunk, records: (path, chunk, records))
+
+    def parsed(*chunk: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, labels = tf.numpy_function(parse, chunk, [tf.string, tf.string], stateful=False)
+        return tf.ensure_shape(rows, [None]), tf.ensure_shape(labels, [None])
+
+    def decode(rows: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         embedding = tf.reshape(tf.io.decode_raw(rows, tf.uint8), [-1, params.EMBEDDING_SIZE])
-        labels = context["labels"].values
-        message = f"a label must be an index of the {num_classes} classes"
-        checks = [
-            tf.debugging.assert_positive(tf.size(rows), "a record has no embeddings"),
-            tf.debugging.assert_non_negative(labels, message),
-            tf.debugging.assert_less(labels, tf.cast(num_classes, tf.int64), message),
-        ]
-        with tf.control_dependencies(checks):
-            one_hot = tf.one_hot(labels, num_classes)
+        one_hot = tf.one_hot(tf.io.decode_raw(labels, tf.int64), num_classes)
         return dequantize(embedding), tf.reduce_max(tf.pad(one_hot, [[0, 1], [0, 0]]), axis=0)
 
-    records = tf.data.TFRecordDataset(list(map(os.fspath, files))).map(parse, tf.data.AUTOTUNE)
+    names = tf.constant(list(map(os.fsencode, files)), tf.string)
+    records = tf.data.Dataset.from_tensor_slices(names)
+    records = records.flat_map(chunks).map(parsed, tf.data.AUTOTUNE).unbatch().map(decode, tf.data.AUTOTUNE)
     if batch_size is not None:
         records = records.padded_batch(batch_size)
     return records.prefetch(tf.data.AUTOTUNE)

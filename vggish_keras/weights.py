@@ -1,7 +1,9 @@
 """Where weights come from: the published files, fetched, verified and cached; TF-Slim checkpoints, read and written."""
 
 import contextlib
+import functools
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 
 from vggish_keras import params
 from vggish_keras.errors import one_line
+from vggish_keras.npz import read_npz
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -31,6 +34,9 @@ SLIM_SCOPES = {
     "fc2": "vggish/fc2",
 }
 SLIM_FORMATS = ("v1", "v2")
+
+_DOWNLOAD = ".download-"
+"""In the names of folders of downloads."""
 
 
 # === The published files ===
@@ -52,7 +58,7 @@ def fetch(file: params.PublishedFile) -> Path:
     """A published file in the cache, downloaded when it is not there.
 
     A file that is there is used as it is, so that one can be placed by hand. A download takes its name only after
-    its checksum was verified.
+    its checksum was verified; what is left of one that was killed is removed by the next call.
 
     Args:
         file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
@@ -65,6 +71,7 @@ def fetch(file: params.PublishedFile) -> Path:
             where to put it.
     """
     path = published_path(file)
+    _remove_half_downloads(path)
     if path.is_file():
         return path
     import pooch
@@ -73,16 +80,17 @@ def fetch(file: params.PublishedFile) -> Path:
     url = params.PUBLISHED_URL + file.name
     pooch.get_logger().setLevel("WARNING")
     try:
-        with _progress(file.name) as progress:
-            # pooch writes beside the target, verifies, and renames: no process ever sees a half file.
+        with _progress(file.name) as progress, _download_folder(path) as folder:
+            # pooch verifies what it downloaded: no process ever sees a half file.
             pooch.retrieve(
                 url,
                 file.checksum,
                 fname=path.name,
-                path=path.parent,
+                path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
             )
-            path.chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
+            (folder / path.name).chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
+            (folder / path.name).replace(path)
     except (OSError, ValueError) as error:
         reason = "no connection" if isinstance(error, ConnectionError) else one_line(error)
         raise FileNotFoundError(
@@ -91,6 +99,45 @@ def fetch(file: params.PublishedFile) -> Path:
             "or set VGGISH_KERAS_HOME to the folder that holds it."
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def _download_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that no other process removes during the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _lock(path.parent, exclusive=False),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{_DOWNLOAD}") as folder,
+    ):
+        yield Path(folder)
+
+
+def _remove_half_downloads(path: Path) -> None:
+    """Removes what killed downloads of `path` left, unless a download is running."""
+    if left := list(path.parent.glob(f".{path.name}{_DOWNLOAD}*")):
+        with contextlib.suppress(OSError), _lock(path.parent, exclusive=True):
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
+    """Locks a folder, which ends with the process; an OSError if it is to be exclusive and is locked already."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not remove a file that is open
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if exclusive:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            with contextlib.suppress(OSError):  # a file system without locks, where nothing is removed either
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def verify(path: PathLike, checksum: str) -> bool:
@@ -135,6 +182,11 @@ def _progress(description: str) -> Iterator[_PoochProgress]:
 
 PcaParams: TypeAlias = PathLike | Mapping[str, Any] | Sequence[Any]
 
+_PCA_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    params.PCA_EIGEN_VECTORS: [(params.EMBEDDING_SIZE, params.EMBEDDING_SIZE)],
+    params.PCA_MEANS: [(params.EMBEDDING_SIZE,), (params.EMBEDDING_SIZE, 1)],
+}
+
 
 def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
     """The parameters of the published post-processing.
@@ -148,50 +200,42 @@ def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file, or the published one cannot be had.
-        ValueError: Not an .npz file of plain arrays with these keys and shapes. Pickled objects are never loaded.
+        ValueError: Not an .npz file of plain arrays with these keys and shapes, or numbers that are not finite. Pickled
+            objects are never loaded.
     """
     if isinstance(source, (str, os.PathLike)):
         path = fetch(params.PCA_PARAMS) if source == AUDIOSET else Path(source)
-        return _check_pca_params(_read_npz(path), str(path))
-    if not isinstance(source, Mapping):
-        source = dict(zip((params.PCA_EIGEN_VECTORS, params.PCA_MEANS), source, strict=False))
-    return _check_pca_params(source, "PCA parameters")
+        if not path.is_file():
+            raise FileNotFoundError(f"no PCA parameters at {path}")
+        origin = str(path)
+        arrays = read_npz(path, _PCA_SHAPES, functools.partial(_check_pca_headers, origin=origin))
+    else:
+        origin = "PCA parameters"
+        if not isinstance(source, Mapping):
+            source = dict(zip(_PCA_SHAPES, source, strict=False))
+        # Others are named, but may be anything.
+        arrays = {key: np.asarray(source[key] if key in _PCA_SHAPES else 0) for key in source}
+        _check_pca_headers(arrays, origin)
+    with np.errstate(over="ignore"):
+        eigen_vectors, means = (arrays[key].astype(np.float32) for key in _PCA_SHAPES)
+    for key, array in zip(_PCA_SHAPES, (eigen_vectors, means), strict=True):
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{origin}: {key} must hold finite numbers, got NaN or infinity")
+    return eigen_vectors, means.reshape(params.EMBEDDING_SIZE)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no PCA parameters at {path}")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("it holds a single array")
-        with file:
-            return dict(file)
-    except Exception as error:  # numpy, zipfile and zlib each raise their own for a file that is none
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {one_line(error)}") from error
-
-
-def _check_pca_params(arrays: Mapping[str, Any], origin: str) -> tuple[np.ndarray, np.ndarray]:
-    size = params.EMBEDDING_SIZE
-    expected: dict[str, list[tuple[int, ...]]] = {
-        params.PCA_EIGEN_VECTORS: [(size, size)],
-        params.PCA_MEANS: [(size,), (size, 1)],
-    }
+def _check_pca_headers(arrays: Mapping[str, Any], origin: str) -> None:
+    """Checks what has a shape and a dtype: arrays, or the headers of arrays."""
     problems = []
-    found = {}
-    for key, shapes in expected.items():
+    for key, shapes in _PCA_SHAPES.items():
         if key not in arrays:
             problems.append(f"{key} is missing (keys: {', '.join(sorted(arrays)) or 'none'})")
-            continue
-        array = found[key] = np.asarray(arrays[key])
-        if array.shape not in shapes:
-            problems.append(f"{key} has shape {array.shape}, expected {shapes[0]}")
-        elif array.dtype.kind not in "fiu" or not np.all(np.isfinite(array)):
-            problems.append(f"{key} must hold finite numbers, got dtype {array.dtype}")
+        elif arrays[key].shape not in shapes:
+            problems.append(f"{key} has shape {arrays[key].shape}, expected {shapes[0]}")
+        elif arrays[key].dtype.kind not in "fiu":
+            problems.append(f"{key} must hold finite numbers, got dtype {arrays[key].dtype}")
     if problems:
         raise ValueError(f"{origin}: {'; '.join(problems)}")
-    means = found[params.PCA_MEANS].reshape(size)
-    return found[params.PCA_EIGEN_VECTORS].astype(np.float32), means.astype(np.float32)
 
 
 # === Weights of the network ===
@@ -242,10 +286,20 @@ def _load_keras_weights(model: Any, path: Path) -> None:
             network.load_weights(path)
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
         raise ValueError(f"{path} does not hold the weights of this network: {one_line(error)}") from error
+    check_finite(path, slim_variables(network))
     # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
     missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
     if missing:
         raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
+
+
+def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names the tensors of a file that hold NaN or infinity."""
+    import tensorflow as tf
+
+    bad = [name for name, value in values.items() if not tf.reduce_all(tf.math.is_finite(value))]
+    if bad:
+        raise ValueError(f"{path}: weights must be finite numbers, got NaN or infinity in {', '.join(bad)}")
 
 
 def load_slim_checkpoint(model: Any, path: PathLike) -> None:
@@ -260,8 +314,8 @@ def load_slim_checkpoint(model: Any, path: PathLike) -> None:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The file cannot be read, or lacks tensors, or has some of another shape or dtype; or the model
-            lacks layers. The message lists all that is wrong.
+        ValueError: The file cannot be read, or lacks tensors, or has some of another shape or dtype or with values that
+            are not finite; or the model lacks layers. The message lists all that is wrong.
     """
     import tensorflow as tf
 
@@ -279,7 +333,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     try:
         reader = tf.train.load_checkpoint(os.fspath(path))
         found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
         raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {one_line(error)}") from error
     problems = []
     for name, shape in shapes.items():
@@ -294,9 +348,11 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         # The op reads a V1 file in half the time that the reader takes, and its tensors become the variables' own.
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
         tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
-        return dict(zip(shapes, tensors, strict=True))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+    values = dict(zip(shapes, tensors, strict=True))
+    check_finite(path, values)
+    return values
 
 
 def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None:
@@ -310,6 +366,7 @@ def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None
 
     Raises:
         ValueError: The model lacks layers, an unknown format, or the path of a folder.
+        OSError: The checkpoint cannot be written.
     """
     import tensorflow as tf
 
@@ -322,10 +379,14 @@ def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None
         raise ValueError(f"{path} is a folder, not a checkpoint to write")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         target = os.path.join(folder, path.name)
-        if format == "v1":
-            tf.raw_ops.Save(filename=target, tensor_names=names, data=tensors)
-        else:
-            tf.raw_ops.SaveV2(prefix=target, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+        try:
+            if format == "v1":
+                tf.raw_ops.Save(filename=target, tensor_names=names, data=tensors)
+            else:
+                slices = [""] * len(names)
+                tf.raw_ops.SaveV2(prefix=target, tensor_names=names, shape_and_slices=slices, tensors=tensors)
+        except tf.errors.OpError as error:  # such as a full disk
+            raise OSError(f"cannot write {path}: {error.message}") from error
         # The index is what makes a V2 checkpoint: it comes last, and one beside a V1 file would be read in its place.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
             file.replace(path.parent / file.name)
