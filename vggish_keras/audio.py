@@ -137,8 +137,9 @@ def _open_path(path: Path) -> tuple[Any, str]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} cannot be read as audio: the file is empty")
     try:
-        # As bytes, because a name need not be valid text.
-        return _open_sound(str(path) if os.name == "nt" else os.fsencode(path), str(path)), str(path)
+        # As bytes, because a name need not be valid text; absolute, because libsndfile takes - for standard input.
+        file = path.absolute()
+        return _open_sound(str(file) if os.name == "nt" else os.fsencode(file), str(path)), str(path)
     except ValueError:
         path.open("rb").close()  # says why, where libsndfile speaks of a system error
         raise

@@ -1,6 +1,7 @@
 """Which recordings a command line means."""
 
 import codecs
+import functools
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -26,8 +27,8 @@ class Recordings(NamedTuple):
     folder: Path
 
     def below(self, path: Path) -> Path:
-        """The path of one of the recordings below `folder`."""
-        return Path(os.path.relpath(path, self.folder))
+        """The path of one of the recordings below `folder`, without `..`."""
+        return Path(os.path.relpath(_absolute(path), self.folder))
 
 
 def find_recordings(
@@ -38,24 +39,29 @@ def find_recordings(
     Args:
         arguments: Files, of any suffix and taken unseen; folders, whose audio files are taken with those of the folders
             in them, but for hidden ones and links to folders; or patterns as of a shell, where ** stands for any
-            folders.
+            folders, those behind links included. The file - is named ./-, because - alone is no file.
         listed: Files and folders that are no patterns, whatever their names.
 
     Returns:
         The recordings in the order of the arguments, those of a folder or a pattern sorted. A file that is named twice
-        counts once.
+        counts once, by whatever links to its folder.
 
     Raises:
-        ValueError: Nothing is named, a folder or a pattern has no audio file.
+        ValueError: Nothing is named, a folder or a pattern has no audio file, or an argument is -.
         OSError: A folder cannot be read.
     """
     paths: dict[str, Path] = {}
-    roots = []
+    roots = set()
+    real = functools.cache(os.path.realpath)
+
+    def entry(path: Path) -> str:
+        return os.path.join(real(path.parent), path.name)
 
     def add(found: Iterable[Path], root: str) -> None:
-        roots.append(os.path.abspath(root))
+        roots.add(_absolute(root))
         for path in found:
-            paths.setdefault(os.path.abspath(path), path)
+            paths.setdefault(entry(path), path)
+            roots.add(os.path.dirname(_absolute(path)))  # a pattern may lead out of its root by ..
 
     def add_named(name: str) -> None:
         if not os.path.isdir(name):
@@ -67,21 +73,62 @@ def find_recordings(
 
     for argument in arguments:
         name = os.fspath(argument)
+        if name == "-":
+            raise ValueError("got the input -, expected a file, a folder or a pattern: a file of this name is ./-")
         if os.path.lexists(name) or not glob.has_magic(name):
             add_named(name)
             continue
-        matches = sorted(glob.glob(name, recursive=True))
+        matches = sorted(_matches(name))
         found = [path for match in matches for path in (_in_folder(match) if os.path.isdir(match) else [Path(match)])]
         if not found:
             raise ValueError(f"no file matches {name}")
         parts = Path(name).parts
         plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-        add(found, os.path.join("", *parts[:plain]))
+        shortest: dict[str, Path] = {}
+        for path in sorted(found, key=lambda path: len(path.parts)):
+            shortest.setdefault(entry(path), path)
+        add([path for path in found if path == shortest[entry(path)]], os.path.join("", *parts[:plain]))
     for argument in listed:
         add_named(os.fspath(argument))
     if not paths:
         raise ValueError("no recordings are named")
     return Recordings(list(paths.values()), Path(os.path.commonpath(roots)))
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """An absolute path without `..`, which after a link leads elsewhere than to the folder before it."""
+    parts = Path(path).parts
+    if ".." in parts:
+        end = len(parts) - parts[::-1].index("..")
+        path = os.path.join(os.path.realpath(os.path.join(*parts[:end])), *parts[end:])
+    return os.path.abspath(path)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """As `glob.glob`, but ** takes each folder once, also where links lead to it again."""
+    parts = [*Path(pattern).parts, *([""] if pattern.endswith(os.sep) else [])]
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    index = parts.index("**")
+    after = parts[index + 1 :] or ["*"]
+    for top in glob.glob(str(Path(*parts[:index]))):
+        for folder in _folders(top):
+            yield from _matches(os.path.join(glob.escape(folder), *after))
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those in it, but for hidden ones: first all that are reached without links."""
+    tops, seen = [top], set()
+    for start in tops:
+        for parent, folders, _ in os.walk(start):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            tops += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+            yield parent
 
 
 def _in_folder(folder: str) -> list[Path]:
