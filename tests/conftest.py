@@ -1,3 +1,4 @@
+import contextlib
 import os
 import weakref
 from pathlib import Path
@@ -161,6 +162,23 @@ def count_windows(monkeypatch):
         return changes
 
     return install
+
+
+@pytest.fixture
+def file_size_limit():
+    """Keeps files from growing beyond a size, as a full disk does."""
+    resource = pytest.importorskip("resource")
+
+    @contextlib.contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture

@@ -293,10 +293,56 @@ def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_
 # === Errors ===
 
 
-def test_records_that_are_there_are_not_replaced(corpus, exported_narrow, tmp_path):
-    (tmp_path / "x-00000-of-00002.tfrecord").touch()
-    out = command("beam", "--input", corpus, "--output", tmp_path / "x", "--model", exported_narrow, status=1)
-    assert f"there are records at {tmp_path}/x-*.tfrecord: give another output" in out
+@pytest.mark.parametrize("prefix", ["x", "./x", "r/x", "r/../x", "{folder}/x", "longer"])
+def test_records_that_are_there_are_not_replaced(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    Path("r").mkdir()
+    prefix = prefix.format(folder=tmp_path)
+    there = Path(f"{prefix}-00000-of-00002.tfrecord" if prefix != "longer" else "longer-than-00000-of-00002.tfrecord")
+    there.write_text("mine")
+    arguments = ["--input", corpus / "a", "--output", prefix, "--model", exported_narrow, "--shards", 2]
+    out = command("beam", *arguments, status=1)
+    assert f"there are records at {prefix}-*.tfrecord: give another output" in out
+    assert there.read_text() == "mine"
+    assert sorted(path.name for path in there.parent.iterdir() if path.is_file()) == [there.name]
+
+
+@pytest.mark.parametrize("prefix", ["x", "./x", "new/x", "{folder}/new/x"])
+def test_any_spelling_of_an_output(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    prefix = prefix.format(folder=tmp_path)
+    command("beam", "--input", corpus / "a", "--output", prefix, "--model", exported_narrow)
+    assert len(written(Path(prefix))) == GOOD // 2
+    assert all("-of-" in path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert not list(tmp_path.rglob("beam-temp-*"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "prefix"), [("", "x[1]"), ("", "a[bc]/x"), ("", "x*"), ("", "new/x?"), ("[a]", "x"), ("[a]", "./new/x")]
+)
+def test_an_output_that_is_a_pattern_is_refused_at_once(corpus, tmp_path, monkeypatch, folder, prefix):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    message = f"got the output {Path(prefix).absolute()}, expected a path without * ? [, which Beam takes for a pattern"
+    assert message in command("beam", "--input", corpus, "--output", prefix, "--model", "unread", status=1)
+    for transform in (beam.WriteAudioSetRecords, beam.WriteParquet, beam.WriteFailures):
+        with pytest.raises(ValueError, match="Beam takes for a pattern"):
+            transform(prefix)
+    assert not list(Path().iterdir())
+
+
+def test_a_failing_run_leaves_nothing(corpus, exported_narrow, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        assert len(list(tmp_path.glob("beam-temp-x-*"))) > 1  # it is begun
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(beam._Network, "run_inference", fail)
+    others = {"beam-temp-y-" + 32 * "0", "beam-temp-x-y-" + 32 * "0", "beam-temp-x-" + 32 * "0"}
+    for other in others:
+        (tmp_path / other).mkdir()
+    arguments = ["--input", corpus, "--output", tmp_path / "x", "--model", exported_narrow]
+    assert "out of order" in command("beam", *arguments, status=1)
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
 @pytest.mark.parametrize(
@@ -315,6 +361,7 @@ def test_bad_arguments_are_named(tmp_path, monkeypatch, exported_narrow, argumen
     monkeypatch.chdir(tmp_path)
     soundfile.write("x.wav", np.zeros(16_000), 16_000)
     assert message in command("beam", "--output", "out", "--model", exported_narrow, *arguments, status=status)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
 
 
 def test_without_beam_it_is_told_what_to_install(monkeypatch):

@@ -239,6 +239,21 @@ def test_embed_takes_lists_and_patterns(run, tmp_path, recordings):
     assert set(np.load("some.npz")["files"]) == {"first.wav"}
 
 
+@pytest.mark.usefixtures("one_embedder")
+def test_a_file_that_is_named_as_standard_input(run, recordings, embedder):
+    """Standard input holds no audio here."""
+    recordings[0].rename("-")
+    expected = embedder.embed(Path("-").absolute())
+    assert len(expected.times) == 4
+    Path("list.txt").write_text("-\n")
+    for inputs in (["./-"], ["--list", "list.txt"], ["[-]"]):
+        assert run("embed", *inputs, "-o", "out.npz")[::2] == (0, "")
+        with np.load("out.npz") as file:
+            assert set(file["files"]) == {"-"}
+            np.testing.assert_array_equal(file["values"], expected.values)
+    np.testing.assert_array_equal(embedder.embed("-").values, expected.values)
+
+
 def test_embed_writes_audioset_records(run, slim, tmp_path, recordings, pca_in_cache):
     recordings[0].rename(tmp_path / "abc_30.000.wav")
     (tmp_path / "segments.csv").write_text('# YTID\nabc, 30.000, 40.000, "/m/1,/m/2"\n')
@@ -296,6 +311,8 @@ def test_warnings_are_one_line(run, tmp_path):
             "the format goes by the suffix, one of .npz, .csv, .parquet, .tfrecord: got x.t",
         ),
         (["embed", "*.wav"], "no file matches *.wav"),
+        (["embed", "-"], "a file of this name is ./-"),
+        (["embed", "--", "-"], "a file of this name is ./-"),
         (["embed", "."], "no audio files in ."),
         (["embed", "x.wav", "--resume"], "--resume needs an output: -o"),
         (["embed", "x.wav", "-o", ""], "the output has no name"),

@@ -1,5 +1,6 @@
 """Corpus runs that are stopped, and inputs and disks that fail."""
 
+import concurrent.futures
 import contextlib
 import csv
 import itertools
@@ -7,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import soundfile
 from click.testing import CliRunner
 
 from vggish_keras import cli, outputs, records
+from vggish_keras.aside import written_aside
 from vggish_keras.corpus import embed_corpus
 from vggish_keras.embedder import Embedder, Embeddings
 from vggish_keras.inputs import find_recordings
@@ -243,6 +247,86 @@ def test_two_runs_do_not_write_to_one_output(quick, corpus, stopped):
     assert summary.embedded > 0
 
 
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+@pytest.mark.parametrize("name", ["written_aside", "remove_leftovers"])
+def test_of_two_runs_that_begin_at_once_one_goes_on(quick, corpus, target, name, monkeypatch):
+    """The second begins and ends before the first has written anything."""
+    refused = []
+
+    def begin_another(*arguments):
+        monkeypatch.setattr(outputs, name, function)
+        with pytest.raises(OSError, match=f"{target}: another run writes to it"):
+            run(quick, [corpus], target)
+        refused.append(target)
+        return function(*arguments)
+
+    function = getattr(outputs, name)
+    monkeypatch.setattr(outputs, name, begin_another)
+    summary, _ = run(quick, [corpus], target)
+    assert refused
+    assert summary.embedded == 11
+
+
+def open_quickly(target):
+    return outputs.open_output(
+        outputs.check_target(target),
+        find_recordings(["corpus"]),
+        OPTIONS,
+        resume=True,
+        write_records=outputs.RecordWriter(0.96, 1, None),
+    )
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_the_lock_of_a_run_that_ends_is_no_lock(target, monkeypatch):
+    """A run finds the lock of one that ends, and before it has it, a third begins."""
+    first, third = open_quickly(target), []
+
+    def late(descriptor):
+        monkeypatch.setattr(outputs, "_try_lock", try_lock)
+        first.close()
+        third.append(open_quickly(target))
+        return try_lock(descriptor)
+
+    try_lock = outputs._try_lock
+    monkeypatch.setattr(outputs, "_try_lock", late)
+    with pytest.raises(OSError, match="another run writes to it"):
+        open_quickly(target)
+    third[0].close()
+    open_quickly(target).close()
+    assert not list(Path().rglob("*lock"))
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_no_two_of_many_runs_write_at_once(target):
+    open_now, opened, refusals = [], itertools.count(), set()
+
+    def begin_and_end():
+        for _ in range(40):
+            try:
+                output = open_quickly(target)
+            except OSError as error:
+                refusals.add(str(error))
+                continue
+            with contextlib.closing(output):
+                open_now.append(threading.get_ident())
+                next(opened)
+                output.finish([], [])
+                Path("out/vggish-keras.json").unlink(missing_ok=True)  # the next run makes it anew
+                time.sleep(0.0005)
+                assert open_now == [threading.get_ident()]
+                open_now.clear()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(begin_and_end) for _ in range(4)]:
+            future.result()
+    assert next(opened) > 1
+    assert refusals <= {f"{target}: another run writes to it"}
+    assert not list(Path().rglob("*lock"))
+
+
 def test_the_users_own_files_stay(quick, corpus):
     Path("out").mkdir()
     Path("out/options.json").write_text("mine")
@@ -254,6 +338,133 @@ def test_the_users_own_files_stay(quick, corpus):
             ValueError, match=r"out is no output of an earlier run: its options cannot be read|was begun with"
         ):
             run(quick, [corpus / "a" / "00.wav"], "out")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_left_but_the_output(eight_bits, corpus, target):
+    for bad in ("a/04.wav", "b/zz.wav"):
+        (corpus / bad).unlink()
+    run(eight_bits, [corpus / "b", corpus / "a" / "00.wav"], target)
+    names = {str(path) for path in Path().rglob("*") if path.is_file() and "corpus" not in path.parts}
+    if target == "out":
+        assert names == {
+            "out/vggish-keras.json",
+            "out/a/00.wav.npz",
+            *(f"out/b/{i:02}.wav.npz" for i in range(1, 12, 2)),
+        }
+    elif target == "out.tfrecord":
+        assert names == {f"out-0000{index}-of-00003.tfrecord" for index in range(3)}
+    else:
+        assert names == {target}
+
+
+def test_a_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch, file_size_limit):
+    """On a full disk SQLite leaves its log when it is closed."""
+
+    class Full(sqlite3.Connection):
+        def close(self):
+            with file_size_limit(0):
+                super().close()
+            closed.append(Path("out.npz.unfinished-wal").exists())
+
+    closed = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=Full))
+    run(quick, [corpus / "b" / "01.wav"], "out.npz")
+    assert closed[0]  # it would be left
+    assert set(contents()) == {"out.npz"}
+    assert not list(Path().glob("*unfinished*"))
+
+
+def plant_leftover(path):
+    """What a process that is killed while it writes a file leaves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        shutil.copy(aside, "leftover")
+    Path("leftover").rename(aside)
+    Path(path).unlink()
+    return aside
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("target", "files"),
+    [
+        ("out", ["out/vggish-keras.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
+        ("out.npz", ["out.npz", "out.npz.failures.csv"]),
+        ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord"]),
+    ],
+)
+def test_what_killed_runs_left_goes(eight_bits, corpus, target, files, resume):
+    run(eight_bits, [corpus], target)
+    undisturbed = contents()
+    forget()
+    leftovers = [plant_leftover(Path(file)) for file in files for _ in range(2)]
+    lock = Path("out/vggish-keras.lock" if target == "out" else f"{target}.unfinished-lock")
+    lock.touch()
+    others = [plant_leftover(Path("others.npz")), Path(".partial"), Path(leftovers[0].parent, ".x-y.partial")]
+    for other in others:
+        other.touch()
+    run(eight_bits, [corpus], target, resume)
+    assert not any(map(os.path.exists, [*leftovers, lock]))
+    for other in others:
+        other.unlink()
+    assert contents() == undisturbed
+
+
+def test_what_is_left_beside_a_complete_file_goes(quick, corpus):
+    run(quick, [corpus / "b" / "01.wav"], "out.npz")
+    complete = outputs.check_target("out.npz"), outputs.RecordWriter(0.96, 1, None)
+    for suffix in ("-lock", "-wal"):
+        Path(f"out.npz.unfinished{suffix}").touch()
+    assert outputs.is_complete(*complete)
+    assert sorted(path.name for path in Path().iterdir()) == ["corpus", "out.npz"]
+    with (
+        outputs._locked(Path("out.npz.unfinished-lock"), Path("out.npz")),
+        pytest.raises(OSError, match="another run writes to it"),
+    ):
+        outputs.is_complete(*complete)
+
+
+def test_links_in_place_of_temporary_files_are_not_followed(quick, corpus, monkeypatch):
+    victim = Path("victim")
+    victim.write_text("mine")
+    for planted, target in {
+        "out.npz.unfinished": "out.npz",
+        "out.npz.unfinished-wal": "out.npz",
+        "out.npz.unfinished-lock": "out.npz",
+        "out/vggish-keras.lock": "out",
+    }.items():
+        Path(planted).parent.mkdir(exist_ok=True)
+        Path(planted).symlink_to(victim.resolve())
+        with pytest.raises(OSError, match=rf"{planted} is a link, expected|links: '{planted}'"):
+            run(quick, [corpus], target)
+        Path(planted).unlink()
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # the name is known
+    with written_aside(Path("out.npz")) as aside:
+        pass
+    aside.symlink_to(victim.resolve())
+    with pytest.raises(FileExistsError, match=r"File exists: 'out\.npz'"), written_aside(Path("out.npz")):
+        pass
+    assert victim.read_text() == "mine"
+    assert aside.is_symlink()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_outputs_stay_in_the_output_folder(eight_bits, corpus, target):
+    Path("work", "links").mkdir(parents=True)
+    Path("work/links/b").symlink_to(Path("corpus/b").resolve())
+    soundfile.write("work/11.wav", np.zeros(20_000), 16_000)
+    inputs = ["corpus/*/../b/11.wav", "work/links/*/../a/00.wav", "work/*/../*.wav", "work/links/b/01.wav"]
+    before = set(Path().rglob("*"))
+    summary, _ = run(eight_bits, inputs, f"work/made/{target}" if target == "out" else target)
+    assert summary.embedded == 4
+    made = {str(path) for path in set(Path().rglob("*")) - before if path.is_file()}
+    if target == "out":
+        below = ["corpus/b/11.wav", "corpus/a/00.wav", "work/11.wav", "work/links/b/01.wav"]
+        assert made == {f"work/made/out/{name}" for name in ["vggish-keras.json", *(f"{path}.npz" for path in below)]}
+    else:
+        assert all(name.startswith("out") for name in made)
 
 
 # === Bad inputs ===
@@ -293,6 +504,38 @@ def test_a_name_that_is_too_long_is_a_failure(quick, corpus):
     assert (summary.embedded, len(summary.failures)) == (11, 3)
     assert "File name too long" in dict(summary.failures)[long]
     assert run(quick, [corpus], "out.npz")[0].embedded == 12
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_name_that_is_too_long_takes_no_other_along(eight_bits, corpus, target, resume):
+    """No suffix can be added to it."""
+    shutil.rmtree(corpus / "a")
+    (corpus / "b" / "zz.wav").unlink()
+    long = corpus / "b" / ("x" * 251 + ".wav")
+    shutil.copy(corpus / "b" / "01.wav", long)
+    run(eight_bits, [corpus / "b" / "01.wav"], target)
+    summary, _ = run(eight_bits, [corpus / "b"], target, resume)
+    if target != "out":
+        assert (summary.embedded, summary.failures) == (7, [])
+        return
+    assert summary.skipped + summary.embedded == 6
+    ((path, reason),) = summary.failures
+    assert path == long
+    assert f"File name too long: 'out/{long.name}.npz'" in reason
+    assert len(list(Path("out").glob("*.npz"))) == 6
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("first", ["00.wav", "00.wav.npz"])
+def test_a_folder_named_as_an_output_is_a_failure_of_one(quick, corpus, first, resume):
+    (corpus / "a" / "00.wav.npz").mkdir()
+    shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "00.wav.npz" / "1.wav")
+    second = "00.wav.npz/1.wav" if first == "00.wav" else "00.wav"
+    for embedded in (5, 0 if resume else 5):
+        summary, _ = run(quick, [corpus / "a" / first, corpus / "a"], "out", resume)
+        assert summary.embedded == embedded
+        assert set(dict(summary.failures)) == {corpus / "a" / second, corpus / "a" / "04.wav"}
 
 
 def test_names_that_collide(quick, corpus):
@@ -483,6 +726,31 @@ def tiny_disk(tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_a_disk_that_cannot_be_written_is_named(quick, corpus, tiny_disk, target):
+    path = tiny_disk / target
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
+    with pytest.raises(OSError, match=f"Read-only file system: '{path}"):
+        run(quick, [corpus], str(path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to write to")
+def test_errors_name_the_file(tmp_path):
+    def full(_):
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+
+    missing = tmp_path / "missing" / "x.csv"
+    for path, write, message in (
+        (tmp_path / "x.csv", full, f"No space left on device: '{tmp_path}/x.csv'"),
+        (tmp_path / "x.csv", lambda _: Path("other").read_bytes(), "No such file or directory: 'other'"),
+        (missing, Path.touch, f"No such file or directory: '{missing}'"),
+    ):
+        with pytest.raises(OSError, match=message), written_aside(path) as aside:
+            write(aside)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_full_disk_is_told_and_what_is_finished_stays(eight_bits, corpus, tiny_disk, target):
     ballast = tiny_disk / "ballast"
     done = itertools.count()
@@ -494,8 +762,9 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(eight_bits, corpus, tiny
                     pass
 
     path = str(tiny_disk / target)
-    with pytest.raises(OSError, match=r"No space left|disk is full"):
+    with pytest.raises(OSError, match=r"No space left|disk is full") as raised:
         run(eight_bits, [corpus], path, add=fill)
+    assert path in str(raised.value)
     ballast.unlink()
     summary, _ = run(eight_bits, [corpus], path, resume=True)
     assert summary.skipped > 0

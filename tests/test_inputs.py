@@ -59,6 +59,7 @@ def test_files_folders_and_patterns(arguments, found, folder):
     ("arguments", "message"),
     [
         ([], "no recordings are named"),
+        (["-"], r"got the input -, expected a file, a folder or a pattern: a file of this name is \./-"),
         (["empty"], "no audio files in empty"),
         (["*.xyz"], r"no file matches \*\.xyz"),
     ],
@@ -126,6 +127,53 @@ def test_a_folder_that_cannot_be_read_is_told(monkeypatch):
     monkeypatch.setattr(os, "scandir", forbid)
     with pytest.raises(PermissionError, match="b/deep"):
         find_recordings(["b"])
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("b/**/*.*", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("b/**/**/*.*", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("b/**", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("b/*", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("**/*.mp3", ["b/deep/3.mp3"]),
+        ("b/**/up/../*.ogg", ["b/up/../5.ogg"]),
+    ],
+)
+def test_links_that_lead_back_name_each_file_once(pattern, found):
+    for name in ("b/up", "b/deep/back", "b/deep/once more"):
+        Path(name).symlink_to(Path("b").resolve())
+    assert list(map(str, find_recordings([pattern]).paths)) == found
+
+
+@pytest.mark.usefixtures("tree")
+def test_patterns_follow_links_out_of_the_folder():
+    Path("b/deep/other").symlink_to(Path("a").resolve())
+    assert list(map(str, find_recordings(["b/**/*.wav"]).paths)) == ["b/2.wav", "b/deep/other/1.wav"]
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("arguments", "listed", "folder", "below"),
+    [
+        (["b/deep/*/../../2.wav"], [], "b", ["2.wav"]),
+        (["b/*/../../a/1.wav", "b/2.wav"], [], ".", ["a/1.wav", "b/2.wav"]),
+        (["b/../a/*.wav"], [], "a", ["1.wav"]),
+        (["b/2.wav"], ["b/deep/../../5.ogg"], ".", ["b/2.wav", "5.ogg"]),
+        # Behind the link a/link is b/deep.
+        (["a/link/../2.wav", "a/2.wav"], [], ".", ["b/2.wav", "a/2.wav"]),
+        (["a/link/../*.wav", "b/2.wav"], [], "b", ["2.wav"]),
+        (["a/link/3.mp3", "b"], [], ".", ["a/link/3.mp3", "b/1.FLAC", "b/2.wav"]),
+    ],
+)
+def test_what_is_named_lies_below_the_folder(arguments, listed, folder, below):
+    """So no output of it lies anywhere but in the output folder, and no two are in one place."""
+    Path("b/deep/x").mkdir()
+    Path("a/link").symlink_to(Path("b/deep").resolve())
+    recordings = find_recordings(arguments, listed)
+    assert recordings.folder == Path(folder).resolve()
+    assert [str(recordings.below(path)) for path in recordings.paths] == below
 
 
 def test_lists():

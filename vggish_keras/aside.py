@@ -3,29 +3,47 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_SUFFIX = ".partial"
 
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Gives the place where a file is to be written; at the end of the block it takes the place of `path`.
+    """Yields an empty file beside `path` to be written, which replaces `path` at the end of the block.
 
     If the block fails, what was at `path` stays, and nothing is left beside it.
+
+    Raises:
+        OSError: The file cannot be written. An error about the file beside `path`, or about no file, names `path`.
     """
-    aside = aside_of(path)
+    aside = path.with_name(f"{_tag(path)}-{secrets.token_hex(8)}{_SUFFIX}")
     try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        aside.touch(exist_ok=False)  # a new file: neither a link nor a file that is there already is opened
+        try:
+            yield aside
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(aside)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def aside_of(path: Path) -> Path:
-    """Where a file is written until it is complete.
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Removes what killed processes left of these files. No process may be writing them."""
+    tags: dict[Path, set[str]] = {}
+    for path in paths:
+        tags.setdefault(path.parent, set()).add(_tag(path))
+    for folder in filter(os.path.isdir, tags):
+        for name in os.listdir(folder):
+            if name.endswith(_SUFFIX) and name.partition("-")[0] in tags[folder]:
+                (folder / name).unlink(missing_ok=True)
 
-    Always the same place, so that a run that takes up a killed one leaves nothing of it; and a short name, because
-    that of the file may be as long as names can be.
-    """
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    return path.with_name(f".{name}.partial")
+
+def _tag(path: Path) -> str:
+    """What the names of the files beside `path` begin with: short, because its name may be as long as names can be."""
+    return "." + hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()

@@ -15,6 +15,8 @@ import contextlib
 import copy
 import io
 import os
+import re
+import shutil
 import tempfile
 import threading
 from collections import Counter
@@ -343,6 +345,14 @@ def _join(
 # === Writing ===
 
 
+def _check_prefix(prefix: str) -> str:
+    """`prefix`, or a ValueError for one that Beam's writers, when all is computed, take for a pattern."""
+    path = prefix if _is_remote(prefix) else os.path.abspath(prefix)
+    if re.search(r"[*?[]", path):
+        raise ValueError(f"got the output {path}, expected a path without * ? [, which Beam takes for a pattern")
+    return prefix
+
+
 @beam.typehints.with_input_types(tuple[bytes, Embedded])
 class WriteAudioSetRecords(beam.PTransform):
     """Writes AudioSet's records to PREFIX-00000-of-00004.tfrecord and so on, which appear when all are complete.
@@ -354,12 +364,17 @@ class WriteAudioSetRecords(beam.PTransform):
 
     Returns:
         Of a PCollection of (path, `Embedded`), quantized, the paths of the files.
+
+    Raises:
+        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
     """
 
     def __init__(self, prefix: str, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, shards: int = 0) -> None:
         super().__init__()
         self._hop_seconds = hop_seconds
-        self._write = beam.io.WriteToTFRecord(prefix, file_name_suffix=outputs.RECORDS_SUFFIX, num_shards=shards)
+        self._write = beam.io.WriteToTFRecord(
+            _check_prefix(prefix), file_name_suffix=outputs.RECORDS_SUFFIX, num_shards=shards
+        )
 
     def expand(self, embedded: Any) -> Any:
         return embedded | beam.Map(_serialize, self._hop_seconds) | self._write
@@ -383,6 +398,7 @@ class WriteParquet(beam.PTransform):
         Of a PCollection of (path, `Embedded`), the paths of the files.
 
     Raises:
+        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
         ImportError: There is no pyarrow.
     """
 
@@ -390,7 +406,7 @@ class WriteParquet(beam.PTransform):
         super().__init__()
         self._schema = formats.parquet_schema(embedding_dtype(postprocess))
         self._write = beam.io.WriteToParquetBatched(
-            prefix, self._schema, file_name_suffix=".parquet", num_shards=shards
+            _check_prefix(prefix), self._schema, file_name_suffix=".parquet", num_shards=shards
         )
 
     def expand(self, embedded: Any) -> Any:
@@ -411,12 +427,15 @@ class WriteFailures(beam.PTransform):
 
     Returns:
         Of PCollections of `Failure`, the path of the file.
+
+    Raises:
+        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
     """
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self._write = beam.io.WriteToText(
-            f"{prefix}-{outputs.FAILURES}",
+            f"{_check_prefix(prefix)}-{outputs.FAILURES}",
             shard_name_template="",
             header=outputs.FAILURES_HEADER.decode(),
             append_trailing_newlines=False,
@@ -488,6 +507,8 @@ class EmbedCorpus(beam.PTransform):
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
     """Runs a pipeline of one transform to the end; in processes of this machine, anew when one of them dies.
 
+    When it fails, the temporary files of a local prefix are removed.
+
     Args:
         corpus: The transform.
         options: Beam's. Without a runner it runs in this process.
@@ -499,23 +520,56 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
         FileExistsError: There are records at the prefix.
         RuntimeError: The run failed.
     """
-    if FileSystems.match([f"{corpus.prefix}-*-of-*{outputs.RECORDS_SUFFIX}"])[0].metadata_list:
+    if _has_records(corpus.prefix):
         raise FileExistsError(f"there are records at {corpus.prefix}-*{outputs.RECORDS_SUFFIX}: give another output")
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
-    for attempts_left in reversed(range(_ATTEMPTS)):
-        pipeline = beam.Pipeline(options=options)
-        pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
-        with _lost_workers() as lost:
-            try:
-                result = pipeline.run()
-                result.wait_until_finish()
-                break
-            except RuntimeError:
-                # The local runner, unlike those of clusters, cannot go on without a worker.
-                if not lost or not attempts_left:
-                    raise
+    with _temporary_folders_removed(corpus.prefix):
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            pipeline = beam.Pipeline(options=options)
+            pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
+            with _lost_workers() as lost:
+                try:
+                    result = pipeline.run()
+                    result.wait_until_finish()
+                    break
+                except RuntimeError:
+                    # The local runner, unlike those of clusters, cannot go on without a worker.
+                    if not lost or not attempts_left:
+                        raise
     return result
+
+
+def _has_records(prefix: str) -> bool:
+    """Whether there are files that Beam would replace, which include those of a longer prefix."""
+    suffix = outputs.RECORDS_SUFFIX
+    if _is_remote(prefix):
+        return bool(FileSystems.match([f"{prefix}-*-of-*{suffix}"])[0].metadata_list)
+    # Beam's match finds nothing for a prefix without a folder.
+    return any(_beside(prefix, rf"{re.escape(os.path.basename(prefix))}-.*-of-.*{re.escape(suffix)}"))
+
+
+def _beside(prefix: str, pattern: str) -> Iterator[Path]:
+    """What lies in the folder of a local prefix and has a name that a regular expression matches."""
+    folder = Path(os.path.dirname(prefix))
+    if folder.is_dir():
+        yield from (path for path in folder.iterdir() if re.fullmatch(pattern, path.name, re.DOTALL))
+
+
+@contextlib.contextmanager
+def _temporary_folders_removed(prefix: str) -> Iterator[None]:
+    """Removes what Beam's writers, when they fail, leave in new folders beside a local prefix."""
+    if _is_remote(prefix):
+        yield
+        return
+    name = re.escape(os.path.basename(prefix))
+    pattern = rf"beam-temp-{name}(-{re.escape(outputs.FAILURES)})?-[0-9a-f]{{32}}"
+    before = set(_beside(prefix, pattern))
+    try:
+        yield
+    finally:
+        for folder in set(_beside(prefix, pattern)) - before:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

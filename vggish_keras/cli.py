@@ -190,7 +190,7 @@ def embed(
 ) -> None:
     """Embed INPUTS and print tables, or write the embeddings with -o.
 
-    INPUTS are recordings, folders that are searched for them, or patterns like 'audio/**/*.wav'.
+    INPUTS are recordings, folders that are searched for them, or patterns like 'audio/**/*.wav'. A file named - is ./-.
 
     A file that cannot be read is named, the others are embedded all the same, and the exit status is 1. With -o the
     bad files are listed in failures.csv in the output folder, or in OUTPUT.failures.csv beside the output file.

@@ -11,6 +11,9 @@ from vggish_keras.embedder import Embedder, Embeddings
 from vggish_keras.errors import one_line
 from vggish_keras.inputs import Recordings
 
+_OF_A_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
+"""Errors of a file whose name the output's file system does not take, or which is in the way of a different one."""
+
 
 class Summary(NamedTuple):
     """What a run did.
@@ -92,11 +95,11 @@ def embed_corpus(
 
 
 def _keep(output: outputs.Output, path: Path, embeddings: Embeddings) -> Embeddings | OSError:
-    """Adds to the output; that a recording's name is too long for one is an error of this recording alone."""
+    """Adds to the output; an error that its name causes is an error of this recording alone."""
     try:
         output.add(path, embeddings)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in _OF_A_NAME:
             raise
         return error
     return embeddings

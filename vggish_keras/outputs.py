@@ -1,5 +1,6 @@
 """Where the embeddings of a corpus go, so that a run can be stopped at any moment and taken up again."""
 
+import contextlib
 import csv
 import io
 import json
@@ -7,12 +8,12 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vggish_keras import formats, params, records
-from vggish_keras.aside import written_aside
+from vggish_keras.aside import remove_leftovers, written_aside
 from vggish_keras.embedder import Embeddings
 from vggish_keras.inputs import Recordings
 
@@ -20,6 +21,8 @@ RECORDS_SUFFIX = ".tfrecord"
 FAILURES = "failures.csv"
 ABOUT = "vggish-keras.json"
 """Tells how the embeddings of a folder were made."""
+LOCK = "vggish-keras.lock"
+"""Exists in a folder as long as a run writes to it."""
 
 
 class Output(Protocol):
@@ -75,20 +78,29 @@ def open_output(
     """Opens an output; see `FolderOutput` and `FileOutput`."""
     if target.is_folder:
         return FolderOutput(target.path, recordings, options, resume)
-    write = write_records.write if target.is_records else formats.write
-    return FileOutput(target.path, recordings, options, resume, write)
+    if target.is_records:
+        files = write_records.files(target.path)
+        return FileOutput(target.path, recordings, options, resume, write_records.write, files)
+    return FileOutput(target.path, recordings, options, resume)
 
 
 def is_complete(target: Target, write_records: "RecordWriter") -> bool:
-    """Whether a single file is there, and nothing unfinished beside it."""
+    """Whether a single file is there, and no database of unfinished recordings beside it.
+
+    What a killed run left beside a complete file is removed.
+
+    Raises:
+        OSError: Another run writes to it, or what a killed run left beside the file cannot be removed.
+    """
     if target.is_folder:
         return False
     files = write_records.files(target.path) if target.is_records else [target.path]
-    return all(file.is_file() for file in files) and not _unfinished(target.path).exists()
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.unfinished")
+    database, *others = _database_files(target.path)
+    complete = all(file.is_file() for file in files) and not database.exists()
+    if complete and any(map(os.path.lexists, [*others, _lock_of(target.path)])):
+        with _locked(_lock_of(target.path), target.path):
+            _remove_database(target.path)
+    return complete
 
 
 class FolderOutput:
@@ -109,16 +121,23 @@ class FolderOutput:
         self._folder = folder
         self._recordings = recordings
         folder.mkdir(parents=True, exist_ok=True)
-        about, now = folder / ABOUT, {**options, "recordings": str(recordings.folder)}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(folder / LOCK, folder))
+            self._open({**options, "recordings": str(recordings.folder)}, resume)
+            self._resources = stack.pop_all()
+
+    def _open(self, options: dict[str, Any], resume: bool) -> None:
+        about = self._folder / ABOUT
+        targets = [self._target(path) for path in self._recordings.paths]
+        remove_leftovers([about, self._folder / FAILURES, *targets])
         if about.exists():
-            _check_options(about.read_text(), now, folder)
+            _check_options(about.read_text(), options, self._folder)
         else:
             with written_aside(about) as aside:
-                aside.write_text(json.dumps(now, indent=2) + "\n")
-        self._lock = _lock(about)
+                aside.write_text(json.dumps(options, indent=2) + "\n")
         if not resume:
-            for path in recordings.paths:
-                self._target(path).unlink(missing_ok=True)
+            for target in filter(os.path.isfile, targets):
+                target.unlink()
 
     def _target(self, path: Path) -> Path:
         # With the suffix of the recording: x.wav and x.mp3 may lie in one folder.
@@ -126,7 +145,7 @@ class FolderOutput:
         return self._folder / below.with_name(f"{below.name}.npz")
 
     def has(self, path: Path) -> bool:
-        return self._target(path).exists()
+        return os.path.isfile(self._target(path))  # false for a name that is too long
 
     def add(self, path: Path, embeddings: Embeddings) -> None:
         target = self._target(path)
@@ -137,7 +156,7 @@ class FolderOutput:
         _write_failures(self._folder / FAILURES, failures)
 
     def close(self) -> None:
-        self._lock.close()
+        self._resources.close()
 
 
 class FileOutput:
@@ -151,11 +170,12 @@ class FileOutput:
         options: How it is embedded. They are kept in the database, with the folder of the recordings.
         resume: True goes on with the database that is there.
         write: Makes the file from a collection of names and embeddings in the order of `recordings`.
+        files: What `write` makes; None is `path` alone.
 
     Raises:
         FileExistsError: There is the database of a stopped run, and `resume` is False.
         ValueError: The database is of other recordings or other options.
-        OSError: The folder cannot be written, or another run writes to the database.
+        OSError: The folder cannot be written, another run writes to the file, or a link is where the database belongs.
     """
 
     def __init__(
@@ -165,20 +185,24 @@ class FileOutput:
         options: dict[str, Any],
         resume: bool,
         write: Callable[[Path, Any], None] = formats.write,
+        files: Sequence[Path] | None = None,
     ) -> None:
         self._path = path
         self._recordings = recordings
         self._write = write
-        self._unfinished = _unfinished(path)
-        existed = self._unfinished.exists()
-        with _DatabaseErrors(self._unfinished):
-            self._database = sqlite3.connect(self._unfinished, timeout=0)
-        try:
+        self._failures = path.with_name(f"{path.name}.{FAILURES}")
+        self._unfinished = _database_files(path)[0]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(_lock_of(path), path))
+            remove_leftovers([self._failures, *(files or [path])])
+            for file in _database_files(path):
+                if file.is_symlink():
+                    raise OSError(f"{file} is a link, expected the database of a stopped run: remove it")
+            existed = self._unfinished.exists()
             with _DatabaseErrors(self._unfinished):
+                self._database = stack.enter_context(contextlib.closing(sqlite3.connect(self._unfinished, timeout=0)))
                 self._open({**options, "recordings": str(recordings.folder)}, existed, resume)
-        except BaseException:
-            self._database.close()
-            raise
+            self._resources = stack.pop_all()
 
     def _open(self, options: dict[str, Any], existed: bool, resume: bool) -> None:
         execute = self._database.execute
@@ -229,7 +253,7 @@ class FileOutput:
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
         """Writes the file; of no recordings it makes none. Without failures the database goes."""
-        _write_failures(self._path.with_name(f"{self._path.name}.{FAILURES}"), failures)
+        _write_failures(self._failures, failures)
         missing = [path for path in paths if not self.has(path)]
         if missing:
             return
@@ -240,10 +264,24 @@ class FileOutput:
                 self._database.commit()
         if not paths or not failures:
             self._database.close()
-            self._unfinished.unlink()
+            _remove_database(self._path)
 
     def close(self) -> None:
-        self._database.close()
+        self._resources.close()
+
+
+def _database_files(path: Path) -> list[Path]:
+    """The database beside a file, and what SQLite may leave beside that, such as its log when the disk is full."""
+    return [path.with_name(f"{path.name}.unfinished{suffix}") for suffix in ("", "-journal", "-wal", "-shm")]
+
+
+def _remove_database(path: Path) -> None:
+    for file in _database_files(path):  # the database first: without its log it may be damaged
+        file.unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unfinished-lock")
 
 
 class _Finished:
@@ -290,21 +328,47 @@ def _check_options(before: str, options: dict[str, Any], where: Path) -> None:
         raise ValueError(f"{where} was begun with {was}, not with {now}: give another output")
 
 
-def _lock(path: Path) -> IO[bytes]:
-    """Opens a file that no other process can lock until it is closed."""
-    file = path.open("rb")
+@contextlib.contextmanager
+def _locked(path: Path, output: Path) -> Iterator[None]:
+    """Keeps other runs from an output by a file that exists as long as the block.
+
+    Raises:
+        OSError: Another run holds the file, it is a link, or it cannot be made.
+    """
+    descriptor = _lock(path, output)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # while it is locked: later it could be the next run's
+        os.close(descriptor)
+
+
+def _lock(path: Path, output: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if not _try_lock(descriptor):
+            os.close(descriptor)
+            raise OSError(f"{output}: another run writes to it")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        os.close(descriptor)  # a run that ended meanwhile has removed this file
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether no other process has locked a file, which is locked now until it is closed."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return file
+        return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise OSError(f"{path.parent}: another run writes to it") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of them depends on the file system
+        return False
     except OSError:  # a file system without locks
-        pass
-    return file
+        return True
+    return True
 
 
 # === AudioSet's records ===
