@@ -193,7 +193,7 @@ def test_clips_share_batches_and_are_counted(corpus, exported_narrow, tmp_path):
     batches = distribution(result, "inference_request_batch_size")
     assert (batches.count, batches.max, batches.sum) == (-(-examples // 4), 4, examples)
     seconds = sum(soundfile.info(path).duration for path in (corpus / "a").iterdir())
-    assert beam.summarize(result) == (GOOD // 2, 1, pytest.approx(seconds, abs=0.001 * GOOD))
+    assert beam.summarize(result) == (GOOD // 2, 1, pytest.approx(seconds, abs=0.001 * GOOD), {})
 
 
 def test_each_file_is_matched_once(corpus, monkeypatch):
@@ -202,6 +202,14 @@ def test_each_file_is_matched_once(corpus, monkeypatch):
         found = pipeline | beam.MatchAudio(["a/*.wav", "a", str(corpus / "a" / "00.wav")])
         assert_that(found.clips, equal_to([(b"a/" + path.name.encode(), None) for path in Path("a").iterdir()]))
         assert_that(found.failures, equal_to([]), label="no failures")
+
+
+def test_other_files_in_folders_are_counted(tmp_path):
+    for name in ("x.wav", "a.txt", "b.txt", "c"):
+        (tmp_path / name).touch()
+    pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)
+    pipeline | beam.MatchAudio([str(tmp_path)])
+    assert beam.summarize(pipeline.run()).left_out == {".txt": 2, "": 1}
 
 
 class Memory(FileSystem):
@@ -225,6 +233,39 @@ class Memory(FileSystem):
     join = split = mkdirs = create = copy = rename = exists = size = last_updated = checksum = metadata = delete = None
 
 
+@pytest.mark.reference
+def test_odd_recordings_are_read_whole(reference):
+    def check(clips):
+        counts = {os.path.basename(path): count for path, (count, _) in clips}
+        assert counts == {b"vbr_no_header.mp3": 42, b"unknown_length.flac": 7, b"chained.ogg": 11, b"clip.m4a": 7}
+
+    def check_failures(failures):
+        ((path, reason),) = failures
+        assert os.path.basename(path) == b"endless_list.wav"
+        assert b"cannot be read as audio" in reason
+
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio([str(reference / "odd_recordings")])
+        decoded = found.clips | beam.DecodeAudio()
+        assert_that(decoded.clips, check, label="clips")
+        assert_that(decoded.failures, check_failures, label="failures")
+
+
+def test_a_channel_can_be_chosen(tmp_path):
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (20_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", stereo, 16_000, subtype="FLOAT")
+
+    def check(examples):
+        windows = [window for _, _, window in sorted(examples, key=lambda example: example[1])]
+        np.testing.assert_array_equal(windows[0], stereo[:15_600, 1])
+
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio([str(tmp_path)])
+        assert_that((found.clips | beam.DecodeAudio(channels=1)).examples, check)
+    with pytest.raises(ValueError, match="channels must be"):
+        beam.DecodeAudio(channels="left")
+
+
 def test_other_file_systems(corpus, monkeypatch):
     audio = sorted((corpus / "a").glob("*.flac"))
     remote = {f"memory://clips/{path.name}": path.read_bytes() for path in audio}
@@ -242,7 +283,7 @@ def test_other_file_systems(corpus, monkeypatch):
         found = pipeline | beam.MatchAudio(["memory://clips/*"])
         decoded = found.clips | beam.DecodeAudio()
         assert_that(decoded.examples, check, label="examples")
-        reason = b"memory://clips/bad.flac cannot be read as audio: Format not recognised"
+        reason = b"memory://clips/bad.flac cannot be read as audio: it is not in a known audio format, or its header is damaged"
         assert_that(decoded.failures, equal_to([(b"memory://clips/bad.flac", reason)]), label="failures")
 
 

@@ -27,8 +27,8 @@ _PCM_DTYPES = ("uint8", "int8", "int16", "int32")
 _MIN_FILE_RATE = 100
 """Hz. Lower rates are found in damaged headers, where a second of samples becomes hours."""
 _CANCELED_LEVEL = 0.01
-_LEVEL_STRIDE = 16
-"""Levels are estimated from every sixteenth frame, which costs next to nothing."""
+_LEVEL_FRAMES = 4_096
+"""Levels are estimated from the first frames of each block, which costs next to nothing."""
 
 
 class Audio(NamedTuple):
@@ -148,12 +148,15 @@ def mono_blocks(blocks: Iterable[Any], name: str = "waveform", channels: Channel
     loud = False
     levels = _Levels()
     for block in blocks:
-        samples = _as_float32(np.asarray(block), name, channels)
+        samples, full_scale = _as_float32(np.asarray(block), name, channels)
         if samples.ndim == 2:
-            # Over an axis this short, numpy's mean takes forty times as long as the product.
-            mixed = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
-            levels.add(samples, mixed)
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below
+                # Over an axis this short, numpy's mean takes forty times as long as the product.
+                mixed = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
+                levels.add(samples, mixed)
             samples = mixed
+        if full_scale != 1:
+            samples /= full_scale  # a power of two, so to the bit it may come after the mean
         peak = float(np.max(np.abs(samples), initial=0))
         if not np.isfinite(peak):
             first = start + int(np.argmin(np.isfinite(samples)))
@@ -179,15 +182,16 @@ class _Levels:
     def add(self, samples: np.ndarray, mixed: np.ndarray) -> None:
         if len(self._channels) != samples.shape[1]:
             self._channels, self._mean = np.zeros(samples.shape[1]), 0.0
-        some = samples[::_LEVEL_STRIDE]
+        some, mean = samples[:_LEVEL_FRAMES], mixed[:_LEVEL_FRAMES]
         self._channels += np.einsum("ij,ij->j", some, some)
-        self._mean += float(mixed[::_LEVEL_STRIDE] @ mixed[::_LEVEL_STRIDE])
+        self._mean += float(mean @ mean)
 
     def cancel(self) -> bool:
         return len(self._channels) > 0 and self._mean < _CANCELED_LEVEL**2 * float(self._channels.min())
 
 
-def _as_float32(block: np.ndarray, name: str, channels: Channels) -> np.ndarray:
+def _as_float32(block: np.ndarray, name: str, channels: Channels) -> tuple[np.ndarray, float]:
+    """The chosen channels as float32, and the value that stands for 1."""
     if block.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape [samples] or [samples, channels], got {block.shape}")
     if block.ndim == 2 and not 1 <= block.shape[1] <= _MAX_CHANNELS:
@@ -201,12 +205,14 @@ def _as_float32(block: np.ndarray, name: str, channels: Channels) -> np.ndarray:
         block = block[:, 0]
     if block.dtype.kind == "f":
         with np.errstate(over="ignore"):  # reported as infinity by the caller
-            return block.astype(np.float32, copy=False)
+            return block.astype(np.float32, copy=False), 1
     if block.dtype.name not in _PCM_DTYPES:
         raise TypeError(f"{name}: expected floats or PCM of dtype {', '.join(_PCM_DTYPES)}, got {block.dtype}")
-    full_scale = np.float32(2.0 ** (8 * block.dtype.itemsize - 1))
+    full_scale = 2.0 ** (8 * block.dtype.itemsize - 1)
     samples = block.astype(np.float32)
-    return (samples - full_scale if block.dtype == np.uint8 else samples) / full_scale
+    if block.dtype == np.uint8:
+        samples -= full_scale
+    return samples, full_scale
 
 
 # === Files ===

@@ -54,6 +54,7 @@ NAMESPACE = "vggish_keras"
 """Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
 _LEFT_OUT = "vggish_keras.left_out"
 """Namespace of counters that bear the suffixes of other files in the folders."""
+_NO_SUFFIX = "none"
 
 Clip: TypeAlias = tuple[bytes, Segment | None]
 """The path of a recording, and its line of AudioSet's list."""
@@ -128,7 +129,7 @@ def _find(patterns: Sequence[bytes]) -> Iterator[bytes]:
     if local := [name for name in names if not _is_remote(name)]:
         recordings = find_recordings(local)
         for suffix, count in recordings.left_out.items():
-            Metrics.counter(_LEFT_OUT, suffix or "none").inc(count)
+            Metrics.counter(_LEFT_OUT, suffix or _NO_SUFFIX).inc(count)
         yield from map(os.fsencode, recordings.paths)
     for pattern in filter(_is_remote, names):
         (found,) = FileSystems.match([pattern])
@@ -614,4 +615,5 @@ def summarize(result: Any) -> Summary:
         return counts
 
     counts = count(NAMESPACE)
-    return Summary(counts["clips"], counts["failures"], counts["audio_milliseconds"] / 1_000, count(_LEFT_OUT))
+    left_out = {suffix.removeprefix(_NO_SUFFIX): number for suffix, number in count(_LEFT_OUT).items()}
+    return Summary(counts["clips"], counts["failures"], counts["audio_milliseconds"] / 1_000, left_out)

@@ -12,6 +12,9 @@ import numpy as np
 from vggish_keras.decoding import compressed, plain
 from vggish_keras.decoding.headers import read_header
 
+_MAX_CHANNELS = 1_024
+"""libsndfile's limit."""
+
 
 class Recording(NamedTuple):
     """An open recording.
@@ -40,8 +43,8 @@ def open_recording(file: BinaryIO, name: str) -> Recording:
     """
     header = read_header(file, name)
     if header is not None and header.encoding is not None:
-        if not header.channels:
-            raise ValueError(f"{name} cannot be read as audio: it has no channels")
+        if not 1 <= header.channels <= _MAX_CHANNELS:
+            raise ValueError(f"{name} cannot be read as audio: its header declares {header.channels} channels")
         return Recording(header.sample_rate, plain.read_plain(file, header, name))
     if _starts_with(file, plain.MAGICS):
         return Recording(*plain.open_sound(file, name))

@@ -9,6 +9,7 @@ import numpy as np
 
 from vggish_keras.decoding import lengths
 from vggish_keras.decoding.plain import BLOCK_FRAMES, UnsupportedError
+from vggish_keras.decoding.section import Section
 
 # Every format that holds sound, and none that opens further files, such as a playlist.
 _FORMATS = (
@@ -41,24 +42,25 @@ def open_compressed(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray
     import av
 
     lengths.check_extents(file, name)
-    file.seek(0)
     try:
-        container = av.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+        container = av.open(Section(file), options={"format_whitelist": _FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError, UnicodeError) as error:
-        reason = "it is not in a known audio format, or its header is damaged"
-        raise UnsupportedError(f"{name} cannot be read as audio: {reason}") from error
+        raise _unknown(name) from error
     try:
         if not container.streams.audio:
             raise ValueError(f"{name} cannot be read as audio: it has no audio stream")
         frames = iter(_Frames(container, file, name))
-        first = next(frames, None)
-        if first is None:
-            raise ValueError(f"{name} holds no samples")
+        first = next(frames)
     except BaseException:
         container.close()
         raise
     # What a decoder makes of the stream, for example of HE-AAC, may have a rate other than the one in the header.
     return first.sample_rate, _blocks(container, itertools.chain([first], frames), name)
+
+
+def _unknown(name: str) -> UnsupportedError:
+    reason = "it is not in a known audio format, or its header is damaged"
+    return UnsupportedError(f"{name} cannot be read as audio: {reason}")
 
 
 def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.ndarray]:
@@ -96,9 +98,7 @@ class _Frames:
         self._stream = container.streams.audio[0]
         self._format = container.format.name.split(",")[0]
         self._length = lengths.Length()
-        position = file.tell()
         self._declared = lengths.declared_length(file, name, container, self._stream)
-        file.seek(position)  # FFmpeg goes on from there
         self._skipped = self._end = 0
         self._next_pts: int | None = None
 
@@ -167,7 +167,8 @@ class _Frames:
         if self._declared:
             self._declared.check(self._length, self._name)
         if not self._length.samples:
-            raise ValueError(f"{self._name} holds no samples")
+            # Formats without a header are a guess.
+            raise _unknown(self._name) if self._format in _SYNC else ValueError(f"{self._name} holds no samples")
         if self._format in _READ_ONCE and self._is_repeated():
             raise ValueError(f"{self._name} holds several files in a row: split it")
         if self._skipped:

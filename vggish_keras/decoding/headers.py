@@ -103,8 +103,10 @@ class _Chunk(NamedTuple):
 
 def _chunks(file: BinaryIO, layout: _Layout) -> Iterator[_Chunk]:
     header = struct.Struct(layout.header)
-    position = layout.start
+    length, position = file.seek(0, 2), layout.start
     for _ in range(_MAX_CHUNKS):
+        if position >= length:
+            return
         file.seek(position)
         content = file.read(header.size)
         if len(content) < header.size:

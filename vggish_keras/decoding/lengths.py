@@ -276,8 +276,8 @@ _MP4_BOXES = frozenset(b"ftyp styp moov mdat moof mfra sidx ssix free skip wide 
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    position = 0
-    while True:
+    length, position = file.seek(0, 2), 0
+    while position < length:
         file.seek(position)
         header = file.read(16)
         if len(header) < 8:
@@ -298,8 +298,8 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
 def _asf_objects(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    position = 0
-    while True:
+    length, position = file.seek(0, 2), 0
+    while position < length:
         file.seek(position)
         header = file.read(24)
         if len(header) < 24 or header[:16] not in (_ASF_HEADER, _ASF_DATA):
@@ -312,9 +312,9 @@ def _asf_objects(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _matroska_elements(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    position = 0
+    length, position = file.seek(0, 2), 0
     for _ in range(2):  # the header and the segment
-        file.seek(position)
+        file.seek(min(position, length))
         header = file.read(12)
         if len(header) < 5:
             return

@@ -1,12 +1,12 @@
 """Samples behind a header, read by libsndfile."""
 
-import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vggish_keras.decoding.headers import Header
+from vggish_keras.decoding.section import Section
 
 BLOCK_FRAMES = 1 << 16
 
@@ -42,7 +42,7 @@ def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray
     Raises:
         ValueError: While reading: the file holds no samples.
     """
-    samples = _Section(file, header.start, header.size - header.size % header.frame_bytes)
+    samples = Section(file, header.start, header.size - header.size % header.frame_bytes)
     order = "BIG" if header.big_endian else "LITTLE"
     sound = _open(
         samples,
@@ -50,7 +50,7 @@ def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray
         format="RAW",
         subtype=header.encoding,
         endian=order,
-        samplerate=header.sample_rate,
+        samplerate=1,  # changes no sample
         channels=header.channels,
     )
     return _read(sound, name)
@@ -104,29 +104,3 @@ def _read(sound: Any, name: str) -> Iterator[np.ndarray]:
             raise ValueError(f"{name} holds no samples")
         if read < sound.frames:
             raise ValueError(f"{name} is truncated: it has {read} of {sound.frames} samples")
-
-
-class _Section(io.RawIOBase):
-    """Part of a file, as a file."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        super().__init__()
-        self._file, self._start, self._size = file, start, size
-        self._position = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._size)[whence]
-        self._file.seek(self._start + self._position)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        read = self._file.readinto(memoryview(buffer)[:wanted])  # type: ignore[attr-defined]
-        self._position += read
-        return read
