@@ -1,4 +1,4 @@
-"""How fast audio files become embeddings, against the published pipeline and torchvggish.
+"""How fast audio files become embeddings, against the published pipeline and torchvggish; MP3 and FLAC against WAV.
 
     python -m benchmarks.files --weights CHECKPOINT [--torch PYTHON] [--files 96]
 
@@ -40,9 +40,9 @@ for line in sys.stdin:
 """
 
 
-def write_files(folder: Path, count: int, sample_rate: int, channels: int) -> list[Path]:
+def write_files(folder: Path, count: int, sample_rate: int, channels: int, suffix: str = "wav") -> list[Path]:
     rng = np.random.default_rng(0)
-    paths = [folder / f"{sample_rate}_{index}.wav" for index in range(count)]
+    paths = [folder / f"{sample_rate}_{index}.{suffix}" for index in range(count)]
     for path in paths:
         soundfile.write(path, rng.uniform(-0.5, 0.5, (SECONDS * sample_rate, channels)), sample_rate)
     return paths
@@ -139,6 +139,13 @@ def main() -> None:
             us, them, ratio = measure.in_turns(lambda: bfloat16(paths), run_ours, ROUNDS)  # noqa: B023
             bound = "at least 1.6x" if sample_rate == 44_100 else ""
             measure.report(f"{name}: bfloat16, float32", rate(us), rate(them), f"{ratio:.2f}x", bound)
+        for suffix in ("mp3", "flac"):
+            compressed = write_files(Path(folder), arguments.files, 44_100, 2, suffix)
+            assert float32(compressed) == examples
+            us, them, ratio = measure.in_turns(lambda: float32(compressed), run_ours, ROUNDS)  # noqa: B023
+            measure.report(
+                f"44100 Hz, 2 channels: {suffix}, wav", rate(us), rate(them), f"{ratio:.2f}x", "at least 0.9x"
+            )
 
 
 if __name__ == "__main__":

@@ -283,7 +283,10 @@ def test_other_file_systems(corpus, monkeypatch):
         found = pipeline | beam.MatchAudio(["memory://clips/*"])
         decoded = found.clips | beam.DecodeAudio()
         assert_that(decoded.examples, check, label="examples")
-        reason = b"memory://clips/bad.flac cannot be read as audio: it is not in a known audio format, or its header is damaged"
+        reason = (
+            b"memory://clips/bad.flac cannot be read as audio: it is not in a known audio format, or its header is "
+        )
+        reason += b"damaged"
         assert_that(decoded.failures, equal_to([(b"memory://clips/bad.flac", reason)]), label="failures")
 
 

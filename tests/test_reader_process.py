@@ -11,6 +11,7 @@ import psutil
 import pytest
 import soundfile
 
+from tests.encoding import encode
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.resample import read_waveform
 
@@ -171,3 +172,20 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     child.wait(timeout=10)
+
+
+@pytest.mark.slow
+def test_a_day_of_opus_in_constant_memory(readers, tmp_path):
+    """An hour, 24 times in a row."""
+    hour = encode(np.random.default_rng(0).uniform(-0.1, 0.1, 3_600 * 8_000), 8_000, "libopus", "ogg", bit_rate=16_000)
+    path = tmp_path / "day.opus"
+    with path.open("wb") as file:
+        for _ in range(24):
+            file.write(hour)
+    samples, memory = 0, []
+    for index, block in enumerate(readers.read(path)):
+        samples += len(block)
+        if index % 1_000 == 0:
+            memory.append(children()[0].memory_info().rss + psutil.Process().memory_info().rss)
+    assert samples / 16_000 == pytest.approx(24 * 3_600, abs=1)
+    assert max(memory) < memory[0] + 200e6

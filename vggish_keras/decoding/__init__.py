@@ -4,7 +4,9 @@ Which of them reads a file depends on its content, never on its suffix. Both rea
 missing.
 """
 
-from collections.abc import Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -46,16 +48,15 @@ def open_recording(file: BinaryIO, name: str) -> Recording:
         if not 1 <= header.channels <= _MAX_CHANNELS:
             raise ValueError(f"{name} cannot be read as audio: its header declares {header.channels} channels")
         return Recording(header.sample_rate, plain.read_plain(file, header, name))
-    if _starts_with(file, plain.MAGICS):
-        return Recording(*plain.open_sound(file, name))
+    decoders: list[Callable[..., tuple[int, Iterator[np.ndarray]]]] = [
+        compressed.open_compressed,
+        functools.partial(plain.open_sound, header=header),
+    ]
+    if header is not None and not header.is_mpeg:
+        decoders.reverse()
     try:
-        return Recording(*compressed.open_compressed(file, name))
-    except plain.UnsupportedError:
-        if header is None:
-            raise
-        return Recording(*plain.open_sound(file, name))
-
-
-def _starts_with(file: BinaryIO, magics: tuple[bytes, ...]) -> bool:
-    file.seek(0)
-    return file.read(32).startswith(magics)
+        return Recording(*decoders[0](file, name=name))
+    except plain.UnsupportedError as error:
+        with contextlib.suppress(plain.UnsupportedError):
+            return Recording(*decoders[1](file, name=name))
+        raise error

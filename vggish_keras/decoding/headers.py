@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 _MAX_CHUNKS = 10_000
-_MAX_MISSING_FRAMES = 16
+MAX_MISSING_FRAMES = 16
 """Some programs count a header among the samples."""
 _MAX_PADDING_BYTES = 4_096
+_MAX_ESSENTIAL_BYTES = 4_096
 _TRAILERS = frozenset(
     b"LIST,id3 ,ID3 ,bext,iXML,_PMX,JUNK,PAD ,FLLR,cue ,smpl,PEAK,fact,afsp,MARK,INST,APPL,NAME,AUTH,ANNO,COMT,(c) "
     b",info,uuid,free".split(b",")
@@ -37,6 +38,8 @@ class Header(NamedTuple):
         frame_bytes: Bytes per frame; 0 where `encoding` is None and frames have no fixed size.
         start: Position of the first sample in the file.
         size: Bytes of samples.
+        is_mpeg: Whether the samples are MPEG audio.
+        essentials: Of a WAV file, a header without any other chunks, for decoders that read it anew.
     """
 
     sample_rate: int
@@ -46,6 +49,8 @@ class Header(NamedTuple):
     frame_bytes: int
     start: int
     size: int
+    is_mpeg: bool = False
+    essentials: bytes = b""
 
 
 def read_header(file: BinaryIO, name: str) -> Header | None:
@@ -158,7 +163,7 @@ def _resolve_size(
     if declared < 0 or (is_placeholder(declared) and declared > present):
         return present
     if declared > present:
-        if declared - present > _MAX_MISSING_FRAMES * frame_bytes or not present:
+        if declared - present > MAX_MISSING_FRAMES * frame_bytes or not present:
             raise ValueError(f"{name} is truncated: it has {present} of {declared} bytes")
         warnings.warn(f"{name}: the header declares {declared} bytes of samples, but there are {present}", stacklevel=2)
         return present
@@ -198,6 +203,7 @@ def _is_trailer(file: BinaryIO, name: str, position: int, length: int, layout: _
 # === WAV and W64 ===
 
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
+_MPEG = (0x50, 0x55)
 _FLOATS = {4: "FLOAT", 8: "DOUBLE"}
 _INTEGERS = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 
@@ -205,12 +211,26 @@ _INTEGERS = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 def _read_wav(file: BinaryIO, name: str, magic: bytes) -> Header:
     big_endian = magic == b"RIFX"
     layout = _Layout(12, ">4sI" if big_endian else "<4sI")
-    wanted = {b"fmt ": "format", b"data": "samples", b"ds64": "sizes"}
+    wanted = {b"fmt ": "format", b"data": "samples", b"ds64": "sizes", b"fact": "count"}
     chunks = _find_chunks(file, name, layout, wanted)
     declared = chunks["samples"].size
     if "sizes" in chunks and is_placeholder(declared):
         declared = struct.unpack("<8xQ", _read_at(file, chunks["sizes"].start, 16))[0]
-    return _wave_header(file, name, layout, chunks, declared, big_endian)
+    header = _wave_header(file, name, layout, chunks, declared, big_endian)
+    return header._replace(essentials=_essentials(file, chunks, header.size, big_endian))
+
+
+def _essentials(file: BinaryIO, chunks: dict[str, _Chunk], size: int, big_endian: bool) -> bytes:
+    """The header of a WAV file with the chunks that matter, up to its samples, whose size may be too large for it."""
+    number = struct.Struct(">I" if big_endian else "<I")
+    kept = b""
+    for key in ("format", "count"):
+        if key in chunks and chunks[key].size <= _MAX_ESSENTIAL_BYTES:
+            chunk = chunks[key]
+            kept += chunk.name + number.pack(chunk.size) + _read_at(file, chunk.start, chunk.size + chunk.size % 2)
+    size = min(size, 2**32 - 1)
+    start = b"RIFX" if big_endian else b"RIFF"
+    return start + number.pack(min(size + len(kept) + 12, 2**32 - 1)) + b"WAVE" + kept + b"data" + number.pack(size)
 
 
 def _read_w64(file: BinaryIO, name: str) -> Header:
@@ -240,7 +260,7 @@ def _wave_header(
         encoding, frame_bytes = None, 1
     start = chunks["samples"].start
     size = _resolve_size(file, name, start, declared, frame_bytes, layout)
-    return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size)
+    return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size, is_mpeg=kind in _MPEG)
 
 
 # === AIFF ===
@@ -272,7 +292,7 @@ def _read_aiff(file: BinaryIO, name: str) -> Header:
     if declared and not is_placeholder(declared):
         declared = max(0, declared - 8 - offset)
     size = _resolve_size(file, name, start, declared, frame_bytes, layout)
-    if encoding and frames - size // frame_bytes > _MAX_MISSING_FRAMES and not is_placeholder(frames):
+    if encoding and frames - size // frame_bytes > MAX_MISSING_FRAMES and not is_placeholder(frames):
         raise ValueError(f"{name} is truncated: it has {size // frame_bytes} of {frames} samples")
     return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size)
 

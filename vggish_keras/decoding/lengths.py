@@ -17,12 +17,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from vggish_keras.decoding.headers import is_placeholder
+from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, is_placeholder
 
 _TOLERATED_SECONDS = 0.1
 _TOLERATED_FRAMES = 2
 """Durations in containers are rounded, and often count the frames of silence that encoders add and decoders remove."""
-_TOLERATED_SAMPLES = 16
 _EXACT_FORMATS = frozenset(["flac", "wv", "tta", "ape"])
 
 
@@ -85,7 +84,7 @@ def declared_length(file: BinaryIO, name: str, container: Any, stream: Any) -> D
     """
     kind = container.format.name.split(",")[0]
     if kind in _EXACT_FORMATS and stream.duration:
-        return Declared("samples", float(stream.duration * stream.time_base * stream.rate), _TOLERATED_SAMPLES)
+        return Declared("samples", float(stream.duration * stream.time_base * stream.rate), MAX_MISSING_FRAMES)
     if kind == "mp3":
         frames = _mp3_frames(file)
         return Declared("packets", frames, 1) if frames else None  # some encoders count their own header

@@ -1,27 +1,20 @@
 """Samples behind a header, read by libsndfile."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from vggish_keras.decoding.headers import Header
+from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, Header
 from vggish_keras.decoding.section import Section
 
 BLOCK_FRAMES = 1 << 16
 
-MAGICS = (
-    b"Creative Voice File",
-    b"NIST_1A",
-    b" paf",
-    b"fap ",
-    b"PVF1",
-    b"2BIT",
-    b"\x64\xa3",
-    b"ALawSoundFile",
-    b"MATLAB",
-)
-"""How further files start that libsndfile reads and that `headers` does not know: VOC, SPHERE, PAF and the like."""
+# FFmpeg reads these to their end; libsndfile also takes other files for MPEG audio, and prints what is wrong with it.
+_LEFT_TO_FFMPEG = frozenset(["MP3", "OGG", "FLAC"])
+_MPEG_STARTS = (b"ID3", b"\xff")
+_SPHERE_HEADER_BYTES = 1_024
 
 
 class UnsupportedError(ValueError):
@@ -56,11 +49,12 @@ def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray
     return _read(sound, name)
 
 
-def open_sound(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray]]:
+def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, Iterator[np.ndarray]]:
     """Opens a file whose header libsndfile reads itself.
 
     Args:
         file: The file.
+        header: Its header, if it is in one of the containers that `headers` knows.
         name: What messages call it.
 
     Returns:
@@ -71,8 +65,45 @@ def open_sound(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray]]:
         ValueError: While reading: the file is damaged, ends before its header says, or holds no samples.
     """
     file.seek(0)
-    sound = _open(file, name)
+    if file.read(3).startswith(_MPEG_STARTS):
+        raise UnsupportedError(f"{name} cannot be read as audio: MPEG audio is left to FFmpeg")
+    if header is None or not header.essentials:
+        section = Section(file)
+    else:
+        section = Section(file, header.start, header.size, header.essentials)
+    sound = _open(section, name)
+    if sound.format in _LEFT_TO_FFMPEG:
+        sound.close()
+        raise UnsupportedError(f"{name} cannot be read as audio: {sound.format} is left to FFmpeg")
+    try:
+        _check_length(sound, section, name)
+    except ValueError:
+        sound.close()
+        raise
     return sound.samplerate, _read(sound, name)
+
+
+# What libsndfile 1.2.2 notes in its log, and nowhere else, of files that end too soon; SPHERE's header is text itself.
+_FRAMES = r"(?:Frames|Cols|sample_count -i)[ :]*(\d+)"
+_SIZES = r"(?:BODY|Data length)[ :]*(\d+) \(?should be (\d+)"
+
+
+def _check_length(sound: Any, section: Section, name: str) -> None:
+    """Raises a ValueError if a file is shorter than its header declares, which libsndfile corrects in silence."""
+    log = sound.extra_info
+    if sound.format == "NIST":
+        position = section.tell()
+        section.seek(0)
+        log = section.read(_SPHERE_HEADER_BYTES).decode("latin-1")
+        section.seek(position)
+    declared = max((int(found[1]) for found in re.finditer(_FRAMES, log)), default=0)
+    if declared - sound.frames > MAX_MISSING_FRAMES:
+        raise ValueError(f"{name} is truncated: it has {sound.frames} of {declared} samples")
+    for found in re.finditer(_SIZES, log):
+        if int(found[1]) > int(found[2]):
+            raise ValueError(f"{name} is truncated: it has {found[2]} of {found[1]} bytes")
+    if "truncated" in log:
+        raise ValueError(f"{name} is truncated: it has {sound.frames} samples, fewer than its header declares")
 
 
 def _open(file: Any, name: str, **options: Any) -> Any:

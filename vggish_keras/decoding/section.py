@@ -13,12 +13,13 @@ class Section(io.RawIOBase):
         file: The file, which stays open.
         start: Where the part begins.
         size: Bytes of the part; None goes to the end of the file.
+        prefix: Bytes that come before it.
     """
 
-    def __init__(self, file: BinaryIO, start: int = 0, size: int | None = None) -> None:
+    def __init__(self, file: BinaryIO, start: int = 0, size: int | None = None, prefix: bytes = b"") -> None:
         super().__init__()
-        self._file, self._start = file, start
-        self._size = max(0, file.seek(0, io.SEEK_END) - start) if size is None else size
+        self._file, self._start, self._prefix = file, start, prefix
+        self._size = len(prefix) + (max(0, file.seek(0, io.SEEK_END) - start) if size is None else size)
         self._position = 0
 
     def readable(self) -> bool:
@@ -41,7 +42,12 @@ class Section(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Reads up to as many bytes as the buffer holds."""
         wanted = memoryview(buffer)[: self._size - self._position]
-        self._file.seek(self._start + self._position)
+        if self._position < len(self._prefix):
+            read = min(len(wanted), len(self._prefix) - self._position)
+            wanted[:read] = self._prefix[self._position : self._position + read]
+            self._position += read
+            return read
+        self._file.seek(self._start + self._position - len(self._prefix))
         if hasattr(self._file, "readinto"):
             read = self._file.readinto(wanted)
         else:
