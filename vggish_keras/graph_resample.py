@@ -15,7 +15,7 @@ from vggish_keras.resample import resampy_table
 
 # Output samples of a block: fewer make the product slow, more fill the matrix with zeros.
 _REPEATING_COLUMNS, _POLYNOMIAL_COLUMNS = 128, 32
-# A matrix of all filters costs no more than this many entries, and no more than so many for each output sample.
+# A matrix of all filters is made only if it is this small, by itself and for each output sample.
 _MAX_ENTRIES, _MAX_ENTRIES_PER_OUTPUT = 1 << 19, 8
 # Input samples that are copied at a time.
 _STEP = 1 << 20
@@ -29,9 +29,9 @@ class FilterBank(NamedTuple):
 
     Attributes:
         sample_rate: Hz, int64.
-        matrix: float32 [window, products]: input samples to one product for each of the `columns` output samples; or,
-            if they are polynomials, to `terms` Chebyshev coefficients, for the input sample on which the first block's
-            output sample follows and for the next one.
+        matrix: float32 [window, columns]; or, if the filters are polynomials, [window, columns * 2 * terms]: the
+            Chebyshev coefficients for an output sample that follows the same input sample as in the first block, and
+            for one that follows the next input sample.
         columns: Output samples of a block, int64.
         terms: Coefficients of a polynomial, int64; 0 for filters that repeat from block to block.
         reach: Input samples that the filters reach back beyond a block's first, int64.

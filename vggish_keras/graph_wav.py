@@ -16,7 +16,7 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 MAX_HOURS = 36
 """Longer ones have more samples than 32 bits can count."""
 MAX_CHUNKS = 128
-"""Chunks up to the samples, and chunks after them: programs write a dozen."""
+"""Chunks read up to the samples, and after them: programs write a dozen."""
 
 _EXTENSIBLE = 0xFFFE
 _LAYOUT_SIZE, _EXTENSIBLE_SIZE = 16, 40
@@ -67,8 +67,8 @@ def _integers(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _integers_of_24_bits(content: tf.Tensor) -> tf.Tensor:
-    unsigned = tf.reshape(_bytes(content), [-1, 3]) @ tf.constant([[1.0], [2.0**8], [2.0**16]])
-    unsigned = unsigned[:, 0] / 2.0**23
+    triples = tf.reshape(tf.cast(tf.io.decode_raw(content, tf.uint8), tf.float32), [-1, 3])
+    unsigned = (triples @ tf.constant([[1.0], [2.0**8], [2.0**16]]))[:, 0] / 2.0**23
     return tf.where(unsigned < 1, unsigned, unsigned - 2)
 
 
@@ -78,10 +78,6 @@ def _floats(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
 
 def _companded(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda content: tf.gather(values.astype(np.float32), tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32))
-
-
-def _bytes(content: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.io.decode_raw(content, tf.uint8), tf.float32)
 
 
 def _a_law() -> np.ndarray:
@@ -170,9 +166,9 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     """
     length = tf.cast(tf.strings.length(audio), tf.int64)
     is_wav = (_text(audio, tf.zeros_like(length)) == b"RIFF") & (_text(audio, tf.fill(tf.shape(length), 8)) == b"WAVE")
-    layout, layout_size, start, size, endless = _find_chunks(audio, length, is_wav)
+    layout, layout_size, start, size, has_more = _find_chunks(audio, length, is_wav)
     present = tf.maximum(length - start, 0)
-    size, unfinished = _true_size(audio, length, start, size)
+    size, has_more_behind = _true_size(audio, length, start, size)
 
     kind, channels, bits = (_number(audio, layout + offset, 2) for offset in (0, 2, 14))
     # What stands for the format there starts with the plain format's number.
@@ -189,7 +185,7 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
 
     checks: list[tuple[tf.Tensor, list[Any]]] = [
         (is_wav, ["it does not start as one"]),
-        (~(endless | unfinished), [f"it has more than {MAX_CHUNKS} chunks"]),
+        (~(has_more | has_more_behind), [f"it has more than {MAX_CHUNKS} chunks"]),
         ((layout >= 0) & (start >= 0), ["it has no fmt chunk with a data chunk after it"]),
         (layout_size >= _LAYOUT_SIZE, ["its fmt chunk has ", layout_size, f" of at least {_LAYOUT_SIZE} bytes"]),
         (tf.reduce_any(matches, axis=1), ["it holds format ", kind, _format_name(kind), " of ", bits, " bits"]),
@@ -236,9 +232,11 @@ def _format_name(kind: tf.Tensor) -> tf.Tensor:
 
 
 def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Where each file's fmt chunk starts, its size, and the same of the data chunk after it; -1 for what is missing.
+    """Finds the fmt chunk of each file and the data chunk after it.
 
-    The last of the five says whether the search was given up.
+    Returns:
+        Where the content of each fmt chunk starts and its size, the same for the data chunk, -1 for what is missing;
+        and whether a file has more chunks than are read.
     """
     missing = -tf.ones_like(length)
     layout, layout_size, start, size = missing, missing, missing, missing
@@ -259,7 +257,7 @@ def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tupl
 
 
 def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """How many bytes of samples each file holds, or should hold, and whether it was given up to find out."""
+    """How many bytes of samples each file holds, or promises, and whether it has more chunks than are read."""
     present = tf.maximum(length - start, 0)
     first = start + size + size % 2
     doubtful = (start >= 0) & (size < present)

@@ -21,8 +21,8 @@ WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
 
 _BATCH_SIZE = 64
-# What `wav` answers has no more rows for each example that exists, so a long clip among many short ones cannot make
-# it much larger than the request; up to so many clips always fit.
+# The output of `wav` has a row for each clip and each example of the longest one. Bounded by the examples that exist,
+# it cannot grow far beyond the request; up to this many clips never reach the bound.
 _MAX_ROWS_PER_EXAMPLE = 64
 
 
@@ -204,7 +204,7 @@ class _Functions:
         num_samples = tf.ensure_shape(num_samples, [None])
         clips, samples = tf.unstack(tf.shape(waveform))
         if self._front_end.padding != "valid":
-            # Each clip costs an example, and clips without samples would cost their sender nothing.
+            # Each clip costs an example, but without samples it would cost its sender nothing.
             has_samples = tf.debugging.Assert((clips == 0) | (samples > 0), ["waveform must have samples, got none"])
             with tf.control_dependencies([has_samples]):
                 waveform = tf.identity(waveform)
@@ -271,9 +271,9 @@ def _check_rows(num_examples: tf.Tensor, most: tf.Tensor) -> tf.Operation:
     existing = tf.reduce_sum(tf.cast(num_examples, tf.int64))
     rows = tf.size(num_examples, tf.int64) * tf.cast(most, tf.int64)
     message = tf.strings.format(
-        "audio makes an embedding of {} rows for {} examples, where at most "
-        f"{_MAX_ROWS_PER_EXAMPLE} times as many are allowed: send at most {_MAX_ROWS_PER_EXAMPLE} clips at a time, or "
-        "long ones apart from short ones",
+        "audio would make an embedding of {} rows for {} examples, more than "
+        f"{_MAX_ROWS_PER_EXAMPLE} times as many: send at most {_MAX_ROWS_PER_EXAMPLE} clips at a time, or long clips "
+        "apart from short ones",
         (rows, existing),
     )
     return tf.debugging.Assert(rows <= _MAX_ROWS_PER_EXAMPLE * existing, [message])
