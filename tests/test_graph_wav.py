@@ -188,7 +188,8 @@ def test_says_what_is_wrong(decode, content, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_samples_that_are_not_finite(decode, value):
     content = wav(layout(3, bits=64), data(np.array([[0, 0], [0, value], [0, 0]]).tobytes()))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[audio\[0\] holds samples that are not finite numbers"):
+    message = r"\[audio holds samples that are not finite numbers, in clip\] \[0\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(content)
 
 

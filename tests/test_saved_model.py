@@ -324,7 +324,7 @@ def padded(*num_samples):
         (
             "wav",
             {"audio": tf.constant([wav(noise(100)), wav(np.array([0, np.nan]), subtype="FLOAT")])},
-            r"audio\[1\] holds samples that are not finite numbers",
+            r"\[audio holds samples that are not finite numbers, in clip\] \[1\]",
         ),
     ],
 )

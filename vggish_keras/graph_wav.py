@@ -136,8 +136,8 @@ def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Te
     samples = tf.switch_case(tf.cast(header.encoding, tf.int32), branches)
     mono = tf.reduce_mean(tf.reshape(samples, [header.frames, header.channels]), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(mono))
-    message = tf.strings.format("audio[{}] holds samples that are not finite numbers", clip)
-    with tf.control_dependencies([tf.debugging.Assert(finite, [message])]):
+    reason = ["audio holds samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
+    with tf.control_dependencies([tf.debugging.Assert(finite, reason)]):
         return tf.identity(mono)
 
 

@@ -177,13 +177,12 @@ class _Functions:
         batches = tf.TensorArray(
             tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, params.EMBEDDING_SIZE]
         )
-        waveforms = tf.concat([waveforms, [0.0]], 0)
-        silence = tf.size(waveforms, tf.int64) - 1
         for first in tf.range(0, tf.size(starts), _BATCH_SIZE):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             batch = slice(first, first + _BATCH_SIZE)
             index = starts[batch, tf.newaxis] + tf.range(params.EXAMPLE_SAMPLES, dtype=tf.int64)
-            segments = tf.gather(waveforms, tf.where(index < ends[batch, tf.newaxis], index, silence))
+            inside = index < ends[batch, tf.newaxis]
+            segments = tf.where(inside, tf.gather(waveforms, tf.where(inside, index, 0)), 0.0)
             embedding = self._embed_examples(self._front_end.log_mel(segments))
             batches = batches.write(first // _BATCH_SIZE, embedding)
         return batches.concat()
