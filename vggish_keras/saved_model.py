@@ -21,6 +21,9 @@ WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
 
 _BATCH_SIZE = 64
+# Clips are laid end to end in steps of the spectrogram; an example takes as many as its last frame reaches into.
+_STEP = params.STFT_HOP_SAMPLES
+_STEPS_OF_EXAMPLE = -(-params.EXAMPLE_SAMPLES // _STEP)
 # The output of `wav` has a row for each clip and each example of the longest one. Bounded by the examples that exist,
 # it cannot grow far beyond the request; up to this many clips never reach the bound.
 _MAX_ROWS_PER_EXAMPLE = 64
@@ -163,12 +166,12 @@ class _Functions:
     def _embed_examples(self, examples: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
 
-    def _embed_in_batches(self, waveforms: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+    def _embed_in_batches(self, steps: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
         """Embeds examples in bounded memory: the activations of one take megabytes.
 
         Args:
-            waveforms: float32 [samples], clips one after the other.
-            starts: int64 [n], the first sample of each example.
+            steps: float32 [steps, 160], clips one after the other.
+            starts: int64 [n], the first step of each example.
             ends: int64 [n], the end of each example's clip; silence stands in for what is beyond.
 
         Returns:
@@ -180,9 +183,10 @@ class _Functions:
         for first in tf.range(0, tf.size(starts), _BATCH_SIZE):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             batch = slice(first, first + _BATCH_SIZE)
-            index = starts[batch, tf.newaxis] + tf.range(params.EXAMPLE_SAMPLES, dtype=tf.int64)
+            index = starts[batch, tf.newaxis] + tf.range(_STEPS_OF_EXAMPLE, dtype=tf.int64)
             inside = index < ends[batch, tf.newaxis]
-            segments = tf.where(inside, tf.gather(waveforms, tf.where(inside, index, 0)), 0.0)
+            segments = tf.where(inside[..., tf.newaxis], tf.gather(steps, tf.where(inside, index, 0)), 0.0)
+            segments = tf.reshape(segments, [-1, _STEPS_OF_EXAMPLE * _STEP])
             embedding = self._embed_examples(self._front_end.log_mel(segments))
             batches = batches.write(first // _BATCH_SIZE, embedding)
         return batches.concat()
@@ -207,9 +211,11 @@ class _Functions:
             has_samples = tf.debugging.Assert((clips == 0) | (samples > 0), ["waveform must have samples, got none"])
             with tf.control_dependencies([has_samples]):
                 waveform = tf.identity(waveform)
-        waveforms = tf.reshape(silence_beyond(waveform, num_samples), [-1])
-        starts = tf.range(tf.cast(clips, tf.int64)) * tf.cast(samples, tf.int64)
-        return self._embed_clips(waveforms, starts, num_samples, self._count_examples(samples))
+        waveform = silence_beyond(waveform, num_samples)
+        steps_of_clip = _count_steps(samples)
+        padded = tf.pad(waveform, [[0, 0], [0, steps_of_clip * _STEP - samples]])
+        starts = tf.range(tf.cast(clips, tf.int64)) * tf.cast(steps_of_clip, tf.int64)
+        return self._embed_clips(tf.reshape(padded, [-1, _STEP]), starts, num_samples, self._count_examples(samples))
 
     def wav(self, audio: tf.Tensor) -> dict[str, tf.Tensor]:
         audio = tf.ensure_shape(audio, [None])
@@ -219,7 +225,7 @@ class _Functions:
         most = tf.reduce_max(tf.concat([[0], num_examples], 0))
         with tf.control_dependencies([_check_rows(num_examples, most)]):
             rates, rate_of_clip = tf.unique(headers.sample_rate)
-        waveforms = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None])
+        steps = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None, _STEP])
         outputs = tf.cast(num_samples, tf.int64)
         for index in tf.range(tf.size(rates)):
             # The filters of a rate are made once for all its clips.
@@ -227,18 +233,20 @@ class _Functions:
             bank = graph_resample.filter_bank(rates[index], tf.reduce_sum(tf.gather(outputs, clips)))
             for clip in clips:
                 samples = graph_wav.read_samples(audio, headers, clip)
-                waveforms = waveforms.write(tf.cast(clip, tf.int32), graph_resample.resample(samples, bank))
-        starts = tf.cumsum(outputs, exclusive=True)
-        return self._embed_clips(waveforms.concat(), starts, num_samples, most)
+                waveform = graph_resample.resample(samples, bank)
+                padded = tf.pad(waveform, [[0, _count_steps(num_samples[clip]) * _STEP - num_samples[clip]]])
+                steps = steps.write(tf.cast(clip, tf.int32), tf.reshape(padded, [-1, _STEP]))
+        starts = tf.cumsum(tf.cast(_count_steps(num_samples), tf.int64), exclusive=True)
+        return self._embed_clips(steps.concat(), starts, num_samples, most)
 
     def _embed_clips(
-        self, waveforms: tf.Tensor, starts: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor
+        self, steps: tf.Tensor, starts: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Embeds clips so that nothing is computed for padding.
 
         Args:
-            waveforms: float32 [samples], the clips one after the other.
-            starts: int64 [clips], the first sample of each.
+            steps: float32 [steps, 160], the clips one after the other, each filled up with silence.
+            starts: int64 [clips], the first step of each.
             num_samples: int32 [clips].
             most: The number of examples that the output has room for, int32.
         """
@@ -246,9 +254,9 @@ class _Functions:
         mask = tf.sequence_mask(num_examples, most)
         where = tf.where(mask)
         clips, examples = where[:, 0], where[:, 1]
-        example_starts = tf.gather(starts, clips) + examples * self._front_end.hop_samples
-        ends = tf.gather(starts + tf.cast(num_samples, tf.int64), clips)
-        existing = self._embed_in_batches(waveforms, example_starts, ends)
+        example_starts = tf.gather(starts, clips) + examples * self._front_end.hop_frames
+        ends = tf.gather(starts + tf.cast(_count_steps(num_samples), tf.int64), clips)
+        existing = self._embed_in_batches(steps, example_starts, ends)
         shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
         embedding = tf.scatter_nd(where, existing, shape)
         return {**self._outputs(embedding, mask), "num_examples": num_examples}
@@ -263,6 +271,10 @@ class _Functions:
         if self._head is not None:
             outputs["scores"] = self._head(embedding, mask)
         return outputs
+
+
+def _count_steps(num_samples: tf.Tensor) -> tf.Tensor:
+    return -(-num_samples // _STEP)
 
 
 def _check_rows(num_examples: tf.Tensor, most: tf.Tensor) -> tf.Operation:
