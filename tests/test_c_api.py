@@ -121,7 +121,7 @@ def test_bytes_that_are_no_wav(tmp_path, run, wav_arguments):
     path.write_text("no recording")
     status, output, errors = run(*wav_arguments, path)
     assert (status, output) == (1, "")
-    assert "audio must be the bytes of a 16-bit PCM WAV file" in the_error(errors)
+    assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in the_error(errors)
 
 
 def test_the_graph_refuses_an_axis_too_many(run, signatures):

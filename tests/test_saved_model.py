@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import importlib.util
 import io
@@ -144,6 +145,17 @@ def test_wav_clips_of_any_rate_and_channels(module, embedder):
         assert not np.any(embedding[count:])
 
 
+def test_wav_clips_of_every_encoding(module, embedder):
+    """Side by side in a batch, each as it is alone."""
+    samples = noise(40_000)
+    subtypes = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW"]
+    wavs = [wav(samples, subtype=subtype) for subtype in subtypes]
+    got = module.signatures["wav"](audio=tf.constant(wavs))
+    assert got["num_examples"].numpy().tolist() == [2] * len(wavs)
+    for content, embedding in zip(wavs, got["embedding"], strict=True):
+        assert_close(embedding, embedder.embed(io.BytesIO(content)).values[:2])
+
+
 def test_signatures_have_the_front_end_of_the_model(slim):
     """Also where it is not in the model that has the network."""
     waveform = keras.Input((None,))
@@ -155,12 +167,16 @@ def test_signatures_have_the_front_end_of_the_model(slim):
     lengths = [len(clip) for clip in clips]
     batch = np.stack([np.pad(clip, (0, 40_000 - len(clip)), constant_values=np.nan) for clip in clips])
     padded = tf.function(functions.padded)(tf.constant(batch), tf.constant(lengths))
-    from_wav = tf.function(functions.wav)(tf.constant([wav(clip) for clip in clips]))
-    for answer, bound in ((padded, 1e-4), (from_wav, 1e-3)):  # 16 bits are less than float32
-        assert answer["num_examples"].numpy().tolist() == [8, 2, 1, 1, 3]
-        for clip, embedding, count in zip(clips, answer["embedding"], answer["num_examples"], strict=True):
-            assert_close(embedding[:count], embedder.embed(clip, 16_000).values, bound)
+    not_empty = [clip for clip in clips if len(clip)]
+    from_wav = tf.function(functions.wav)(tf.constant([wav(clip, subtype="FLOAT") for clip in not_empty]))
+    for answer, sources, counts in ((padded, clips, [8, 2, 1, 1, 3]), (from_wav, not_empty, [8, 2, 1, 3])):
+        assert answer["num_examples"].numpy().tolist() == counts
+        for clip, embedding, count in zip(sources, answer["embedding"], counts, strict=True):
+            assert_close(embedding[:count], embedder.embed(clip, 16_000).values)
             assert not np.any(embedding[count:])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="waveform must have samples, got none"):
+        tf.function(functions.padded)(tf.zeros((10**6, 0)), tf.zeros(10**6, tf.int32))
+    assert tf.function(functions.padded)(tf.zeros((0, 0)), tf.zeros(0, tf.int32))["embedding"].shape == (0, 1, 128)
 
 
 def test_nan_stays_in_its_clip(module):
@@ -188,6 +204,77 @@ def test_uneven_clips_cost_what_they_cost_apart(module):
     assert min(together) < 1.3 * min(apart)
 
 
+def refusal(module, wavs):
+    """The message that a request for the signature `wav` is refused with, and the seconds that this takes."""
+    start = time.perf_counter()
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        module.signatures["wav"](audio=tf.constant(wavs))
+    return caught.value.message, time.perf_counter() - start
+
+
+def test_odd_rates_cost_little(module):
+    """200 different ones: of clips without samples, with 20, and with 1,000."""
+    rates = range(191_601, 192_000, 2)
+    message, seconds = refusal(module, [wav(np.zeros(0), rate) for rate in rates])
+    assert "it holds no samples" in message
+    assert seconds < 1
+    for samples, bound in ((20, 1), (1_000, 3)):
+        wavs = tf.constant([wav(noise(samples), rate) for rate in rates])
+        start, before = time.perf_counter(), psutil.Process().memory_info().rss
+        assert not module.signatures["wav"](audio=wavs)["num_examples"].numpy().any()
+        assert time.perf_counter() - start < bound
+        assert psutil.Process().memory_info().rss - before < 50e6
+
+
+def test_a_long_clip_does_not_make_room_in_short_ones(module):
+    long, short = wav(noise(10 * 16_000)), wav(noise(1))
+    got = module.signatures["wav"](audio=tf.constant([long] + [short] * 63))
+    assert got["num_examples"].numpy().tolist() == [10] + [0] * 63
+    assert got["embedding"].shape == (64, 10, 128)
+    message, _ = refusal(module, [long] + [short] * 64)
+    assert "audio would make an embedding of 650 rows for 10 examples, more than 64 times as many: send at" in message
+    got = module.signatures["wav"](audio=tf.constant([long] * 2 + [short] * 64))
+    assert got["embedding"].shape == (66, 10, 128)
+
+
+def test_chunks_cost_little(module):
+    """5 MB of empty chunks, and as many in each of 2,000 clips as are read."""
+    message, seconds = refusal(module, [b"RIFF\0\0\0\0WAVE" + bytes(5_000_000)])
+    assert "it has more than 128 chunks" in message
+    assert seconds < 1
+    message, seconds = refusal(module, [b"RIFF\0\0\0\0WAVE" + b"JUNK\0\0\0\0" * 120] * 2_000)
+    assert "it has no fmt chunk with a data chunk after it" in message
+    assert seconds < 1
+
+
+def test_memory_of_long_clips(exported_narrow):
+    """Half an hour takes little more than their samples: the spectrogram is made of a few examples at a time."""
+    signature = tf.saved_model.load(str(exported_narrow)).signatures["wav"]
+    signature(audio=tf.constant([wav(noise(70 * 15_600))]))
+    content = tf.constant([wav(np.zeros(1_800 * 16_000))])
+    with peak_memory() as peak:
+        assert signature(audio=content)["num_examples"].numpy().tolist() == [1_874]
+    assert peak() < 600e6
+
+
+@contextlib.contextmanager
+def peak_memory():
+    """A function that returns by how many bytes this process grew at most."""
+    process, stop = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    seen = [before]
+
+    def watch():
+        while not stop.wait(0.01):
+            seen.append(process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield lambda: max(seen) - before
+    stop.set()
+    thread.join()
+
+
 def time_of(work):
     start = time.perf_counter()
     work()
@@ -205,7 +292,7 @@ EMPTY_WAVEFORMS = {"waveform": tf.zeros((2, 0)), "num_samples": tf.constant([0, 
         ("padded", {"waveform": tf.zeros((0, 100)), "num_samples": tf.zeros([0], tf.int32)}, (0, 0, 128)),
         ("padded", EMPTY_WAVEFORMS, (2, 0, 128)),
         ("wav", {"audio": tf.constant([], tf.string)}, (0, 0, 128)),
-        ("wav", {"audio": tf.constant([wav(np.zeros(0))])}, (1, 0, 128)),
+        ("wav", {"audio": tf.constant([wav(np.zeros(15_599))])}, (1, 0, 128)),
         ("examples", {"examples": tf.zeros((0, 96, 64))}, (0, 128)),
     ],
 )
@@ -225,11 +312,19 @@ def padded(*num_samples):
     [
         ("padded", padded(-1, 5), "num_samples must lie between 0 and the length of the waveform"),
         ("padded", padded(5, 20_001), "num_samples must lie between 0 and the length of the waveform"),
+        ("padded", padded(2**31 - 1, 5), "num_samples must lie between 0 and the length of the waveform"),
+        ("padded", padded(5, -(2**31)), "num_samples must lie between 0 and the length of the waveform"),
         ("padded", padded(5), "num_samples must have one per clip"),
         (
             "wav",
             {"audio": tf.constant([wav(noise(100)), b"no WAV at all"])},
-            "audio must be the bytes of a 16-bit PCM WAV file: it does not start as one",
+            r"audio\[1\] must be the bytes of a WAV file of PCM of 8, .* or mu-law: it does not start as one",
+        ),
+        ("wav", {"audio": tf.constant([wav(np.zeros(0))])}, "it holds no samples"),
+        (
+            "wav",
+            {"audio": tf.constant([wav(noise(100)), wav(np.array([0, np.nan]), subtype="FLOAT")])},
+            r"\[audio holds samples that are not finite numbers, in clip\] \[1\]",
         ),
     ],
 )

@@ -284,7 +284,7 @@ def test_a_file_that_is_no_wav(run, tmp_path, recordings):
     (tmp_path / "text.wav").write_text("no audio")
     result = run(recordings[0], "text.wav")
     assert_one_line(result, {"grpc": "INVALID_ARGUMENT: ", "rest": "HTTP 400: "}[run.client])
-    assert "audio must be the bytes of a 16-bit PCM WAV file" in result[2]
+    assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in result[2]
 
 
 def test_unknown_model(run, recordings):

@@ -1,111 +1,299 @@
-"""16-bit PCM WAV bytes to samples inside a TensorFlow graph.
+"""WAV bytes to samples inside a TensorFlow graph.
 
-TensorFlow's own decoder knows neither WAVE_FORMAT_EXTENSIBLE nor the headers that programs write to a pipe.
+TensorFlow's own decoder reads 16-bit PCM alone, and neither WAVE_FORMAT_EXTENSIBLE nor what programs write to a pipe.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from vggish_keras.audio import STREAMED_SIZE
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 """Hz."""
+MAX_HOURS = 36
+"""Longer ones have more samples than 32 bits can count."""
+MAX_CHUNKS = 128
+"""Chunks read up to the samples, and after them: programs write a dozen."""
 
-_PCM, _EXTENSIBLE = 1, 0xFFFE
-_EXTENSIBLE_SIZE = 40
-_SAMPLE_BYTES = 2
+_EXTENSIBLE = 0xFFFE
+_LAYOUT_SIZE, _EXTENSIBLE_SIZE = 16, 40
+_CHUNK_HEADER = 8
+_FORMATS = {
+    1: "PCM",
+    2: "Microsoft ADPCM",
+    3: "float",
+    6: "A-law",
+    7: "mu-law",
+    0x11: "IMA ADPCM",
+    0x31: "GSM 6.10",
+    0x40: "G.721 ADPCM",
+    0x50: "MPEG",
+    0x55: "MP3",
+    0xFF: "AAC",
+    0x161: "Windows Media Audio",
+    0x2000: "AC-3",
+    0xF1AC: "FLAC",
+}
 
 
 class WavHeader(NamedTuple):
-    """Where the samples of a WAV file are: int64 tensors of one shape.
+    """Where the samples of WAV files are: int64 tensors [clips].
 
     Attributes:
         sample_rate: Hz.
         channels: Samples of a frame.
+        encoding: Index into `_ENCODINGS`.
         start: First byte of the samples.
-        frames: Whole frames.
+        frames: Whole frames, at least one.
     """
 
     sample_rate: tf.Tensor
     channels: tf.Tensor
+    encoding: tf.Tensor
     start: tf.Tensor
     frames: tf.Tensor
 
 
-def read_header(content: tf.Tensor) -> WavHeader:
-    """Reads the header of a WAV file and checks it; autograph must have converted the caller.
+# === Samples ===
+
+
+def _integers(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
+    full_scale = 2.0 ** (8 * dtype.size - 1)
+    zero = full_scale if dtype == tf.uint8 else 0.0
+    return lambda content: (tf.cast(tf.io.decode_raw(content, dtype), tf.float32) - zero) / full_scale
+
+
+def _integers_of_24_bits(content: tf.Tensor) -> tf.Tensor:
+    triples = tf.reshape(tf.cast(tf.io.decode_raw(content, tf.uint8), tf.float32), [-1, 3])
+    unsigned = (triples @ tf.constant([[1.0], [2.0**8], [2.0**16]]))[:, 0] / 2.0**23
+    return tf.where(unsigned < 1, unsigned, unsigned - 2)
+
+
+def _floats(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda content: tf.cast(tf.io.decode_raw(content, dtype), tf.float32)
+
+
+def _companded(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda content: tf.gather(values.astype(np.float32), tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32))
+
+
+def _a_law() -> np.ndarray:
+    """The values of the 256 codes of ITU-T G.711 in [-1, 1]."""
+    code = np.arange(256) ^ 0x55
+    exponent, mantissa = code >> 4 & 7, code & 15
+    size = np.where(exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0))
+    return np.where(code & 0x80, size, -size) * 8 / 2.0**15
+
+
+def _mu_law() -> np.ndarray:
+    """The values of the 256 codes of ITU-T G.711 in [-1, 1]."""
+    code = np.arange(256) ^ 0xFF
+    size = ((2 * (code & 15) + 33) << (code >> 4 & 7)) - 33
+    return np.where(code & 0x80, -size, size) * 4 / 2.0**15
+
+
+class _Encoding(NamedTuple):
+    format: int
+    bits: int
+    any_bits: bool
+    decode: Callable[[tf.Tensor], tf.Tensor]
+
+
+_ENCODINGS = (
+    _Encoding(1, 16, False, _integers(tf.int16)),
+    _Encoding(1, 8, False, _integers(tf.uint8)),
+    _Encoding(1, 24, False, _integers_of_24_bits),
+    _Encoding(1, 32, False, _integers(tf.int32)),
+    _Encoding(3, 32, False, _floats(tf.float32)),
+    _Encoding(3, 64, False, _floats(tf.float64)),
+    _Encoding(6, 8, True, _companded(_a_law())),
+    _Encoding(7, 8, True, _companded(_mu_law())),
+)
+_ACCEPTED = "PCM of 8, 16, 24 or 32 bits, floats of 32 or 64 bits, A-law or mu-law"
+
+
+def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Tensor:
+    """Decodes one of several WAV files.
 
     Args:
-        content: The bytes of the file, string scalar.
+        audio: The bytes of the files, string [clips].
+        headers: Their headers.
+        clip: The index of the one to decode, integer scalar.
 
     Returns:
-        Its header, scalars. A program that wrote to a pipe left no size: then the samples go on to the end.
+        float32 [frames], the mean of the channels; integers and companded samples scaled to [-1, 1].
 
     Raises:
-        tf.errors.InvalidArgumentError: While running: it is no 16-bit PCM WAV file, it is truncated, or its rate is
-            out of range.
+        tf.errors.InvalidArgumentError: While running: a sample is not finite.
     """
-    length = tf.cast(tf.strings.length(content), tf.int64)
-    is_wav = (_text(content, 0) == b"RIFF") & (_text(content, 8) == b"WAVE")
-    missing = tf.constant(-1, tf.int64)
-    layout, layout_size, start, size = missing, missing, missing, missing
-    position = tf.constant(12, tf.int64)
-    while is_wav & (start < 0) & (position + 8 <= length):
-        name, size = _text(content, position), _number(content, position + 4, 4)
-        position += 8
-        layout = tf.where(name == b"fmt ", position, layout)
-        layout_size = tf.where(name == b"fmt ", size, layout_size)
-        start = tf.where(name == b"data", position, start)
-        position += size + size % 2  # a chunk of an odd size is followed by a byte of padding
-    has_chunks = (layout >= 0) & (start >= 0)
+    header = WavHeader(*[field[clip] for field in headers])
+    frame = header.channels * tf.gather(_sample_bytes(), header.encoding)
+    content = tf.strings.substr(audio[clip], header.start, header.frames * frame)
+    branches = [lambda decode=encoding.decode: decode(content) for encoding in _ENCODINGS]
+    samples = tf.switch_case(tf.cast(header.encoding, tf.int32), branches)
+    mono = tf.reduce_mean(tf.reshape(samples, [header.frames, header.channels]), axis=1)
+    finite = tf.reduce_all(tf.math.is_finite(mono))
+    reason = ["audio holds samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
+    with tf.control_dependencies([tf.debugging.Assert(finite, reason)]):
+        return tf.identity(mono)
 
-    kind, channels, bits = (_number(content, layout + offset, 2) for offset in (0, 2, 14))
-    # What stands for the format there starts with the plain format's number.
-    kind = tf.where((kind == _EXTENSIBLE) & (layout_size >= _EXTENSIBLE_SIZE), _number(content, layout + 24, 2), kind)
-    sample_rate = _number(content, layout + 4, 4)
+
+def _sample_bytes() -> tf.Tensor:
+    return tf.constant([encoding.bits // 8 for encoding in _ENCODINGS], tf.int64)
+
+
+# === Headers ===
+
+
+def read_headers(audio: tf.Tensor) -> WavHeader:
+    """Reads the headers of WAV files and checks them; autograph must have converted the caller.
+
+    A `data` chunk whose size is 0, too small, or what programs write to a pipe goes on to the end of the bytes. Its
+    size is trusted if what follows is other chunks up to the end, zeros, or fewer bytes than a chunk's header has.
+
+    Args:
+        audio: The bytes of the files, string [clips].
+
+    Returns:
+        Their headers.
+
+    Raises:
+        tf.errors.InvalidArgumentError: While running: one is not a WAV file of an accepted encoding, is truncated,
+            holds no samples or too many chunks, or its rate is out of range.
+    """
+    length = tf.cast(tf.strings.length(audio), tf.int64)
+    is_wav = (_text(audio, tf.zeros_like(length)) == b"RIFF") & (_text(audio, tf.fill(tf.shape(length), 8)) == b"WAVE")
+    layout, layout_size, start, size, has_more = _find_chunks(audio, length, is_wav)
     present = tf.maximum(length - start, 0)
-    checks = [
-        (is_wav, "it does not start as one"),
-        (has_chunks, "it has no fmt chunk with a data chunk after it"),
-        ((kind == _PCM) & (bits == 16), tf.strings.format("it holds format {} of {} bits", (kind, bits))),
-        (channels > 0, "it has no channels"),
-        (
-            (size <= present) | (size >= STREAMED_SIZE),
-            tf.strings.format("it is truncated, with {} of {} bytes of samples", (present, size)),
-        ),
+    size, has_more_behind = _true_size(audio, length, start, size)
+
+    kind, channels, bits = (_number(audio, layout + offset, 2) for offset in (0, 2, 14))
+    # What stands for the format there starts with the plain format's number.
+    kind = tf.where((kind == _EXTENSIBLE) & (layout_size >= _EXTENSIBLE_SIZE), _number(audio, layout + 24, 2), kind)
+    sample_rate = _number(audio, layout + 4, 4)
+    formats, widths, any_bits = (
+        tf.constant([getattr(encoding, name) for encoding in _ENCODINGS]) for name in ("format", "bits", "any_bits")
+    )
+    matches = (kind[:, tf.newaxis] == tf.cast(formats, tf.int64)) & (
+        (bits[:, tf.newaxis] == tf.cast(widths, tf.int64)) | any_bits
+    )
+    encoding = tf.argmax(matches, axis=1)
+    bytes_of_frame = channels * tf.gather(_sample_bytes(), encoding)
+
+    checks: list[tuple[tf.Tensor, list[Any]]] = [
+        (is_wav, ["it does not start as one"]),
+        (~(has_more | has_more_behind), [f"it has more than {MAX_CHUNKS} chunks"]),
+        ((layout >= 0) & (start >= 0), ["it has no fmt chunk with a data chunk after it"]),
+        (layout_size >= _LAYOUT_SIZE, ["its fmt chunk has ", layout_size, f" of at least {_LAYOUT_SIZE} bytes"]),
+        (tf.reduce_any(matches, axis=1), ["it holds format ", kind, _format_name(kind), " of ", bits, " bits"]),
+        (channels > 0, ["it has no channels"]),
+        (size <= present, ["it is truncated, with ", present, " of ", size, " bytes of samples"]),
+        (size >= bytes_of_frame, ["it holds no samples"]),
         (
             (sample_rate >= MIN_SAMPLE_RATE) & (sample_rate <= MAX_SAMPLE_RATE),
-            tf.strings.format(
-                f"the sample rate must lie between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz, got {{}}", sample_rate
-            ),
+            [f"the sample rate must lie between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz, got ", sample_rate],
         ),
+        (size <= MAX_HOURS * 3_600 * sample_rate * bytes_of_frame, [f"it is longer than {MAX_HOURS} hours"]),
     ]
     passed: list[tf.Operation] = []
     for good, reason in checks:
         with tf.control_dependencies(passed):
-            message = tf.strings.join(["audio must be the bytes of a 16-bit PCM WAV file: ", reason])
-            passed = [tf.debugging.Assert(good, [message])]
+            passed = [_require(good, reason)]
     with tf.control_dependencies(passed):
-        sample_rate, channels = tf.identity(sample_rate), tf.identity(channels)
-    frames = tf.minimum(size, present) // (_SAMPLE_BYTES * channels)
-    return WavHeader(sample_rate, channels, start, frames)
+        bytes_of_frame = tf.identity(bytes_of_frame)
+        return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, size // bytes_of_frame)))
 
 
-def read_samples(content: tf.Tensor, header: WavHeader) -> tf.Tensor:
-    """The samples of a WAV file with the header of `read_header` -> float32 [frames] in [-1, 1], channels averaged."""
-    size = header.frames * header.channels * _SAMPLE_BYTES
-    samples = tf.io.decode_raw(tf.strings.substr(content, header.start, size), tf.int16)
-    frames = tf.reshape(samples, [header.frames, header.channels])
-    return tf.reduce_mean(tf.cast(frames, tf.float32), axis=1) / 2.0**15
+def _require(good: tf.Tensor, reason: list[Any]) -> tf.Operation:
+    """An assertion [clips] that reports the first clip that fails it; tensors in its reason are [clips]."""
+
+    def message() -> tf.Tensor:
+        clip = tf.where(~good)[0, 0]
+        words = [word if isinstance(word, str) else _as_text(word[clip]) for word in reason]
+        return tf.strings.join(
+            ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file of {_ACCEPTED}: ", *words]
+        )
+
+    all_good = tf.reduce_all(good)
+    return tf.debugging.Assert(all_good, [tf.cond(all_good, lambda: tf.constant(""), message)])
 
 
-def _text(content: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Four bytes, or fewer where there are no more."""
-    return tf.strings.substr(content, tf.minimum(tf.cast(start, tf.int32), tf.strings.length(content)), 4)
+def _as_text(value: tf.Tensor) -> tf.Tensor:
+    return value if value.dtype == tf.string else tf.strings.as_string(value)
 
 
-def _number(content: tf.Tensor, start: tf.Tensor, size: int) -> tf.Tensor:
-    """An unsigned number of 2 or 4 bytes, int64; zeros stand in for bytes that there are not."""
-    start = tf.clip_by_value(tf.cast(start, tf.int32), 0, tf.strings.length(content))
-    return tf.io.decode_raw(tf.strings.substr(content, start, size), tf.int64, fixed_length=8)[0]
+def _format_name(kind: tf.Tensor) -> tf.Tensor:
+    """The name of each format, " (name)", or nothing if it is a rare one."""
+    names = tf.constant(["", *(f" ({name})" for name in _FORMATS.values())])
+    return tf.gather(names, tf.argmax(kind[:, tf.newaxis] == tf.constant([-1, *_FORMATS], tf.int64), axis=1))
+
+
+def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Finds the fmt chunk of each file and the data chunk after it.
+
+    Returns:
+        Where the content of each fmt chunk starts and its size, the same for the data chunk, -1 for what is missing;
+        and whether a file has more chunks than are read.
+    """
+    missing = -tf.ones_like(length)
+    layout, layout_size, start, size = missing, missing, missing, missing
+    position = tf.fill(tf.shape(length), tf.constant(12, tf.int64))
+    searching = is_wav & (position + _CHUNK_HEADER <= length)
+    chunks = tf.constant(0)
+    while (chunks < MAX_CHUNKS) & tf.reduce_any(searching):
+        name, chunk_size, after = _chunk(audio, position)
+        is_layout, is_data = searching & (name == b"fmt "), searching & (name == b"data")
+        layout = tf.where(is_layout, position + _CHUNK_HEADER, layout)
+        layout_size = tf.where(is_layout, chunk_size, layout_size)
+        start = tf.where(is_data, position + _CHUNK_HEADER, start)
+        size = tf.where(is_data, chunk_size, size)
+        position = after
+        searching = searching & ~is_data & (position + _CHUNK_HEADER <= length)
+        chunks += 1
+    return layout, layout_size, start, size, searching
+
+
+def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many bytes of samples each file holds, or promises, and whether it has more chunks than are read."""
+    present = tf.maximum(length - start, 0)
+    first = start + size + size % 2
+    doubtful = (start >= 0) & (size < present)
+    position, walking = first, doubtful & (first + _CHUNK_HEADER <= length)
+    chunks = tf.constant(0)
+    while (chunks < MAX_CHUNKS) & tf.reduce_any(walking):
+        name, _, after = _chunk(audio, position)
+        walking = walking & tf.strings.regex_full_match(name, "[ -~]{4}")
+        position = tf.where(walking, after, position)
+        walking = walking & (position + _CHUNK_HEADER <= length)
+        chunks += 1
+
+    left = tf.where(doubtful, tf.maximum(length - position, 0), 0)
+    rest = tf.strings.substr(audio, tf.cast(length - left, tf.int32), tf.cast(left, tf.int32))
+    # The last chunk may lack its byte of padding.
+    ended = (position <= length + 1) & ((left < _CHUNK_HEADER) | tf.strings.regex_full_match(rest, r"\x00*"))
+    trusted = tf.where(size == 0, ended & (position > first), ended)
+    return tf.where((size >= STREAMED_SIZE) | (doubtful & ~trusted), present, size), walking
+
+
+def _chunk(audio: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The name and size of the chunk at a position, and the position after it."""
+    size = _number(audio, position + 4, 4)
+    return _text(audio, position), size, position + _CHUNK_HEADER + size + size % 2  # odd chunks are padded by a byte
+
+
+def _text(audio: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Four bytes of each file, or fewer at its end."""
+    return _cut(audio, start, 4)
+
+
+def _number(audio: tf.Tensor, start: tf.Tensor, size: int) -> tf.Tensor:
+    """An unsigned number of 2 or 4 bytes of each file, int64; zeros stand in for missing bytes."""
+    return tf.io.decode_raw(_cut(audio, start, size), tf.int64, fixed_length=8)[:, 0]
+
+
+def _cut(audio: tf.Tensor, start: tf.Tensor, size: int) -> tf.Tensor:
+    start = tf.clip_by_value(tf.cast(start, tf.int64), 0, tf.cast(tf.strings.length(audio), tf.int64))
+    return tf.strings.substr(audio, start, tf.fill(tf.shape(start), tf.constant(size, tf.int64)))

@@ -21,9 +21,12 @@ WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
 
 _BATCH_SIZE = 64
-# Clips are laid end to end in steps of the spectrogram, of which a frame needs 2.5.
+# Clips are laid end to end in steps of the spectrogram; an example takes as many as its last frame reaches into.
 _STEP = params.STFT_HOP_SAMPLES
-_STEPS_OF_A_FRAME = -(-params.STFT_WINDOW_SAMPLES // _STEP)
+_STEPS_OF_EXAMPLE = -(-params.EXAMPLE_SAMPLES // _STEP)
+# The output of `wav` has a row for each clip and each example of the longest one. Bounded by the examples that exist,
+# it cannot grow far beyond the request; up to this many clips never reach the bound.
+_MAX_ROWS_PER_EXAMPLE = 64
 
 
 def export_saved_model(
@@ -163,15 +166,29 @@ class _Functions:
     def _embed_examples(self, examples: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
 
-    def _embed_in_batches(self, examples: tf.Tensor) -> tf.Tensor:
-        """[n, 96, 64] -> [n, 128] in bounded memory: the activations of an example take megabytes."""
+    def _embed_in_batches(self, steps: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+        """Embeds examples in bounded memory: the activations of one take megabytes.
+
+        Args:
+            steps: float32 [steps, 160], clips one after the other.
+            starts: int64 [n], the first step of each example.
+            ends: int64 [n], the end of each example's clip; silence stands in for what is beyond.
+
+        Returns:
+            float32 [n, 128].
+        """
         batches = tf.TensorArray(
             tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, params.EMBEDDING_SIZE]
         )
-        for start in tf.range(0, tf.shape(examples)[0], _BATCH_SIZE):
+        for first in tf.range(0, tf.size(starts), _BATCH_SIZE):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            embedding = self._embed_examples(examples[start : start + _BATCH_SIZE])
-            batches = batches.write(start // _BATCH_SIZE, embedding)
+            batch = slice(first, first + _BATCH_SIZE)
+            index = starts[batch, tf.newaxis] + tf.range(_STEPS_OF_EXAMPLE, dtype=tf.int64)
+            inside = index < ends[batch, tf.newaxis]
+            segments = tf.where(inside[..., tf.newaxis], tf.gather(steps, tf.where(inside, index, 0)), 0.0)
+            segments = tf.reshape(segments, [-1, _STEPS_OF_EXAMPLE * _STEP])
+            embedding = self._embed_examples(self._front_end.log_mel(segments))
+            batches = batches.write(first // _BATCH_SIZE, embedding)
         return batches.concat()
 
     # === Signatures ===
@@ -189,53 +206,59 @@ class _Functions:
         waveform = tf.ensure_shape(waveform, [None, None])
         num_samples = tf.ensure_shape(num_samples, [None])
         clips, samples = tf.unstack(tf.shape(waveform))
+        if self._front_end.padding != "valid":
+            # Each clip costs an example, but without samples it would cost its sender nothing.
+            has_samples = tf.debugging.Assert((clips == 0) | (samples > 0), ["waveform must have samples, got none"])
+            with tf.control_dependencies([has_samples]):
+                waveform = tf.identity(waveform)
         waveform = silence_beyond(waveform, num_samples)
-        most = self._steps(samples)
-        missing = tf.maximum(most * _STEP - samples, 0)
-        in_steps = tf.reshape(tf.pad(waveform, [[0, 0], [0, missing]])[:, : most * _STEP], [clips, most, _STEP])
-        steps = tf.boolean_mask(in_steps, tf.sequence_mask(self._steps(num_samples), most))
-        return self._embed_clips(steps, num_samples, self._count_examples(samples))
+        steps_of_clip = _count_steps(samples)
+        padded = tf.pad(waveform, [[0, 0], [0, steps_of_clip * _STEP - samples]])
+        starts = tf.range(tf.cast(clips, tf.int64)) * tf.cast(steps_of_clip, tf.int64)
+        return self._embed_clips(tf.reshape(padded, [-1, _STEP]), starts, num_samples, self._count_examples(samples))
 
     def wav(self, audio: tf.Tensor) -> dict[str, tf.Tensor]:
         audio = tf.ensure_shape(audio, [None])
-        headers = tf.map_fn(graph_wav.read_header, audio, fn_output_signature=graph_wav.WavHeader(*[tf.int64] * 4))
+        headers = graph_wav.read_headers(audio)
         num_samples = tf.cast(headers.frames * params.SAMPLE_RATE // headers.sample_rate, tf.int32)
-        steps = self._steps(num_samples)
         num_examples = self._count_examples(num_samples)
-        clips = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None, _STEP])
-        for rate in tf.unique(headers.sample_rate).y:
+        most = tf.reduce_max(tf.concat([[0], num_examples], 0))
+        with tf.control_dependencies([_check_rows(num_examples, most)]):
+            rates, rate_of_clip = tf.unique(headers.sample_rate)
+        steps = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None, _STEP])
+        outputs = tf.cast(num_samples, tf.int64)
+        for index in tf.range(tf.size(rates)):
             # The filters of a rate are made once for all its clips.
-            bank = graph_resample.filter_bank(rate)
-            for clip in tf.where(headers.sample_rate == rate)[:, 0]:
-                samples = graph_wav.read_samples(audio[clip], graph_wav.WavHeader(*[field[clip] for field in headers]))
-                waveform = graph_resample.resample(samples, bank)[: steps[clip] * _STEP]
-                waveform = tf.pad(waveform, [[0, steps[clip] * _STEP - tf.size(waveform)]])
-                clips = clips.write(tf.cast(clip, tf.int32), tf.reshape(waveform, [-1, _STEP]))
-        return self._embed_clips(clips.concat(), num_samples, tf.reduce_max(tf.concat([[0], num_examples], 0)))
+            clips = tf.where(rate_of_clip == index)[:, 0]
+            bank = graph_resample.filter_bank(rates[index], tf.reduce_sum(tf.gather(outputs, clips)))
+            for clip in clips:
+                samples = graph_wav.read_samples(audio, headers, clip)
+                waveform = graph_resample.resample(samples, bank)
+                padded = tf.pad(waveform, [[0, _count_steps(num_samples[clip]) * _STEP - num_samples[clip]]])
+                steps = steps.write(tf.cast(clip, tf.int32), tf.reshape(padded, [-1, _STEP]))
+        starts = tf.cumsum(tf.cast(_count_steps(num_samples), tf.int64), exclusive=True)
+        return self._embed_clips(steps.concat(), starts, num_samples, most)
 
-    def _steps(self, num_samples: tf.Tensor) -> tf.Tensor:
-        """How many steps of the spectrogram the examples of clips take, with what their last frame needs."""
-        num_examples = self._count_examples(num_samples)
-        frames = (num_examples - 1) * self._front_end.hop_frames + params.EXAMPLE_FRAMES
-        return tf.where(num_examples > 0, frames + _STEPS_OF_A_FRAME - 1, 0)
-
-    def _embed_clips(self, steps: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Embeds clips that lie one after the other, so that nothing is computed for padding.
+    def _embed_clips(
+        self, steps: tf.Tensor, starts: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Embeds clips so that nothing is computed for padding.
 
         Args:
-            steps: float32 [steps, 160], of each clip as many as `_steps` says.
+            steps: float32 [steps, 160], the clips one after the other, each filled up with silence.
+            starts: int64 [clips], the first step of each.
             num_samples: int32 [clips].
-            most: The number of examples that the output has room for.
+            most: The number of examples that the output has room for, int32.
         """
-        log_mel = self._front_end.log_mel(tf.reshape(steps, [1, -1]))[0]
         num_examples = self._count_examples(num_samples)
         mask = tf.sequence_mask(num_examples, most)
         where = tf.where(mask)
-        clip_starts = tf.cumsum(tf.cast(self._steps(num_samples), tf.int64), exclusive=True)
-        starts = tf.gather(clip_starts, where[:, 0]) + where[:, 1] * self._front_end.hop_frames
-        examples = tf.gather(log_mel, starts[:, tf.newaxis] + tf.range(params.EXAMPLE_FRAMES, dtype=tf.int64))
+        clips, examples = where[:, 0], where[:, 1]
+        example_starts = tf.gather(starts, clips) + examples * self._front_end.hop_frames
+        ends = tf.gather(starts + tf.cast(_count_steps(num_samples), tf.int64), clips)
+        existing = self._embed_in_batches(steps, example_starts, ends)
         shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
-        embedding = tf.scatter_nd(where, self._embed_in_batches(examples), shape)
+        embedding = tf.scatter_nd(where, existing, shape)
         return {**self._outputs(embedding, mask), "num_examples": num_examples}
 
     def _count_examples(self, num_samples: tf.Tensor) -> tf.Tensor:
@@ -248,6 +271,23 @@ class _Functions:
         if self._head is not None:
             outputs["scores"] = self._head(embedding, mask)
         return outputs
+
+
+def _count_steps(num_samples: tf.Tensor) -> tf.Tensor:
+    return -(-num_samples // _STEP)
+
+
+def _check_rows(num_examples: tf.Tensor, most: tf.Tensor) -> tf.Operation:
+    """An assertion that the rows of the output are not many more than the examples [clips] that exist."""
+    existing = tf.reduce_sum(tf.cast(num_examples, tf.int64))
+    rows = tf.size(num_examples, tf.int64) * tf.cast(most, tf.int64)
+    message = tf.strings.format(
+        "audio would make an embedding of {} rows for {} examples, more than "
+        f"{_MAX_ROWS_PER_EXAMPLE} times as many: send at most {_MAX_ROWS_PER_EXAMPLE} clips at a time, or long clips "
+        "apart from short ones",
+        (rows, existing),
+    )
+    return tf.debugging.Assert(rows <= _MAX_ROWS_PER_EXAMPLE * existing, [message])
 
 
 def _plain(variable: Any) -> tf.Variable:
