@@ -1,6 +1,7 @@
 import io
 import re
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -125,12 +126,21 @@ def test_decodes_as_libsndfile_does(decode, content):
         pytest.param(wav(layout(), data(PCM, 0)), 1_000, id="zero"),
         pytest.param(wav(layout(), data(bytes(4_000), 0)), 1_000, id="zero, and silence"),
         pytest.param(wav(layout(), data(PCM, 0x7FFFF000)), 1_000, id="the smallest placeholder"),
+        pytest.param(wav(layout(), data(PCM + LIST[:-2], 4_000)), 1_000, id="half of a common chunk behind"),
         # What follows has the name of a chunk, but does not end where the file does.
-        pytest.param(wav(layout(), data(PCM + LIST[:-2], 4_000)), 1_004, id="half a chunk behind"),
+        pytest.param(
+            wav(layout(), data(PCM + b"ABCD" + LIST[4:-2], 4_000)), 1_004, id="half of an unknown chunk behind"
+        ),
+        pytest.param(wav(layout(), data(PCM)) + b"TAG" + bytes(125), 1_000, id="an ID3 tag behind"),
+        pytest.param(wav(layout(), data(PCM)) + bytes(4_096), 2_024, id="more zeros than padding has"),
+        pytest.param(wav(layout(), DATA)[:-64], 984, id="sixteen frames are missing"),
     ],
 )
 def test_samples_end_where_the_size_or_the_file_does(decode, content, frames):
     assert len(decode(content)[0]) == frames
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing frames
+        assert sum(map(len, audio.open_audio(io.BytesIO(content)).blocks)) == frames
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16])
@@ -163,8 +173,11 @@ def test_any_number_of_channels(decode, channels):
         (wav(extensible(b"\3" + PCM_GUID[1:]), DATA), r"it holds format 3 \(float\) of 16 bits"),
         (wav(layout(kind=0xFFFE), DATA), "it holds format 65534 of 16 bits"),
         (wav(layout(channels=0), DATA), "it has no channels"),
-        (wav(layout(), DATA)[:-1], "it is truncated, with 3999 of 4000 bytes of samples"),
-        (wav(layout(), DATA, LIST)[: -len(LIST) - 1], "it is truncated, with 3999 of 4000 bytes of samples"),
+        (wav(layout(), DATA)[:-65], "it is truncated, with 3935 of 4000 bytes of samples"),
+        (wav(layout(), DATA, LIST)[: -len(LIST) - 65], "it is truncated, with 3935 of 4000 bytes of samples"),
+        (wav(layout(), data(b"", 64)), "it is truncated, with 0 of 64 bytes of samples"),
+        (2 * wav(layout(), DATA), "it holds several files in a row"),
+        (wav(layout(), DATA, LIST) + wav(layout(), DATA), "it holds several files in a row"),
         (wav(layout(), data(PCM, 0x7FFFEFFF)), "it is truncated, with 4000 of 2147479551 bytes of samples"),
         (wav(layout(), data(b"")), "it holds no samples"),
         (wav(layout(), data(b""), LIST), "it holds no samples"),

@@ -20,7 +20,6 @@ _MAX_CHANNELS = 1024
 """libsndfile's limit; an array with more has its axes swapped."""
 _LOUDEST_PEAK = 10.0
 """Decoders overshoot 1 by a little; what goes far beyond was not scaled."""
-STREAMED_SIZE = 0x7FFFF000
 MAX_SAMPLE_RATE = 768_000
 """Hz: the fastest audio converters; the filters of faster rates take gigabytes."""
 _PCM_DTYPES = ("uint8", "int8", "int16", "int32")

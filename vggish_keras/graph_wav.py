@@ -3,13 +3,14 @@
 TensorFlow's own decoder reads 16-bit PCM alone, and neither WAVE_FORMAT_EXTENSIBLE nor what programs write to a pipe.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from vggish_keras.audio import STREAMED_SIZE
+from vggish_keras.decoding.headers import ID3V1_BYTES, MAX_MISSING_FRAMES, MAX_PADDING_BYTES, TRAILERS
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 """Hz."""
@@ -18,6 +19,9 @@ MAX_HOURS = 36
 MAX_CHUNKS = 128
 """Chunks read up to the samples, and after them: programs write a dozen."""
 
+_STREAMED_SIZE = 0x7FFFF000
+"""Programs that write to a pipe put 2^31 or 2^32 less a little, more than a request can hold."""
+_TRAILERS = "|".join(re.escape(name.decode()) for name in sorted(TRAILERS))
 _EXTENSIBLE = 0xFFFE
 _LAYOUT_SIZE, _EXTENSIBLE_SIZE = 16, 40
 _CHUNK_HEADER = 8
@@ -152,7 +156,8 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     """Reads the headers of WAV files and checks them; autograph must have converted the caller.
 
     A `data` chunk whose size is 0, too small, or what programs write to a pipe goes on to the end of the bytes. Its
-    size is trusted if what follows is other chunks up to the end, zeros, or fewer bytes than a chunk's header has.
+    size is trusted if what follows is other chunks up to the end, an ID3 tag, less than 4 kB of zeros, or fewer bytes
+    than a chunk's header has. Up to 16 frames may be missing.
 
     Args:
         audio: The bytes of the files, string [clips].
@@ -168,7 +173,7 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     is_wav = (_text(audio, tf.zeros_like(length)) == b"RIFF") & (_text(audio, tf.fill(tf.shape(length), 8)) == b"WAVE")
     layout, layout_size, start, size, has_more = _find_chunks(audio, length, is_wav)
     present = tf.maximum(length - start, 0)
-    size, has_more_behind = _true_size(audio, length, start, size)
+    size, has_more_behind, repeated = _true_size(audio, length, start, size)
 
     kind, channels, bits = (_number(audio, layout + offset, 2) for offset in (0, 2, 14))
     # What stands for the format there starts with the plain format's number.
@@ -190,8 +195,12 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
         (layout_size >= _LAYOUT_SIZE, ["its fmt chunk has ", layout_size, f" of at least {_LAYOUT_SIZE} bytes"]),
         (tf.reduce_any(matches, axis=1), ["it holds format ", kind, _format_name(kind), " of ", bits, " bits"]),
         (channels > 0, ["it has no channels"]),
-        (size <= present, ["it is truncated, with ", present, " of ", size, " bytes of samples"]),
-        (size >= bytes_of_frame, ["it holds no samples"]),
+        (~repeated, ["it holds several files in a row"]),
+        (
+            (size <= present) | ((present > 0) & (size - present <= MAX_MISSING_FRAMES * bytes_of_frame)),
+            ["it is truncated, with ", present, " of ", size, " bytes of samples"],
+        ),
+        (tf.minimum(size, present) >= bytes_of_frame, ["it holds no samples"]),
         (
             (sample_rate >= MIN_SAMPLE_RATE) & (sample_rate <= MAX_SAMPLE_RATE),
             [f"the sample rate must lie between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz, got ", sample_rate],
@@ -204,7 +213,8 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
             passed = [_require(good, reason)]
     with tf.control_dependencies(passed):
         bytes_of_frame = tf.identity(bytes_of_frame)
-        return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, size // bytes_of_frame)))
+        frames = tf.minimum(size, present) // bytes_of_frame
+        return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, frames)))
 
 
 def _require(good: tf.Tensor, reason: list[Any]) -> tf.Operation:
@@ -256,26 +266,37 @@ def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tupl
     return layout, layout_size, start, size, searching
 
 
-def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """How many bytes of samples each file holds, or promises, and whether it has more chunks than are read."""
+def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """What a file holds or promises, whatever the size in its header; the rules are those of `decoding.headers`.
+
+    Returns:
+        The bytes of samples, whether there are more chunks than are read, and whether a second file follows.
+    """
     present = tf.maximum(length - start, 0)
     first = start + size + size % 2
     doubtful = (start >= 0) & (size < present)
     position, walking = first, doubtful & (first + _CHUNK_HEADER <= length)
+    repeated, cut_off = tf.zeros_like(walking), tf.zeros_like(walking)
     chunks = tf.constant(0)
     while (chunks < MAX_CHUNKS) & tf.reduce_any(walking):
         name, _, after = _chunk(audio, position)
         walking = walking & tf.strings.regex_full_match(name, "[ -~]{4}")
+        repeated = repeated | (walking & (name == b"RIFF"))
+        cut_off = cut_off | (walking & (after > length + 1) & tf.strings.regex_full_match(name, _TRAILERS))
         position = tf.where(walking, after, position)
         walking = walking & (position + _CHUNK_HEADER <= length)
         chunks += 1
 
     left = tf.where(doubtful, tf.maximum(length - position, 0), 0)
-    rest = tf.strings.substr(audio, tf.cast(length - left, tf.int32), tf.cast(left, tf.int32))
+    rest = tf.strings.substr(
+        audio, tf.cast(length - left, tf.int32), tf.cast(tf.minimum(left, MAX_PADDING_BYTES), tf.int32)
+    )
+    is_padding = (left < MAX_PADDING_BYTES) & tf.strings.regex_full_match(rest, r"\x00*")
+    is_tag = (left == ID3V1_BYTES) & (tf.strings.substr(rest, 0, 3) == b"TAG")
     # The last chunk may lack its byte of padding.
-    ended = (position <= length + 1) & ((left < _CHUNK_HEADER) | tf.strings.regex_full_match(rest, r"\x00*"))
+    ended = cut_off | ((position <= length + 1) & ((left < _CHUNK_HEADER) | is_padding | is_tag))
     trusted = tf.where(size == 0, ended & (position > first), ended)
-    return tf.where((size >= STREAMED_SIZE) | (doubtful & ~trusted), present, size), walking
+    return tf.where((size >= _STREAMED_SIZE) | (doubtful & ~trusted), present, size), walking, repeated
 
 
 def _chunk(audio: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -40,7 +40,7 @@ def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: floa
 
     Args:
         stub: What `connect` gives.
-        wavs: The bytes of 16-bit PCM WAV files of any rate, length and number of channels.
+        wavs: The bytes of WAV files of any rate, length and number of channels.
         model: The model's name on the server.
         timeout: Seconds to wait for the answer.
 

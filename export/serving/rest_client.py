@@ -15,7 +15,7 @@ def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float
 
     Args:
         url: The server's REST address, such as http://localhost:8501.
-        wavs: The bytes of 16-bit PCM WAV files of any rate, length and number of channels.
+        wavs: The bytes of WAV files of any rate, length and number of channels.
         model: The model's name on the server.
         timeout: Seconds to wait for the answer.
 

@@ -13,14 +13,14 @@ from typing import BinaryIO, NamedTuple
 _MAX_CHUNKS = 10_000
 MAX_MISSING_FRAMES = 16
 """Some programs count a header among the samples."""
-_MAX_PADDING_BYTES = 4_096
+MAX_PADDING_BYTES = 4_096
 _MAX_ESSENTIAL_BYTES = 4_096
-_TRAILERS = frozenset(
+TRAILERS = frozenset(
     b"LIST,id3 ,ID3 ,bext,iXML,_PMX,JUNK,PAD ,FLLR,cue ,smpl,PEAK,fact,afsp,MARK,INST,APPL,NAME,AUTH,ANNO,COMT,(c) "
     b",info,uuid,free".split(b",")
 )
 """Chunks that often follow the samples, of WAV, AIFF and CAF; a last one of them may be cut off."""
-_ID3V1_BYTES = 128
+ID3V1_BYTES = 128
 
 # The GUIDs of W64 start with the names that WAV has; those of the last row stand for "riff".
 _W64_MAGIC = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
@@ -167,37 +167,39 @@ def _resolve_size(
             raise ValueError(f"{name} is truncated: it has {present} of {declared} bytes")
         warnings.warn(f"{name}: the header declares {declared} bytes of samples, but there are {present}", stacklevel=2)
         return present
-    return declared if _ends_at(file, name, start + declared, length, layout) else present
+    return declared if _ends_at(file, name, start, declared, length, layout) else present
 
 
-def _ends_at(file: BinaryIO, name: str, position: int, length: int, layout: _Layout | None) -> bool:
-    """Whether the samples of a file end there, as its header says: what follows is not samples."""
-    rest = _read_at(file, position, _MAX_PADDING_BYTES)
-    if length - position < _MAX_PADDING_BYTES and not rest.strip(b"\0"):
-        return True
-    if rest[:3] == b"TAG" and length - position == _ID3V1_BYTES:
-        return True
+def _ends_at(file: BinaryIO, name: str, start: int, size: int, length: int, layout: _Layout | None) -> bool:
+    """Whether samples end where their size says: what follows is not samples."""
+    end = start + size
     if layout is None:
-        return False
-    padding = (position - layout.start) % layout.alignment
+        return size > 0 and _is_padding(file, end, length)
+    padding = (end - layout.start) % layout.alignment
     # A program may have left the byte of padding out.
-    return any(_is_trailer(file, name, start, length, layout) for start in {position + padding, position})
+    return any(_is_trailer(file, name, first, size, length, layout) for first in {end + padding, end})
 
 
-def _is_trailer(file: BinaryIO, name: str, position: int, length: int, layout: _Layout) -> bool:
-    """Whether chunks follow each other from there to the end of the file."""
-    end = position
-    header_bytes = struct.calcsize(layout.header)
-    for chunk in _chunks(file, layout._replace(start=position)):
+def _is_trailer(file: BinaryIO, name: str, first: int, size: int, length: int, layout: _Layout) -> bool:
+    """Whether chunks follow each other from there to the end of the file; without samples in front, at least one."""
+    position = first
+    for chunk in _chunks(file, layout._replace(start=first)):
         label = chunk.name[:4]
-        if label in (*_WAV_MAGICS, b"FORM", b"caff", b"riff") and chunk.start - header_bytes > 0:
+        if label in (*_WAV_MAGICS, b"FORM", b"caff", b"riff"):
             raise ValueError(f"{name} holds several files in a row: split it")
         if not all(32 <= byte < 127 for byte in label):
-            return False
-        end = chunk.start + chunk.size
-        if chunk.size < 0 or end > length:
-            return label in _TRAILERS
-    return position < end and length - end < header_bytes
+            break
+        position = chunk.start + chunk.size
+        if chunk.size < 0 or position > length:
+            return label in TRAILERS
+    return _is_padding(file, position, length, struct.calcsize(layout.header)) and (size > 0 or position > first)
+
+
+def _is_padding(file: BinaryIO, position: int, length: int, header_bytes: int = 1) -> bool:
+    """Whether the file ends there, or goes on with less than a chunk's header, zeros or a tag."""
+    rest = _read_at(file, position, MAX_PADDING_BYTES)
+    is_zero = length - position < MAX_PADDING_BYTES and not rest.strip(b"\0")
+    return length - position < header_bytes or is_zero or (rest[:3] == b"TAG" and length - position == ID3V1_BYTES)
 
 
 # === WAV and W64 ===
