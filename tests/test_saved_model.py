@@ -176,6 +176,8 @@ def test_signatures_have_the_front_end_of_the_model(slim):
             assert not np.any(embedding[count:])
     with pytest.raises(tf.errors.InvalidArgumentError, match="waveform must have samples, got none"):
         tf.function(functions.padded)(tf.zeros((10**6, 0)), tf.zeros(10**6, tf.int32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="waveform must have samples, got none"):
+        tf.function(functions.serving_default)(tf.zeros((10**6, 0)))
     assert tf.function(functions.padded)(tf.zeros((0, 0)), tf.zeros(0, tf.int32))["embedding"].shape == (0, 1, 128)
 
 

@@ -195,7 +195,7 @@ class _Functions:
 
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         # A server hands on tensors of any rank.
-        waveform = tf.ensure_shape(waveform, [None, None])
+        waveform = self._require_samples(tf.ensure_shape(waveform, [None, None]))
         return self._outputs(self.embed_waveforms(waveform))
 
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -203,14 +203,9 @@ class _Functions:
         return {"embedding": self._embed_examples(examples)}
 
     def padded(self, waveform: tf.Tensor, num_samples: tf.Tensor) -> dict[str, tf.Tensor]:
-        waveform = tf.ensure_shape(waveform, [None, None])
+        waveform = self._require_samples(tf.ensure_shape(waveform, [None, None]))
         num_samples = tf.ensure_shape(num_samples, [None])
         clips, samples = tf.unstack(tf.shape(waveform))
-        if self._front_end.padding != "valid":
-            # Each clip costs an example, but without samples it would cost its sender nothing.
-            has_samples = tf.debugging.Assert((clips == 0) | (samples > 0), ["waveform must have samples, got none"])
-            with tf.control_dependencies([has_samples]):
-                waveform = tf.identity(waveform)
         waveform = silence_beyond(waveform, num_samples)
         steps_of_clip = _count_steps(samples)
         padded = tf.pad(waveform, [[0, 0], [0, steps_of_clip * _STEP - samples]])
@@ -260,6 +255,15 @@ class _Functions:
         shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
         embedding = tf.scatter_nd(where, existing, shape)
         return {**self._outputs(embedding, mask), "num_examples": num_examples}
+
+    def _require_samples(self, waveform: tf.Tensor) -> tf.Tensor:
+        """Refuses clips that cost an example each and their sender nothing: padding makes examples of no samples."""
+        if self._front_end.padding == "valid":
+            return waveform
+        clips, samples = tf.unstack(tf.shape(waveform))
+        has_samples = tf.debugging.Assert((clips == 0) | (samples > 0), ["waveform must have samples, got none"])
+        with tf.control_dependencies([has_samples]):
+            return tf.identity(waveform)
 
     def _count_examples(self, num_samples: tf.Tensor) -> tf.Tensor:
         return count_examples(num_samples, self._front_end.hop_samples, self._front_end.padding)
