@@ -51,7 +51,7 @@ def _write(
     with av.open(file, "w", format=container, options=options or {}) as output:
         pictures = output.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p") if video else None
         samples = np.asarray(samples, np.float32).reshape(len(samples), -1)
-        layout = {1: "mono", 2: "stereo"}[samples.shape[1]]
+        layout = {1: "mono", 2: "stereo"}.get(samples.shape[1], f"{samples.shape[1]} channels")
         stream = output.add_stream(codec, rate=sample_rate, layout=layout)
         stream.bit_rate = bit_rate
         if sample_format:

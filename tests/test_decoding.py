@@ -95,6 +95,16 @@ def test_flac_of_24_bits_is_that_of_libsndfile_to_the_bit():
     np.testing.assert_array_equal(read(content), soundfile.read(io.BytesIO(content), dtype="float32")[0])
 
 
+@pytest.mark.parametrize("channels", [8, 9, 24])
+def test_each_of_many_channels_is_read(channels):
+    """FFmpeg keeps those beyond the eighth elsewhere."""
+    samples = np.resize(EXPECTED, (3_000, channels))
+    content = encode(samples, RATE, "wavpack", "wv", sample_format="s16p")
+    for index in (0, channels - 1):
+        blocks = list(open_audio(io.BytesIO(content), channels=index).blocks)
+        np.testing.assert_array_equal(np.concatenate(blocks), samples[:, index])
+
+
 LOSSY = [
     ("libmp3lame", "mp3", {}),
     ("libmp3lame", "mp3", {"pipe": True}),
@@ -252,7 +262,7 @@ def test_several_plain_files_in_a_row_are_refused(container):
 
 
 def test_an_au_file_goes_on_to_its_end():
-    """Its header allows nothing after the samples, so the rest are samples, too, header included."""
+    """Its header allows nothing after the samples, so the second header is read as samples as well."""
     assert len(read(2 * SIZES["AU"][0])) > 2 * len(PCM)
 
 
@@ -270,6 +280,26 @@ def test_metadata_does_not_reach_libsndfile(subtype):
     position = content.index(b"data")
     metadata = b"LIST" + struct.pack("<I", 72) + b"INFOabcd" + struct.pack("<I", 0xFFFFFFF8) + b"x" * 60
     np.testing.assert_array_equal(read(content[:position] + metadata + content[position:]), read(content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        patched(plain("AIFF"), 28, ">H", 0x7FFF),  # a sample rate of 2^16384
+        patched(plain("AIFF"), 20, ">H", 0),  # no channels
+        patched(plain("AU"), 20, ">I", 0),
+        patched(plain("WAV"), 22, "<H", 0),
+        patched(plain("WAV"), 22, "<H", 2_000),
+        b"\x1aE\xdf\xa3\3",
+        b"\x1aE\xdf\xa3\0\0\0\0\0\0\0\0",
+    ],
+)
+def test_impossible_headers_are_refused_by_name(content):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=r"^file object") as raised:
+            read(content)
+    assert type(raised.value).__name__ in ("ValueError", "UnsupportedError")
 
 
 def test_chunks_without_end_are_given_up():

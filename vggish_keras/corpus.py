@@ -11,7 +11,7 @@ from vggish_keras.embedder import Embedder, Embeddings
 from vggish_keras.errors import one_line
 from vggish_keras.inputs import Recordings
 
-_OF_A_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
+_NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 """Errors of a file whose name the output's file system does not take, or which is in the way of a different one."""
 
 
@@ -99,7 +99,7 @@ def _keep(output: outputs.Output, path: Path, embeddings: Embeddings) -> Embeddi
     try:
         output.add(path, embeddings)
     except OSError as error:
-        if error.errno not in _OF_A_NAME:
+        if error.errno not in _NAME_ERRORS:
             raise
         return error
     return embeddings

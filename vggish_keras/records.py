@@ -231,7 +231,7 @@ def dataset(paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file ends within a record, or is damaged so that its records cannot be told apart.
+        ValueError: A file ends within a record, or its records cannot be separated.
         tf.errors.InvalidArgumentError: While reading: a record that `read` refuses, one without embeddings, or a label
             beyond `num_classes`.
         tf.errors.DataLossError: While reading: a record that does not match its checksum.

@@ -31,7 +31,7 @@ def mutate(content: bytes, rng: np.random.Generator, header: int = 64) -> bytes:
 
 
 def try_seeds(module: str, count: int) -> None:
-    """Runs `check(seed)` of a module for each seed in a process of its own, whose death is told by its last seed."""
+    """Runs `check(seed)` of a module for many seeds in a process of its own; if it dies, its last seed is reported."""
     process = subprocess.run(
         [sys.executable, "-m", module, *map(str, range(count))], capture_output=True, text=True, check=False
     )

@@ -16,6 +16,8 @@ _FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,"
     "tak,tta,w64,wav,wv"
 )
+_MAX_PLANES = 7
+"""PyAV 17 reads beyond the end of a frame that keeps more channels apart."""
 _LOSSLESS = frozenset(["flac", "wavpack", "tta", "ape", "tak"])
 """Codecs whose packets carry a checksum that FFmpeg ignores by default."""
 _READ_ONCE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
@@ -75,9 +77,8 @@ def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.nda
                 raise ValueError(
                     f"{name} changes its sample rate from {sample_rate} to {frame.sample_rate} Hz: split it"
                 )
-            samples = frame.to_ndarray()
-            channels = frame.layout.nb_channels
-            samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
+            samples = _as_array(frame, name)
+            channels = samples.shape[1]
             if waiting and waiting[0].shape[1] != channels:
                 yield np.concatenate(waiting)
                 waiting, count = [], 0
@@ -88,6 +89,25 @@ def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.nda
                 waiting, count = [], 0
         if waiting:
             yield np.concatenate(waiting)
+
+
+def _as_array(frame: Any, name: str) -> np.ndarray:
+    """The samples of a frame, [frames, channels]."""
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels <= _MAX_PLANES:
+        return np.asarray(frame.to_ndarray()).T
+    interleaved = _interleaved(frame, name) if frame.format.is_planar else frame
+    return np.asarray(interleaved.to_ndarray()).reshape(-1, channels)
+
+
+def _interleaved(frame: Any, name: str) -> Any:
+    import av
+
+    try:
+        (joined,) = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as audio: it has {frame.layout.nb_channels} channels") from error
+    return joined
 
 
 class _Frames:

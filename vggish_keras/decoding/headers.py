@@ -33,7 +33,7 @@ class Header(NamedTuple):
     Attributes:
         sample_rate: Hz.
         channels: Samples per frame.
-        encoding: libsndfile's name of how a sample is written, such as "PCM_16"; None if it is none of the plain ones.
+        encoding: libsndfile's name of how a sample is written, such as "PCM_16"; None for any other.
         big_endian: The order of a sample's bytes.
         frame_bytes: Bytes per frame; 0 where `encoding` is None and frames have no fixed size.
         start: Position of the first sample in the file.
@@ -196,7 +196,7 @@ def _is_trailer(file: BinaryIO, name: str, first: int, size: int, length: int, l
 
 
 def _is_padding(file: BinaryIO, position: int, length: int, header_bytes: int = 1) -> bool:
-    """Whether the file ends there, or goes on with less than a chunk's header, zeros or a tag."""
+    """Whether the file ends there, or only less than a chunk's header, zeros or a tag follow."""
     rest = _read_at(file, position, MAX_PADDING_BYTES)
     is_zero = length - position < MAX_PADDING_BYTES and not rest.strip(b"\0")
     return length - position < header_bytes or is_zero or (rest[:3] == b"TAG" and length - position == ID3V1_BYTES)
@@ -282,12 +282,13 @@ def _read_aiff(file: BinaryIO, name: str) -> Header:
     chunks = _find_chunks(file, name, layout, {b"COMM": "format", b"SSND": "samples"})
     content = _read_at(file, chunks["format"].start, min(chunks["format"].size, 22))
     channels, frames, bits, exponent, mantissa = struct.unpack_from(">HIHHQ", content)
-    sample_rate = round(math.ldexp(mantissa, (exponent & 0x7FFF) - 16383 - 63)) if exponent else 0
+    exponent = (exponent & 0x7FFF) - 16383 - 63  # of a float of 80 bits
+    sample_rate = round(math.ldexp(mantissa, exponent)) if exponent <= 0 else 0
     kind = content[18:22] if len(content) == 22 else b"NONE"
     encodings, big_endian = _AIFC_ENCODINGS.get(kind, ({}, True))
     encoding = encodings.get(-(-bits // 8))
     sample_bytes = 1 if encoding in ("ALAW", "ULAW") else -(-bits // 8)
-    frame_bytes = channels * sample_bytes if encoding else 1
+    frame_bytes = max(1, channels * sample_bytes) if encoding else 1
     (offset,) = struct.unpack(">I4x", _read_at(file, chunks["samples"].start, 8))
     start = chunks["samples"].start + 8 + offset
     declared = chunks["samples"].size
@@ -312,7 +313,7 @@ def _read_au(file: BinaryIO, name: str, magic: bytes) -> Header:
     fields = struct.unpack(">5I" if big_endian else "<5I", _read_at(file, 4, 20))
     start, declared, kind, sample_rate, channels = fields
     encoding, sample_bytes = _AU_ENCODINGS.get(kind, (None, 1))
-    frame_bytes = sample_bytes * channels
+    frame_bytes = max(1, sample_bytes * channels)
     size = _resolve_size(file, name, start, declared, frame_bytes, None)
     return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size)
 

@@ -315,11 +315,11 @@ def _matroska_elements(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     for _ in range(2):  # the header and the segment
         file.seek(min(position, length))
         header = file.read(12)
-        if len(header) < 5:
+        width = 9 - header[4].bit_length() if len(header) > 4 else 9
+        if len(header) < 4 + width:
             return
-        width = 9 - header[4].bit_length()
         size = int.from_bytes(header[4 : 4 + width], "big") - (1 << 7 * width)
-        if width > 8 or size == (1 << 7 * width) - 1:  # unknown
+        if size == (1 << 7 * width) - 1:  # unknown
             return
         yield header[:4], position, 4 + width + size
         position += 4 + width + size
