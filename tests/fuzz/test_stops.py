@@ -1,0 +1,99 @@
+"""Runs that are killed at any moment, and two at once: in the end there is what an undisturbed run writes."""
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fuzz import mutations
+
+pytestmark = pytest.mark.fuzz
+
+COUNT = 120
+TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
+
+
+def test_stopped_runs():
+    mutations.try_seeds("tests.fuzz.test_stops", COUNT)
+
+
+class Embedder:
+    """Gives each recording its own embeddings, without a network."""
+
+    def embed_many(self, paths, on_audio):
+        from vggish_keras.embedder import Embeddings
+
+        for path in paths:
+            time.sleep(0.001)
+            number = int(path.stem)
+            values = np.random.default_rng(number).integers(0, 256, (number % 4, 128), np.uint8)
+            yield (
+                path,
+                Embeddings(0.96 * np.arange(len(values)), values) if number != 17 else ValueError(f"{path}: bad"),
+            )
+
+
+def embed(target: str, resume: bool) -> None:
+    from vggish_keras import corpus, inputs, outputs
+
+    recordings = inputs.find_recordings(["corpus"])
+    write = outputs.RecordWriter(0.96, 2, None)
+    output = outputs.open_output(outputs.check_target(target), recordings, {"weights": "w"}, resume, write)
+    corpus.embed_corpus(Embedder(), recordings, output, {}, lambda _: None, lambda *_: None)
+
+
+def start(target: str, resume: bool) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        embed(target, resume)
+        status = 0
+    except OSError:  # the other run holds the output
+        status = 2
+    finally:
+        os._exit(status)
+
+
+def contents() -> dict[str, bytes]:
+    # The database of a run with bad files stays, and its bytes depend on its history.
+    files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] != "corpus"]
+    return {str(path): b"" if path.suffix == ".unfinished" else path.read_bytes() for path in files}
+
+
+def check(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target, two_at_once = TARGETS[seed % len(TARGETS)], seed % 3 == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("corpus").mkdir()
+        for index in range(40):
+            Path("corpus", f"{index:02}.wav").touch()
+        begin = time.monotonic()
+        embed(target, resume=False)
+        seconds = time.monotonic() - begin
+        expected = contents()
+        for path in map(Path, expected):
+            path.unlink()
+        if two_at_once:
+            children = [start(target, resume=False) for _ in range(2)]
+            statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            assert 0 in statuses, statuses
+            assert 1 not in statuses, statuses
+        for _ in range(rng.integers(1, 4)):
+            child = start(target, resume=True)
+            time.sleep(rng.uniform(0, 1.1 * seconds))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        embed(target, resume=True)
+        assert contents() == expected
+        os.chdir("/")
+
+
+if __name__ == "__main__":
+    mutations.main(check)
