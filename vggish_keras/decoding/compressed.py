@@ -137,7 +137,8 @@ class _Frames:
             except (av.FFmpegError, IndexError) as error:
                 if not self._declared or self._declared.missing(self._length):
                     raise self._damaged(error) from error
-                break  # bytes after the end
+                warnings.warn(f"{self._name}: what follows the end that its header declares is not audio", stacklevel=2)
+                break
             if packet is None:
                 break
             yield from self._decode(packet)

@@ -193,7 +193,7 @@ def _ogg_pages(file: BinaryIO, name: str) -> Iterator[tuple[int, int, int, int, 
         file.seek(position)
         header = file.read(27)
         if header[:4] != b"OggS":
-            following = _next_page(file, position, length)
+            following = _next_page(file, position)
             if following is None:
                 return  # bytes after the end
             position = following
@@ -208,15 +208,17 @@ def _ogg_pages(file: BinaryIO, name: str) -> Iterator[tuple[int, int, int, int, 
         position = body + sum(table)
 
 
-def _next_page(file: BinaryIO, position: int, length: int) -> int | None:
+def _next_page(file: BinaryIO, position: int) -> int | None:
     overlap = b""
+    size = 256  # and more where there is more between two pages, so that many small gaps are found fast
     file.seek(position)
-    while block := file.read(1 << 16):
+    while block := file.read(size):
         found = (overlap + block).find(b"OggS")
         if found >= 0:
             return position - len(overlap) + found
         position += len(block)
         overlap = block[-3:]
+        size = min(2 * size, 1 << 20)
     return None
 
 
