@@ -23,7 +23,7 @@ from vggish_keras import records
 
 FEW = 10
 WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-COMMAND = str(Path(sys.executable).with_name("vggish-keras"))
+COMMAND = str(Path(sys.executable).with_name("vggish"))
 
 
 def write_clips(folder: Path, count: int) -> None:

@@ -412,4 +412,4 @@ def test_without_beam_it_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "vggish_keras.beam")
     monkeypatch.delattr(vk, "beam")
-    assert "pip install vggish-keras[beam]" in command("beam", "--input", "x", "--output", "y", status=1)
+    assert 'pip install "vggish[beam]"' in command("beam", "--input", "x", "--output", "y", status=1)

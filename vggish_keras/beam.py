@@ -30,7 +30,7 @@ try:
     import apache_beam as beam
     import google_crc32c  # noqa: F401, without which Beam writes no TFRecord
 except ImportError as error:
-    raise ImportError("pipelines need Apache Beam: pip install vggish-keras[beam]") from error
+    raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
