@@ -79,7 +79,7 @@ def main() -> None:
             for old in folder.glob(f"beam-{clips}*"):
                 old.unlink()
             output = folder / f"beam-{clips}"
-            return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--model", model, *WORKERS])
+            return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--weights", model, *WORKERS])
 
         rates: dict[str, list[float]] = {"embed": [], "beam": []}
         most: dict[str, list[float]] = {"embed": [], "beam": []}

@@ -197,7 +197,7 @@ def test_a_folder_of_version_0_1_is_resumed(quick, corpus, monkeypatch):
     assert not Path("out/vggish-keras.json").exists()
     Path("out/vggish.json").rename("out/vggish-keras.json")
     monkeypatch.setitem(OPTIONS, "hop", 0.5)
-    with pytest.raises(ValueError, match="was begun with hop 0.96, not with hop 0.5"):
+    with pytest.raises(ValueError, match=r"was begun with hop 0.96, not with hop 0.5"):
         run(quick, [corpus], "out", resume=True)
 
 
