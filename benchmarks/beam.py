@@ -23,7 +23,7 @@ from vggish_keras import records
 
 FEW = 10
 WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-COMMAND = str(Path(sys.executable).with_name("vggish-keras"))
+COMMAND = str(Path(sys.executable).with_name("vggish"))
 
 
 def write_clips(folder: Path, count: int) -> None:
@@ -79,7 +79,7 @@ def main() -> None:
             for old in folder.glob(f"beam-{clips}*"):
                 old.unlink()
             output = folder / f"beam-{clips}"
-            return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--model", model, *WORKERS])
+            return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--weights", model, *WORKERS])
 
         rates: dict[str, list[float]] = {"embed": [], "beam": []}
         most: dict[str, list[float]] = {"embed": [], "beam": []}

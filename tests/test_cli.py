@@ -128,7 +128,7 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
     with soundfile.SoundFile(tmp_path / "hour.wav", "w", 16_000, 1) as file:
         for _ in range(60):
             file.write(np.zeros(960_000))
-    command = [Path(sys.executable).with_name("vggish-keras"), "embed", recordings[0], "hour.wav", "-o", "out"]
+    command = [Path(sys.executable).with_name("vggish"), "embed", recordings[0], "hour.wav", "-o", "out"]
     process = subprocess.Popen([*command, "--weights", slim.v2, "--batch-size", "4"], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "first.wav.npz").exists():
         assert process.poll() is None
@@ -138,7 +138,7 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("Stopped after ")
     assert "Traceback" not in errors
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "vggish-keras.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "vggish.json"]
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_a_decoder_that_never_returns(run, tmp_path, recordings, sli
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "soundfile.py").write_text("import time\ndef SoundFile(*_, **__): time.sleep(1_000)\n")
-    command = [Path(sys.executable).with_name("vggish-keras"), "embed", recordings[1], recordings[0], "-o", "out"]
+    command = [Path(sys.executable).with_name("vggish"), "embed", recordings[1], recordings[0], "-o", "out"]
     process = subprocess.Popen(
         [*command, "--weights", slim.v2, "--batch-size", "1"],
         stderr=subprocess.PIPE,
@@ -379,7 +379,7 @@ def test_demo_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch, rec
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, output, _ = run("demo", recordings[0])
     assert status == 0
-    assert "no picture: pictures need matplotlib: pip install vggish-keras[plot]" in output
+    assert 'no picture: pictures need matplotlib: pip install "vggish[plot]"' in output
     assert (tmp_path / "vggish_demo.npz").exists()
 
 
@@ -467,13 +467,13 @@ def test_weights_convert(run, slim, target):
 
 
 def installed(*arguments):
-    command = Path(sys.executable).with_name("vggish-keras")
+    command = Path(sys.executable).with_name("vggish")
     return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def test_the_installed_command(tmp_path):
     """No message of TensorFlow's own, and what it says of itself."""
-    assert installed("--version").stdout == f"vggish-keras, version {vk.__version__}\n"
+    assert installed("--version").stdout == f"vggish, version {vk.__version__}\n"
     result = installed("embed", tmp_path / "missing.wav", "--weights", tmp_path / "missing.ckpt")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: no weights at")
@@ -485,6 +485,6 @@ def test_help_answers_at_once():
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            assert "Usage: vggish-keras" in installed(*arguments).stdout
+            assert "Usage: vggish" in installed(*arguments).stdout
             seconds.append(time.perf_counter() - start)
         assert min(seconds) < 0.5

@@ -131,7 +131,7 @@ def test_killed_in_the_middle(corpus, exported_narrow, target):
         log = Path("out.npz.unfinished-wal")  # of the database, which is locked: some 8 kB for each recording
         return log.exists() and log.stat().st_size > 80_000
 
-    process = subprocess.Popen([Path(sys.executable).with_name("vggish-keras"), *arguments])
+    process = subprocess.Popen([Path(sys.executable).with_name("vggish"), *arguments])
     while not some_are_finished():
         assert process.poll() is None
         time.sleep(0.01)
@@ -186,6 +186,19 @@ def test_only_the_same_corpus_is_resumed(quick, corpus, stopped, monkeypatch):
     # However the corpus is named, it is the same.
     summary, _ = run(quick, [Path("..", corpus)], target, resume=True)
     assert summary.skipped > 0
+
+
+def test_a_folder_of_version_0_1_is_resumed(quick, corpus, monkeypatch):
+    run(quick, [corpus], "out")
+    options = Path("out/vggish.json").rename("out/vggish-keras.json").read_text()
+    summary, _ = run(quick, [corpus], "out", resume=True)
+    assert (summary.skipped, summary.embedded) == (10, 0)
+    assert Path("out/vggish.json").read_text() == options
+    assert not Path("out/vggish-keras.json").exists()
+    Path("out/vggish.json").rename("out/vggish-keras.json")
+    monkeypatch.setitem(OPTIONS, "hop", 0.5)
+    with pytest.raises(ValueError, match=r"was begun with hop 0.96, not with hop 0.5"):
+        run(quick, [corpus], "out", resume=True)
 
 
 def test_options_do_not_mix_in_a_folder(quick, corpus, monkeypatch):
@@ -314,7 +327,7 @@ def test_no_two_of_many_runs_write_at_once(target):
                 open_now.append(threading.get_ident())
                 next(opened)
                 output.finish([], [])
-                Path("out/vggish-keras.json").unlink(missing_ok=True)  # the next run makes it anew
+                Path("out/vggish.json").unlink(missing_ok=True)  # the next run makes it anew
                 time.sleep(0.0005)
                 assert open_now == [threading.get_ident()]
                 open_now.clear()
@@ -333,7 +346,7 @@ def test_the_users_own_files_stay(quick, corpus):
     run(quick, [corpus / "a" / "00.wav"], "out")
     assert Path("out/options.json").read_text() == "mine"
     for content in ("", "[]", "{"):
-        Path("out/vggish-keras.json").write_text(content)
+        Path("out/vggish.json").write_text(content)
         with pytest.raises(
             ValueError, match=r"out is no output of an earlier run: its options cannot be read|was begun with"
         ):
@@ -348,7 +361,7 @@ def test_nothing_is_left_but_the_output(eight_bits, corpus, target):
     names = {str(path) for path in Path().rglob("*") if path.is_file() and "corpus" not in path.parts}
     if target == "out":
         assert names == {
-            "out/vggish-keras.json",
+            "out/vggish.json",
             "out/a/00.wav.npz",
             *(f"out/b/{i:02}.wav.npz" for i in range(1, 12, 2)),
         }
@@ -390,7 +403,7 @@ def plant_leftover(path):
 @pytest.mark.parametrize(
     ("target", "files"),
     [
-        ("out", ["out/vggish-keras.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
+        ("out", ["out/vggish.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
         ("out.npz", ["out.npz", "out.npz.failures.csv"]),
         ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord"]),
     ],
@@ -400,7 +413,7 @@ def test_what_killed_runs_left_goes(eight_bits, corpus, target, files, resume):
     undisturbed = contents()
     forget()
     leftovers = [plant_leftover(Path(file)) for file in files for _ in range(2)]
-    lock = Path("out/vggish-keras.lock" if target == "out" else f"{target}.unfinished-lock")
+    lock = Path("out/vggish.lock" if target == "out" else f"{target}.unfinished-lock")
     lock.touch()
     others = [plant_leftover(Path("others.npz")), Path(".partial"), Path(leftovers[0].parent, ".x-y.partial")]
     for other in others:
@@ -433,7 +446,7 @@ def test_links_in_place_of_temporary_files_are_not_followed(quick, corpus, monke
         "out.npz.unfinished": "out.npz",
         "out.npz.unfinished-wal": "out.npz",
         "out.npz.unfinished-lock": "out.npz",
-        "out/vggish-keras.lock": "out",
+        "out/vggish.lock": "out",
     }.items():
         Path(planted).parent.mkdir(exist_ok=True)
         Path(planted).symlink_to(victim.resolve())
@@ -462,7 +475,7 @@ def test_outputs_stay_in_the_output_folder(eight_bits, corpus, target):
     made = {str(path) for path in set(Path().rglob("*")) - before if path.is_file()}
     if target == "out":
         below = ["corpus/b/11.wav", "corpus/a/00.wav", "work/11.wav", "work/links/b/01.wav"]
-        assert made == {f"work/made/out/{name}" for name in ["vggish-keras.json", *(f"{path}.npz" for path in below)]}
+        assert made == {f"work/made/out/{name}" for name in ["vggish.json", *(f"{path}.npz" for path in below)]}
     else:
         assert all(name.startswith("out") for name in made)
 
@@ -482,7 +495,7 @@ def test_every_file_bad(eight_bits, corpus, target):
     summary, _ = run(eight_bits, [corpus], target)
     assert len(summary.failures) == 13
     names = set(contents())
-    assert names == ({"out/failures.csv", "out/vggish-keras.json"} if target == "out" else {f"{target}.failures.csv"})
+    assert names == ({"out/failures.csv", "out/vggish.json"} if target == "out" else {f"{target}.failures.csv"})
     header, *rows = read_failures("out/failures.csv" if target == "out" else f"{target}.failures.csv")
     assert header == ["file", "reason"]
     assert [Path(row[0]) for row in rows] == [path for path, _ in summary.failures]

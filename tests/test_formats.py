@@ -66,7 +66,7 @@ def test_parquet(tmp_path, several):
 
 def test_parquet_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"Parquet files need pyarrow: pip install vggish-keras\[parquet\]"):
+    with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "vggish\[parquet\]"'):
         formats.check_path(tmp_path / "x.parquet")
 
 

@@ -36,8 +36,8 @@ def test_public_names_are_there():
 
 
 def test_version_and_requirements():
-    assert importlib.metadata.version("vggish-keras") == vk.__version__
-    metadata = importlib.metadata.metadata("vggish-keras")
+    assert importlib.metadata.version("vggish") == vk.__version__
+    metadata = importlib.metadata.metadata("vggish")
     assert "setuptools<82,>=68" in metadata.get_all("Requires-Dist")
     assert (Path(vk.__file__).parent / "py.typed").exists()
 

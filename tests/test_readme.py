@@ -42,7 +42,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def commands(program="vggish-keras"):
+def commands(program="vggish"):
     return [line for block in blocks("sh") for line in block.splitlines() if line.startswith(program)]
 
 

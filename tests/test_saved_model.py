@@ -545,7 +545,7 @@ def test_warmup_requests_are_answered(exported, module):
 @pytest.mark.usefixtures("untraced")
 def test_without_the_serving_api_a_note_says_so(tmp_path, vggish, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.warns(UserWarning, match=r"no warm-up requests: they need pip install vggish-keras\[serving\]"):
+    with pytest.warns(UserWarning, match=r'no warm-up requests: they need pip install "vggish\[serving\]"'):
         vk.export_saved_model(vggish, tmp_path / "1")
     assert not (tmp_path / "1" / "assets.extra").exists()
 

@@ -344,7 +344,7 @@ def test_without_the_extra(grpc_client, monkeypatch, recordings):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     result = CliRunner().invoke(grpc_client.main, [str(recordings[0])])
     assert result.exit_code == 1
-    assert "tensorflow-serving-api: pip install vggish-keras[serving]" in result.stderr
+    assert 'tensorflow-serving-api: pip install "vggish[serving]"' in result.stderr
 
 
 @pytest.fixture

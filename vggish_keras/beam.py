@@ -14,6 +14,7 @@ memory does not grow with a recording. Those of one that turns out to be damaged
 import contextlib
 import copy
 import io
+import itertools
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ try:
     import apache_beam as beam
     import google_crc32c  # noqa: F401, without which Beam writes no TFRecord
 except ImportError as error:
-    raise ImportError("pipelines need Apache Beam: pip install vggish-keras[beam]") from error
+    raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
@@ -68,10 +69,25 @@ _ATTEMPTS = 3
 _LOST_WORKER = "Worker subprocess exited with return code"
 
 
+class DecodedClip(NamedTuple):
+    """A recording that was read to its end.
+
+    Attributes:
+        num_examples: How many examples it has.
+        hop_samples: Their distance at 16 kHz, in samples.
+        segment: Its line of AudioSet's list.
+    """
+
+    num_examples: int
+    hop_samples: int
+    segment: Segment | None
+
+
 class Embedded(NamedTuple):
-    """The embeddings of a clip, and its line of AudioSet's list."""
+    """The embeddings of a recording, the distance of its examples, and its line of AudioSet's list."""
 
     embeddings: Embeddings
+    hop_samples: int
     segment: Segment | None
 
 
@@ -183,8 +199,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         examples: PCollection of `Example`, with those of recordings whose end cannot be read.
-        clips: PCollection of (path, (number of examples, line of AudioSet's list)) of recordings that were read to the
-            end.
+        clips: PCollection of (path, `DecodedClip`) of recordings that were read to their ends.
         failures: PCollection of `Failure`: the others.
     """
 
@@ -250,7 +265,7 @@ class _Decode(beam.DoFn):
             yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(one_line(error))))
         else:
             self._done.inc()
-            yield beam.pvalue.TaggedOutput("clips", (path, (count, segment)))
+            yield beam.pvalue.TaggedOutput("clips", (path, DecodedClip(count, self._hop_samples, segment)))
         self._milliseconds.inc(round(1_000 * sum(seconds)))
 
     def _read(self, path: str, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
@@ -276,10 +291,8 @@ class EmbedAudio(beam.PTransform):
     """Embeds examples with Beam's RunInference, in full batches across clips, with one network for each machine.
 
     Args:
-        model: The folder of an exported SavedModel, or weights as `Embedder` takes them, of a path that workers can
-            read.
+        weights: As in `Embedder`; a path must be one that workers can read.
         postprocess: None, "pca" or "quantized".
-        hop_seconds: Distance of examples, as in `DecodeAudio`.
         batch_size: Examples for each call of the network. The last batch of a bundle is filled up, so that what a clip
             gives does not depend, to the bit, on how clips are spread.
         dtype: As in `Embedder`.
@@ -290,24 +303,20 @@ class EmbedAudio(beam.PTransform):
 
     def __init__(
         self,
-        model: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
         postprocess: str | None = None,
-        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
         batch_size: int = 32,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        options = {"weights": model, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
+        options = {"weights": weights, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
         self._network = _Network(options)
-        self._hop_samples = hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES
         self._dtype = embedding_dtype(postprocess)
 
     def expand(self, decoded: Any) -> Any:
         examples, clips = decoded
         rows = examples | RunInference(self._network)
-        return (
-            {"rows": rows, "clips": clips} | beam.CoGroupByKey() | beam.FlatMap(_join, self._hop_samples, self._dtype)
-        )
+        return {"rows": rows, "clips": clips} | beam.CoGroupByKey() | beam.FlatMap(_join, self._dtype)
 
 
 class _Network(ModelHandler[Example, tuple[bytes, tuple[int, np.ndarray]], Embedder]):
@@ -332,15 +341,14 @@ class _Network(ModelHandler[Example, tuple[bytes, tuple[int, np.ndarray]], Embed
         return NAMESPACE
 
 
-def _join(
-    joined: tuple[bytes, Mapping[str, Iterable[Any]]], hop_samples: int, dtype: str
-) -> Iterator[tuple[bytes, Embedded]]:
+def _join(joined: tuple[bytes, Mapping[str, Iterable[Any]]], dtype: str) -> Iterator[tuple[bytes, Embedded]]:
     """Puts the rows of a clip in order; one that was not read to the end is left out."""
     path, parts = joined
-    for count, segment in parts["clips"]:
+    for clip in itertools.starmap(DecodedClip, parts["clips"]):
         rows = [row for _, row in sorted(parts["rows"], key=lambda row: row[0])]
         values = np.stack(rows) if rows else np.zeros((0, params.EMBEDDING_SIZE), dtype)
-        yield path, Embedded(Embeddings(start_times(count, hop_samples), values), segment)
+        embeddings = Embeddings(start_times(clip.num_examples, clip.hop_samples), values)
+        yield path, Embedded(embeddings, clip.hop_samples, clip.segment)
 
 
 # === Writing ===
@@ -360,7 +368,6 @@ class WriteAudioSetRecords(beam.PTransform):
 
     Args:
         prefix: PREFIX, local or of a Beam file system.
-        hop_seconds: Distance of examples, as in `DecodeAudio`.
         shards: The number of files; 0 leaves it to the runner.
 
     Returns:
@@ -370,19 +377,19 @@ class WriteAudioSetRecords(beam.PTransform):
         ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
     """
 
-    def __init__(self, prefix: str, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, shards: int = 0) -> None:
+    def __init__(self, prefix: str, shards: int = 0) -> None:
         super().__init__()
-        self._hop_seconds = hop_seconds
         self._write = beam.io.WriteToTFRecord(
             _check_prefix(prefix), file_name_suffix=outputs.RECORDS_SUFFIX, num_shards=shards
         )
 
     def expand(self, embedded: Any) -> Any:
-        return embedded | beam.Map(_serialize, self._hop_seconds) | self._write
+        return embedded | beam.Map(_serialize) | self._write
 
 
-def _serialize(clip: tuple[bytes, Embedded], hop_seconds: float) -> bytes:
+def _serialize(clip: tuple[bytes, Embedded]) -> bytes:
     path, embedded = clip
+    hop_seconds = embedded.hop_samples / params.SAMPLE_RATE
     return serialize(outputs.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
 
 
@@ -462,7 +469,7 @@ class EmbedCorpus(beam.PTransform):
     Args:
         patterns: As in `MatchAudio`.
         prefix: PREFIX, local or of a Beam file system.
-        model: As in `EmbedAudio`; it must have PCA parameters.
+        weights: As in `EmbedAudio`; a SavedModel must have PCA parameters.
         segments: As in `MatchAudio`.
         labels: As in `MatchAudio`.
         hop_seconds: As in `DecodeAudio`.
@@ -480,7 +487,7 @@ class EmbedCorpus(beam.PTransform):
         self,
         patterns: Iterable[str],
         prefix: str,
-        model: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
         segments: str | None = None,
         labels: str | None = None,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
@@ -494,8 +501,8 @@ class EmbedCorpus(beam.PTransform):
         self.prefix = prefix
         self._match = MatchAudio(patterns, segments, labels)
         self._decode = DecodeAudio(hop_seconds, padding, channels)
-        self._embed = EmbedAudio(model, "quantized", hop_seconds, batch_size, dtype)
-        self._write = WriteAudioSetRecords(prefix, hop_seconds, shards)
+        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
+        self._write = WriteAudioSetRecords(prefix, shards)
         self._write_failures = WriteFailures(prefix)
 
     def expand(self, pipeline: Any) -> Any:

@@ -42,7 +42,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands)
-@click.version_option(__version__, prog_name="vggish-keras")
+@click.version_option(__version__, prog_name="vggish")
 def main() -> None:
     """VGGish audio embeddings of recordings."""
 
@@ -86,7 +86,7 @@ _weights_option = click.option(
     "--weights",
     default="audioset",
     show_default=True,
-    help="audioset (published), or a TF-Slim checkpoint or Keras weights file.",
+    help="audioset (published), or the path of a TF-Slim checkpoint, a Keras weights file or an exported SavedModel.",
 )
 
 
@@ -311,12 +311,7 @@ def _print(table: Any) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--input", "inputs", multiple=True, required=True, help="A file, folder or pattern; may be repeated.")
 @click.option("--output", "prefix", required=True, metavar="PREFIX", help="What the names of the files begin with.")
-@click.option(
-    "--model",
-    default="audioset",
-    show_default=True,
-    help="An exported SavedModel, audioset (published), or a TF-Slim checkpoint or Keras weights file.",
-)
+@_weights_option
 @click.option("--shards", type=click.IntRange(0), default=0, help="Number of files.  [default: the runner's choice]")
 @click.option("--segments", help="AudioSet's list of segments.")
 @click.option("--labels", help="AudioSet's class_labels_indices.csv, for --segments.")
@@ -329,7 +324,7 @@ def _print(table: Any) -> None:
 def beam(
     inputs: tuple[str, ...],
     prefix: str,
-    model: str,
+    weights: str,
     shards: int,
     segments: str | None,
     labels: str | None,
@@ -342,7 +337,7 @@ def beam(
 ) -> None:
     """Embed recordings with Apache Beam, on this machine or a cluster, into AudioSet's records.
 
-    Inputs are as of vggish-keras embed, or patterns of a Beam file system, such as gs://bucket/clips/**.flac. All other
+    Inputs are as of vggish embed, or patterns of a Beam file system, such as gs://bucket/clips/**.flac. All other
     options are Beam's; without --runner it runs in this process.
 
     The records are PREFIX-00000-of-00004.tfrecord and so on. A file that cannot be read is listed in
@@ -355,7 +350,7 @@ def beam(
     if labels and not segments:
         raise click.UsageError("--labels is for --segments")
     corpus = beam_lib.EmbedCorpus(
-        inputs, prefix, model, segments, labels, hop, padding, batch_size, dtype, shards, channels
+        inputs, prefix, weights, segments, labels, hop, padding, batch_size, dtype, shards, channels
     )
     try:
         summary = beam_lib.summarize(beam_lib.run(corpus, _parse_beam_options(beam_options)))

@@ -136,7 +136,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install vggish-keras[parquet]") from error
+        raise ImportError('Parquet files need pyarrow: pip install "vggish[parquet]"') from error
     return pyarrow
 
 

@@ -19,9 +19,10 @@ from vggish_keras.inputs import Recordings
 
 RECORDS_SUFFIX = ".tfrecord"
 FAILURES = "failures.csv"
-ABOUT = "vggish-keras.json"
+ABOUT = "vggish.json"
+_ABOUT_OF_0_1 = "vggish-keras.json"
 """Tells how the embeddings of a folder were made."""
-LOCK = "vggish-keras.lock"
+LOCK = "vggish.lock"
 """Exists in a folder as long as a run writes to it."""
 
 
@@ -128,6 +129,8 @@ class FolderOutput:
 
     def _open(self, options: dict[str, Any], resume: bool) -> None:
         about = self._folder / ABOUT
+        if (before := self._folder / _ABOUT_OF_0_1).is_file() and not about.exists():
+            before.rename(about)
         targets = [self._target(path) for path in self._recordings.paths]
         remove_leftovers([about, self._folder / FAILURES, *targets])
         if about.exists():

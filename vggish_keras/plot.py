@@ -76,7 +76,7 @@ def _figure(title: str, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install vggish-keras[plot]") from error
+        raise ImportError('pictures need matplotlib: pip install "vggish[plot]"') from error
     figure = Figure(figsize=(11, height), layout="constrained")
     # A file's name need be neither mathematics nor valid text.
     text = title.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -307,7 +307,7 @@ def _write_warmup(path: Path) -> None:
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
-        warnings.warn("no warm-up requests: they need pip install vggish-keras[serving]", stacklevel=3)
+        warnings.warn('no warm-up requests: they need pip install "vggish[serving]"', stacklevel=3)
         return
     waveform = tf.zeros([1, params.EXAMPLE_SAMPLES])
     requests = {
