@@ -146,7 +146,7 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
 @pytest.fixture
 def count_windows(monkeypatch):
     """Makes a module note each window that it cuts: 1 in the list when it comes, -1 when it is gone."""
-    from vggish_keras.windows import cut_windows
+    from vggish_keras.framing import cut_windows
 
     def install(module):
         changes = []

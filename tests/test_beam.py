@@ -26,8 +26,8 @@ from click.testing import CliRunner
 
 import vggish_keras as vk
 from vggish_keras import beam, cli
+from vggish_keras.framing import cut_windows
 from vggish_keras.resample import read_waveform
-from vggish_keras.windows import cut_windows
 
 GOOD, BAD = 20, 5
 LOADED = 1e9

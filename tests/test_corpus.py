@@ -23,7 +23,8 @@ from click.testing import CliRunner
 from vggish_keras import cli, outputs, records
 from vggish_keras.aside import written_aside
 from vggish_keras.corpus import embed_corpus
-from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.embedder import Embedder
+from vggish_keras.embeddings import Embeddings
 from vggish_keras.inputs import find_recordings
 
 OPTIONS = {"weights": "w", "hop": 0.96}

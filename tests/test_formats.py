@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vggish_keras import Postprocess, formats
-from vggish_keras.embedder import Embeddings
+from vggish_keras.embeddings import Embeddings
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ from tensorflow import keras
 
 from tests import published
 from vggish_keras import LogMelExamples
-from vggish_keras.frontend import count_examples, hop_frames
+from vggish_keras.framing import count_examples, hop_frames
 
 pytestmark = pytest.mark.keras
 

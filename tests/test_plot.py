@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vggish_keras.embedder import Embeddings
+from vggish_keras.embeddings import Embeddings
 from vggish_keras.plot import plot_embeddings, plot_recording
 
 

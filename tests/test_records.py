@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras.records import Record, Segment, _masked_crc32c, dataset, dequantize, read_segments
+from vggish_keras.records import Record, _masked_crc32c, dataset, dequantize
+from vggish_keras.segments import Segment, read_segments
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vggish_keras import records, resample
     from vggish_keras.dataset import waveform_dataset
-    from vggish_keras.embedder import Embedder, Embeddings, embed
+    from vggish_keras.embedder import Embedder, embed
+    from vggish_keras.embeddings import Embeddings
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
     from vggish_keras.postprocess import Postprocess
@@ -36,7 +37,7 @@ __all__ = [
 
 _MODULES = {
     "Embedder": "embedder",
-    "Embeddings": "embedder",
+    "Embeddings": "embeddings",
     "LogMelExamples": "frontend",
     "Postprocess": "postprocess",
     "VGGish": "model",

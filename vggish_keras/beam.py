@@ -41,13 +41,14 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from vggish_keras import audio, formats, outputs, params, weights as weights_lib
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.blas import single_threaded_blas
-from vggish_keras.embedder import Embedder, Embeddings, embedding_dtype
+from vggish_keras.embedder import Embedder
+from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.errors import one_line
-from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
+from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
 from vggish_keras.inputs import find_recordings
-from vggish_keras.records import Segment, read_segments, serialize
+from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
-from vggish_keras.windows import cut_windows, start_times
+from vggish_keras.segments import Segment, read_segments
 
 LOCAL_RUNNER = "FnApiRunner"
 """Beam's DirectRunner would download another program."""

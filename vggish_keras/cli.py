@@ -16,7 +16,7 @@ from vggish_keras import __version__
 from vggish_keras.errors import one_line
 
 if TYPE_CHECKING:
-    from vggish_keras.embedder import Embeddings
+    from vggish_keras.embeddings import Embeddings
 
 _ROWS_SHOWN = 20
 _DIMENSIONS_SHOWN = 5
@@ -94,8 +94,7 @@ _weights_option = click.option(
 
 
 def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float) -> float:
-    load_tensorflow()
-    from vggish_keras.frontend import hop_frames
+    from vggish_keras.framing import hop_frames
 
     try:
         hop_frames(hop)
@@ -136,7 +135,6 @@ def check_output(_context: click.Context, _parameter: click.Parameter, output: P
     """A usage error unless `output` is None or a path that `formats.write` takes."""
     if output is None:
         return None
-    load_tensorflow()
     from vggish_keras import formats
 
     try:
@@ -198,9 +196,8 @@ def embed(
     --resume goes on with a run that was stopped, and tries bad files again. Until a single file is complete, what is
     finished is in OUTPUT.unfinished.
     """
-    from vggish_keras import inputs as inputs_lib, outputs, records
+    from vggish_keras import inputs as inputs_lib, outputs, segments as segments_lib
     from vggish_keras.corpus import embed_corpus
-    from vggish_keras.embedder import Embedder
     from vggish_keras.progress import Progress
 
     try:
@@ -226,7 +223,7 @@ def embed(
             raise ValueError("--labels is for --segments")
         if resume and target is None:
             raise ValueError("--resume needs an output: -o")
-        known = records.read_segments(segments, labels) if segments else None
+        known = segments_lib.read_segments(segments, labels) if segments else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_records = outputs.RecordWriter(hop, shards, known)
@@ -234,6 +231,9 @@ def embed(
         if not quiet:
             click.echo(f"{target.path} is complete: there is nothing to resume")
         return
+    load_tensorflow()
+    from vggish_keras.embedder import Embedder
+
     embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype, channels)
     opened: outputs.Output = _Tables()
     if target is not None:
@@ -455,13 +455,15 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
     if recording is not None and file.suffix != ".npz":
         raise click.UsageError("--recording is for an .npz file")
     from vggish_keras import formats
-    from vggish_keras.embedder import Embedder
     from vggish_keras.plot import plot_embeddings, plot_recording
 
     title = f"VGGish embeddings of {recording or file.name}"
     if file.suffix == ".npz":
         plot_embeddings(output, formats.read_npz(file, recording), title, similarity)
     else:
+        load_tensorflow()
+        from vggish_keras.embedder import Embedder
+
         plot_recording(output, file, Embedder(weights, hop).embed(file), title, similarity=similarity)
     click.echo(f"wrote {output}")
 
@@ -552,10 +554,6 @@ def convert(source: str, target: Path, v2: bool) -> None:
 
     TARGET becomes a Keras weights file if it ends in .weights.h5, else a TF-Slim checkpoint.
     """
-    load_tensorflow()
-    from vggish_keras import weights as weights_lib
-    from vggish_keras.model import VGGish
-
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:
         raise click.UsageError("--v2 is for checkpoints, and .weights.h5 is a Keras weights file")
@@ -563,6 +561,10 @@ def convert(source: str, target: Path, v2: bool) -> None:
         raise click.UsageError(f"a Keras weights file ends in .weights.h5, got {target}")
     if not target.parent.is_dir():
         raise click.UsageError(f"there is no folder {target.parent}")
+    load_tensorflow()
+    from vggish_keras import weights as weights_lib
+    from vggish_keras.model import VGGish
+
     model = VGGish(source, input="examples")
     if keras_file:
         model.save_weights(target)

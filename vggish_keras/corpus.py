@@ -4,12 +4,15 @@ import contextlib
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vggish_keras import outputs
-from vggish_keras.embedder import Embedder, Embeddings
+from vggish_keras.embeddings import Embeddings
 from vggish_keras.errors import one_line
 from vggish_keras.inputs import Recordings
+
+if TYPE_CHECKING:
+    from vggish_keras.embedder import Embedder
 
 _NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 """Errors of a file whose name the output's file system does not take, or which is in the way of a different one."""
@@ -32,7 +35,7 @@ class Summary(NamedTuple):
 
 
 def embed_corpus(
-    embedder: Embedder,
+    embedder: "Embedder",
     recordings: Recordings,
     output: outputs.Output,
     refused: Mapping[Path, str],

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, params
-from vggish_keras.frontend import check_choice
+from vggish_keras.framing import check_choice
 from vggish_keras.inputs import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
 

@@ -7,19 +7,19 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
 from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.errors import one_line
 from vggish_keras.fork import check_process
-from vggish_keras.frontend import PADDINGS, check_choice, hop_frames
+from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
 from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import resample_blocks
-from vggish_keras.windows import cut_windows, start_times
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -29,18 +29,6 @@ _MOST_THREADS = 8
 """Each holds as many batches; eight decode for any accelerator."""
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
-
-
-class Embeddings(NamedTuple):
-    """The embeddings of a recording.
-
-    Attributes:
-        times: float64 [n], each example's start in seconds.
-        values: [n, 128], float32 or, if quantized, uint8.
-    """
-
-    times: np.ndarray
-    values: np.ndarray
 
 
 class Embedder:
@@ -254,11 +242,6 @@ def _without_frames(error: Exception) -> Exception:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
     return error
-
-
-def embedding_dtype(postprocess: str | None) -> str:
-    """The dtype of embeddings: "uint8" if they are quantized, else "float32"."""
-    return "uint8" if postprocess == "quantized" else "float32"
 
 
 def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callable[[tf.Tensor], tf.Tensor]:

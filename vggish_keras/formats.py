@@ -13,7 +13,7 @@ import numpy as np
 
 from vggish_keras import npz, params
 from vggish_keras.aside import written_aside
-from vggish_keras.embedder import Embeddings
+from vggish_keras.embeddings import Embeddings
 
 _ROWS_OF_A_GROUP = 8_192
 

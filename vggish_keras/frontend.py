@@ -7,58 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
-
-PADDINGS = ("valid", "same")
-
-
-# === Framing arithmetic ===
-
-
-def hop_frames(hop_seconds: float) -> int:
-    """The distance of examples in spectrogram frames.
-
-    Args:
-        hop_seconds: Distance of examples in seconds, a positive multiple of 10 ms.
-
-    Returns:
-        The distance in frames of 10 ms.
-
-    Raises:
-        ValueError: `hop_seconds` is not a positive multiple of 10 ms.
-        TypeError: `hop_seconds` is not a number.
-    """
-    if isinstance(hop_seconds, (bool, str, bytes)):
-        raise TypeError(f"hop_seconds must be a number of seconds, got {hop_seconds!r}")
-    frames = float(hop_seconds) * params.SAMPLE_RATE / params.STFT_HOP_SAMPLES
-    if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-3:
-        raise ValueError(f"hop_seconds must be a positive multiple of 0.01 (one spectrogram frame), got {hop_seconds}")
-    return round(frames)
-
-
-def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise ValueError unless the value of an argument is one of its choices."""
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
-
-
-def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
-    """How many examples a waveform gives.
-
-    Args:
-        num_samples: Length of the waveform at 16 kHz: an int or an integer tensor of any shape.
-        hop_samples: Distance of examples in samples.
-        padding: "valid" counts whole examples; "same" counts as many as it takes to cover every sample, at least one.
-
-    Returns:
-        The number of examples, int or tensor as `num_samples` is.
-    """
-    maximum = max if isinstance(num_samples, int) else tf.maximum
-    if padding == "valid":
-        return maximum(0, (num_samples - params.EXAMPLE_SAMPLES) // hop_samples + 1)
-    # Where the hop is longer than an example, what lies in the gaps needs no example of its own.
-    beyond_first = num_samples - max(params.EXAMPLE_SAMPLES, hop_samples)
-    return maximum(1, 1 - (-beyond_first // hop_samples))
-
+from vggish_keras.framing import PADDINGS, check_choice, count_examples, hop_frames
 
 # === Spectrogram ===
 

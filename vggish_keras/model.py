@@ -8,7 +8,8 @@ from tensorflow import keras
 
 from vggish_keras import network, params, weights as weights_lib
 from vggish_keras.fork import check_process
-from vggish_keras.frontend import PADDINGS, LogMelExamples, check_choice, hop_frames
+from vggish_keras.framing import PADDINGS, check_choice, hop_frames
+from vggish_keras.frontend import LogMelExamples
 from vggish_keras.postprocess import Postprocess
 
 INPUTS = ("waveform", "examples")

@@ -8,14 +8,18 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vggish_keras import formats, params, records
+from vggish_keras import formats, params
 from vggish_keras.aside import remove_leftovers, written_aside
-from vggish_keras.embedder import Embeddings
+from vggish_keras.embeddings import Embeddings
 from vggish_keras.inputs import Recordings
+from vggish_keras.segments import Segment
+
+if TYPE_CHECKING:
+    from vggish_keras.records import Record
 
 RECORDS_SUFFIX = ".tfrecord"
 FAILURES = "failures.csv"
@@ -389,9 +393,11 @@ class RecordWriter(NamedTuple):
 
     hop_seconds: float
     shards: int
-    segments: dict[str, records.Segment] | None
+    segments: dict[str, Segment] | None
 
     def write(self, path: Path, recordings: Any) -> None:
+        from vggish_keras import records  # which loads TensorFlow
+
         made = (self._record(Path(name), embeddings) for name, embeddings in recordings)
         for index, shard in enumerate(self.files(path)):
             start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
@@ -403,18 +409,18 @@ class RecordWriter(NamedTuple):
         name = f"{path.stem}-{{:05}}-of-{self.shards:05}{path.suffix}"
         return [path.with_name(name.format(index)) for index in range(self.shards)]
 
-    def _record(self, path: Path, embeddings: Embeddings) -> records.Record:
+    def _record(self, path: Path, embeddings: Embeddings) -> "Record":
         segment = None if self.segments is None else self.segments[path.stem]
         return make_record(str(path), embeddings, self.hop_seconds, segment)
 
 
-def make_record(
-    name: str, embeddings: Embeddings, hop_seconds: float, segment: records.Segment | None
-) -> records.Record:
+def make_record(name: str, embeddings: Embeddings, hop_seconds: float, segment: Segment | None) -> "Record":
     """The record of a recording: name, times and labels of its segment, or its path and all of it without labels."""
+    from vggish_keras.records import Record
+
     if segment is not None:
-        return records.Record(*segment, embeddings.values)
-    return records.Record(name, 0.0, len(embeddings.times) * hop_seconds, (), embeddings.values)
+        return Record(*segment, embeddings.values)
+    return Record(name, 0.0, len(embeddings.times) * hop_seconds, (), embeddings.values)
 
 
 # === Failures ===

@@ -8,8 +8,7 @@ import numpy as np
 
 from vggish_keras import audio, params
 from vggish_keras.aside import written_aside
-from vggish_keras.embedder import Embeddings
-from vggish_keras.frontend import LogMelExamples
+from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import resample_blocks
 
 _MOST_COLUMNS = 4_000
@@ -145,6 +144,8 @@ def _spectrogram_and_range(source: audio.Source) -> tuple[np.ndarray, float]:
         float32 [columns, 66]: the log-mel spectrogram, and the lowest and highest sample of each column; and how many
         seconds they cover.
     """
+    from vggish_keras.frontend import LogMelExamples  # which loads TensorFlow
+
     opened = audio.open_audio(source)
     front_end = LogMelExamples()
     step, overlap = params.STFT_HOP_SAMPLES, params.STFT_WINDOW_SAMPLES - params.STFT_HOP_SAMPLES

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import graph_resample, graph_wav, params, weights as weights_lib
-from vggish_keras.frontend import LogMelExamples, count_examples, silence_beyond
+from vggish_keras.framing import count_examples
+from vggish_keras.frontend import LogMelExamples, silence_beyond
 from vggish_keras.head import Head
 from vggish_keras.model import VGGish
 from vggish_keras.network import FoldExamples, UnfoldExamples

@@ -79,7 +79,7 @@ def _summary(name: str, values: np.ndarray) -> str:
 
 def _write(output: Path, files: Sequence[Path], parts: Sequence[np.ndarray], hop: float) -> None:
     from vggish_keras import formats
-    from vggish_keras.embedder import Embeddings
+    from vggish_keras.embeddings import Embeddings
 
     named = zip(files, parts, strict=True)
     formats.write(output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named])

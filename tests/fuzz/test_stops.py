@@ -25,7 +25,7 @@ class Embedder:
     """Gives each recording its own embeddings, without a network."""
 
     def embed_many(self, paths, on_audio):
-        from vggish_keras.embedder import Embeddings
+        from vggish_keras.embeddings import Embeddings
 
         for path in paths:
             time.sleep(0.001)

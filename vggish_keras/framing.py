@@ -1,0 +1,96 @@
+"""How a recording at 16 kHz is cut into examples: hops, counts, samples and times."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vggish_keras import params
+
+PADDINGS = ("valid", "same")
+
+
+def hop_frames(hop_seconds: float) -> int:
+    """The distance of examples in spectrogram frames.
+
+    Args:
+        hop_seconds: Distance of examples in seconds, a positive multiple of 10 ms.
+
+    Returns:
+        The distance in frames of 10 ms.
+
+    Raises:
+        ValueError: `hop_seconds` is not a positive multiple of 10 ms.
+        TypeError: `hop_seconds` is not a number.
+    """
+    if isinstance(hop_seconds, (bool, str, bytes)):
+        raise TypeError(f"hop_seconds must be a number of seconds, got {hop_seconds!r}")
+    frames = float(hop_seconds) * params.SAMPLE_RATE / params.STFT_HOP_SAMPLES
+    if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-3:
+        raise ValueError(f"hop_seconds must be a positive multiple of 0.01 (one spectrogram frame), got {hop_seconds}")
+    return round(frames)
+
+
+def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ValueError unless the value of an argument is one of its choices."""
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
+
+
+def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
+    """How many examples a waveform gives.
+
+    Args:
+        num_samples: Length of the waveform at 16 kHz: an int or an integer tensor of any shape.
+        hop_samples: Distance of examples in samples.
+        padding: "valid" counts whole examples; "same" counts as many as it takes to cover every sample, at least one.
+
+    Returns:
+        The number of examples, int or tensor as `num_samples` is.
+    """
+    if padding == "valid":
+        return _positive((num_samples - params.EXAMPLE_SAMPLES) // hop_samples + 1)
+    # Where the hop is longer than an example, what lies in the gaps needs no example of its own.
+    beyond_first = num_samples - max(params.EXAMPLE_SAMPLES, hop_samples)
+    return 1 + _positive(-(-beyond_first // hop_samples))
+
+
+def _positive(number: Any) -> Any:
+    """The number, or 0 if it is negative: of integers, arrays and tensors alike."""
+    return (number + abs(number)) // 2
+
+
+def cut_windows(blocks: Iterable[np.ndarray], hop_samples: int, padding: str) -> Iterator[np.ndarray]:
+    """Cuts a stream at 16 kHz into examples.
+
+    Args:
+        blocks: float32 [samples] of any lengths.
+        hop_samples: Distance of examples.
+        padding: "same" or "valid", as in `VGGish`.
+
+    Yields:
+        float32 [15600], as many as `count_examples` says.
+    """
+    size, hop = params.EXAMPLE_SAMPLES, hop_samples
+    buffer = np.zeros(0, np.float32)
+    skip = 0  # samples until the next example, where the hop reaches beyond the buffer
+    any_window = False
+    for block in blocks:
+        buffer = np.concatenate([buffer, block[skip:]])
+        skip = max(0, skip - len(block))
+        start = 0
+        while len(buffer) - start >= size:
+            yield buffer[start : start + size]
+            any_window = True
+            start += hop
+        skip = max(skip, start - len(buffer))
+        buffer = buffer[start:]
+    # The last window overlaps the rest, of which only what comes after it is not covered.
+    uncovered = len(buffer) - max(0, size - hop) if any_window else 1
+    if padding == "same" and uncovered > 0:
+        yield np.pad(buffer, (0, size - len(buffer)))
+
+
+def start_times(count: int, hop_samples: int, first: int = 0) -> np.ndarray:
+    """The starts of `count` examples from the one of index `first`: float64 [count] seconds."""
+    return np.arange(first, first + count) * hop_samples / params.SAMPLE_RATE
