@@ -222,8 +222,8 @@ def _portable(error: Exception) -> Exception:
     """The error as it can be sent: without its causes, and as a ValueError if it does not survive pickling."""
     try:
         copy = pickle.loads(pickle.dumps(error))
-        if type(copy) is type(error) and str(copy) == str(error):
-            return copy
-    except Exception:
-        pass
+    except Exception:  # whatever its class raises
+        copy = None
+    if type(copy) is type(error) and str(copy) == str(error):
+        return copy
     return ValueError(f"{type(error).__name__}: {error}")
