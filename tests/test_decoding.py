@@ -39,7 +39,7 @@ def patched(content: bytes, position: int, form: str, value: int) -> bytes:
 
 UNREADABLE = {"MPEG_LAYER_III", "DWVW_12", "DWVW_16", "DWVW_24"}
 """Left to FFmpeg; or written by libsndfile, which cannot read them."""
-# Noise tells apart every scale, sign and order of bytes.
+# Noise reveals a wrong scale, sign or order of bytes.
 READ_BY_LIBSNDFILE = [
     (format, subtype, endian)
     for format in sorted(soundfile.available_formats().keys() - {"RAW", "OGG", "MP3", "FLAC", "SD2", "SDS", "HTK"})

@@ -337,7 +337,7 @@ def beam(
 ) -> None:
     """Embed recordings with Apache Beam, on this machine or a cluster, into AudioSet's records.
 
-    Inputs are as of vggish embed, or patterns of a Beam file system, such as gs://bucket/clips/**.flac. All other
+    Inputs are those of vggish embed, or patterns of a Beam file system, such as gs://bucket/clips/**.flac. All other
     options are Beam's; without --runner it runs in this process.
 
     The records are PREFIX-00000-of-00004.tfrecord and so on. A file that cannot be read is listed in

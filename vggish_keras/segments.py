@@ -30,7 +30,7 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line that is none of such a list, or an unknown label.
+        ValueError: A line that does not belong in such a list, or an unknown label.
     """
     indices = {} if labels is None else _read_label_indices(labels)
     segments: dict[str, Segment] = {}
