@@ -137,7 +137,7 @@ def _find_chunks(file: BinaryIO, name: str, layout: _Layout, wanted: dict[bytes,
     for key in ("format", "samples"):
         if key not in found:
             names = " or ".join(repr(chunk[:4].decode()) for chunk, called in wanted.items() if called == key)
-            raise ValueError(f"{name} cannot be read as audio: it has no {names} chunk that can be found")
+            raise ValueError(f"{name} cannot be read as audio: it has no {names} chunk")
     return found
 
 
