@@ -435,13 +435,19 @@ def half_downloads(cache):
     return [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 1_000_000]
 
 
-def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache, published_file):
+def kill_halfway(server, fetching, cache):
+    """What a download leaves that is killed halfway."""
     server.goes_on.clear()
     killed = fetching()
     wait_for(lambda: half_downloads(cache))
     killed.kill()
     killed.wait()
     (left,) = half_downloads(cache)
+    return left
+
+
+def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache, published_file):
+    left = kill_halfway(server, fetching, cache)
     (cache / "tmpother").write_text("a file of somebody else")
     server.goes_on.set()
     assert weights.fetch(published_file).read_bytes() == server.content["/audioset/some.bin"]
@@ -450,11 +456,7 @@ def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache,
 
 
 def test_a_killed_download_is_removed_when_the_file_is_there(server, fetching, cache, published_file):
-    server.goes_on.clear()
-    killed = fetching()
-    wait_for(lambda: half_downloads(cache))
-    killed.kill()
-    killed.wait()
+    kill_halfway(server, fetching, cache)
     (cache / "some.bin").write_text("placed by hand")
     assert weights.fetch(published_file).read_text() == "placed by hand"
     assert list(cache.iterdir()) == [cache / "some.bin"]

@@ -10,14 +10,12 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from vggish_keras.decoding import open_recording
+from vggish_keras.decoding import MAX_CHANNELS, open_recording
+from vggish_keras.decoding.plain import BLOCK_FRAMES
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | np.ndarray
 Channels: TypeAlias = int | Literal["mix"]
 
-_BLOCK_FRAMES = 1 << 16
-_MAX_CHANNELS = 1024
-"""libsndfile's limit; an array with more has its axes swapped."""
 _LOUDEST_PEAK = 10.0
 """Decoders overshoot 1 by a little; what goes far beyond was not scaled."""
 MAX_SAMPLE_RATE = 768_000
@@ -122,8 +120,8 @@ def check_channels(channels: Any) -> None:
 
 def _cut(array: np.ndarray) -> Iterator[np.ndarray]:
     """Blocks of an array; an empty one, or one without axes, as a whole, so that its shape is checked."""
-    for start in range(0, max(1, array.shape[0] if array.ndim else 0), _BLOCK_FRAMES):
-        yield array[start : start + _BLOCK_FRAMES] if array.ndim else array
+    for start in range(0, max(1, array.shape[0] if array.ndim else 0), BLOCK_FRAMES):
+        yield array[start : start + BLOCK_FRAMES] if array.ndim else array
 
 
 def mono_blocks(blocks: Iterable[Any], name: str = "waveform", channels: Channels = "mix") -> Iterator[np.ndarray]:
@@ -193,7 +191,7 @@ def _as_float32(block: np.ndarray, name: str, channels: Channels) -> tuple[np.nd
     """The chosen channels as float32, and the value that stands for 1."""
     if block.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape [samples] or [samples, channels], got {block.shape}")
-    if block.ndim == 2 and not 1 <= block.shape[1] <= _MAX_CHANNELS:
+    if block.ndim == 2 and not 1 <= block.shape[1] <= MAX_CHANNELS:  # more: its axes are swapped
         raise ValueError(f"{name}: expected shape [samples, channels], got {block.shape}")
     if channels != "mix":
         count = block.shape[1] if block.ndim == 2 else 1

@@ -9,7 +9,7 @@ import numpy as np
 from vggish_keras import audio, params
 from vggish_keras.aside import written_aside
 from vggish_keras.embeddings import Embeddings
-from vggish_keras.resample import resample_blocks
+from vggish_keras.resample import read_waveform
 
 _MOST_COLUMNS = 4_000
 """More than a picture has pixels; beyond, neighbours are joined."""
@@ -146,7 +146,6 @@ def _spectrogram_and_range(source: audio.Source) -> tuple[np.ndarray, float]:
     """
     from vggish_keras.frontend import LogMelExamples  # which loads TensorFlow
 
-    opened = audio.open_audio(source)
     front_end = LogMelExamples()
     step, overlap = params.STFT_HOP_SAMPLES, params.STFT_WINDOW_SAMPLES - params.STFT_HOP_SAMPLES
     buffer = np.zeros(0, np.float32)
@@ -171,7 +170,7 @@ def _spectrogram_and_range(source: audio.Source) -> tuple[np.ndarray, float]:
             columns = _join_columns(columns[:even], 2)
             frames_of_a_column *= 2
 
-    for block in resample_blocks(opened.blocks, opened.sample_rate):
+    for block in read_waveform(source):
         buffer = np.concatenate([buffer, block])
         while len(buffer) >= _FRAMES_OF_A_BLOCK * step + overlap:
             add(buffer[: _FRAMES_OF_A_BLOCK * step + overlap])

@@ -14,7 +14,7 @@ import numpy as np
 from vggish_keras.decoding import compressed, plain
 from vggish_keras.decoding.headers import read_header
 
-_MAX_CHANNELS = 1_024
+MAX_CHANNELS = 1_024
 """libsndfile's limit."""
 
 
@@ -45,7 +45,7 @@ def open_recording(file: BinaryIO, name: str) -> Recording:
     """
     header = read_header(file, name)
     if header is not None and header.encoding is not None:
-        if not 1 <= header.channels <= _MAX_CHANNELS:
+        if not 1 <= header.channels <= MAX_CHANNELS:
             raise ValueError(f"{name} cannot be read as audio: its header declares {header.channels} channels")
         return Recording(header.sample_rate, plain.read_plain(file, header, name))
     decoders: list[Callable[..., tuple[int, Iterator[np.ndarray]]]] = [
