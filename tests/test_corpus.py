@@ -21,11 +21,11 @@ import soundfile
 from click.testing import CliRunner
 
 from vggish_keras import cli, outputs, records
-from vggish_keras.aside import written_aside
+from vggish_keras._atomic import atomic_write
 from vggish_keras.corpus import embed_corpus
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
-from vggish_keras.inputs import find_recordings
+from vggish_keras.recordings import find_recordings
 
 OPTIONS = {"weights": "w", "hop": 0.96}
 TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
@@ -262,7 +262,7 @@ def test_two_runs_do_not_write_to_one_output(quick, corpus, stopped):
 
 
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-@pytest.mark.parametrize("name", ["written_aside", "remove_leftovers"])
+@pytest.mark.parametrize("name", ["atomic_write", "remove_leftovers"])
 def test_of_two_runs_that_begin_at_once_one_goes_on(quick, corpus, target, name, monkeypatch):
     """The second begins and ends before the first has written anything."""
     refused = []
@@ -393,7 +393,7 @@ def test_a_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch,
 def plant_leftover(path):
     """What a process that is killed while it writes a file leaves."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         shutil.copy(aside, "leftover")
     Path("leftover").rename(aside)
     Path(path).unlink()
@@ -455,10 +455,10 @@ def test_links_in_place_of_temporary_files_are_not_followed(quick, corpus, monke
             run(quick, [corpus], target)
         Path(planted).unlink()
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # the name is known
-    with written_aside(Path("out.npz")) as aside:
+    with atomic_write(Path("out.npz")) as aside:
         pass
     aside.symlink_to(victim.resolve())
-    with pytest.raises(FileExistsError, match=r"File exists: 'out\.npz'"), written_aside(Path("out.npz")):
+    with pytest.raises(FileExistsError, match=r"File exists: 'out\.npz'"), atomic_write(Path("out.npz")):
         pass
     assert victim.read_text() == "mine"
     assert aside.is_symlink()
@@ -759,7 +759,7 @@ def test_errors_name_the_file(tmp_path):
         (tmp_path / "x.csv", lambda _: Path("other").read_bytes(), "No such file or directory: 'other'"),
         (missing, Path.touch, f"No such file or directory: '{missing}'"),
     ):
-        with pytest.raises(OSError, match=message), written_aside(path) as aside:
+        with pytest.raises(OSError, match=message), atomic_write(path) as aside:
             write(aside)
     assert not list(tmp_path.iterdir())
 

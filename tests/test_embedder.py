@@ -415,7 +415,7 @@ def test_a_run_does_not_go_on_in_a_forked_process(embedder, folder, monkeypatch)
 def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
     script = (
         "import os\n"
-        "from vggish_keras.fork import check_process\n"
+        "from vggish_keras._fork import check_process\n"
         "child = os.fork()\n"
         "check_process()\n"
         "if child: assert os.waitpid(child, 0)[1] == 0"

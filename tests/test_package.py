@@ -57,12 +57,12 @@ import numpy as np
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import cli, corpus, formats, framing, outputs, plot, resample, segments
+from vggish_keras import cli, corpus, embedding_files, framing, outputs, plot, resample, segments
 
 embeddings = vk.Embeddings(0.96 * np.arange(3), np.ones((3, 128), np.float32))
-for suffix in formats.SUFFIXES:
-    formats.write(f"x{suffix}", [("a.wav", embeddings), ("b.wav", embeddings)])
-np.testing.assert_array_equal(formats.read_npz("x.npz", "b.wav").values, embeddings.values)
+for suffix in embedding_files.SUFFIXES:
+    embedding_files.write(f"x{suffix}", [("a.wav", embeddings), ("b.wav", embeddings)])
+np.testing.assert_array_equal(embedding_files.read_npz("x.npz", "b.wav").values, embeddings.values)
 plot.plot_embeddings("x.png", embeddings, "title", similarity=True)
 assert framing.count_examples(31_200, 15_600, "valid") == 2
 assert len(np.concatenate(list(resample.read_waveform("x.wav")))) == 16_000

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vggish_keras.read_ahead import read_ahead
+from vggish_keras._read_ahead import read_ahead
 
 
 def counting(source):
@@ -87,7 +87,7 @@ def test_no_thread_is_left_when_it_is_closed(used):
 
 def test_a_process_ends_though_nobody_closed_it():
     script = (
-        "from vggish_keras.read_ahead import read_ahead\n"
+        "from vggish_keras._read_ahead import read_ahead\n"
         "files = read_ahead(range(100), lambda source: iter(range(1_000)), 4, 10)\n"
         "next(files)"
     )

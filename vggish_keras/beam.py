@@ -38,14 +38,14 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from vggish_keras import audio, formats, outputs, params, weights as weights_lib
+from vggish_keras import audio, embedding_files, outputs, params, weights as weights_lib
+from vggish_keras._blas import single_threaded_blas
+from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras.blas import single_threaded_blas
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.errors import one_line
 from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
-from vggish_keras.inputs import find_recordings
+from vggish_keras.recordings import find_recordings
 from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
 from vggish_keras.segments import Segment, read_segments
@@ -111,7 +111,7 @@ class MatchAudio(beam.PTransform):
     """Finds recordings.
 
     Args:
-        patterns: Files, folders and patterns as `inputs.find_recordings` takes them; or, with a scheme such as gs://,
+        patterns: Files, folders and patterns as `recordings.find_recordings` takes them; or, with a scheme such as gs://,
             patterns of Beam's file systems, where ** stands for any characters.
         segments: AudioSet's list of segments, of a path that workers can read. It gives names, times and labels to
             files named YTID or YTID_START; others are failures.
@@ -263,7 +263,7 @@ class _Decode(beam.DoFn):
                 count += 1
         except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
             self._failed.inc()
-            yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(one_line(error))))
+            yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(error_message(error))))
         else:
             self._done.inc()
             yield beam.pvalue.TaggedOutput("clips", (path, DecodedClip(count, self._hop_samples, segment)))
@@ -413,7 +413,7 @@ class WriteParquet(beam.PTransform):
 
     def __init__(self, prefix: str, postprocess: str | None = None, shards: int = 0) -> None:
         super().__init__()
-        self._schema = formats.parquet_schema(embedding_dtype(postprocess))
+        self._schema = embedding_files.parquet_schema(embedding_dtype(postprocess))
         self._write = beam.io.WriteToParquetBatched(
             _check_prefix(prefix), self._schema, file_name_suffix=".parquet", num_shards=shards
         )
@@ -425,7 +425,7 @@ class WriteParquet(beam.PTransform):
 
 
 def _table(clips: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
-    return formats.parquet_table([(os.fsdecode(path), embedded.embeddings) for path, embedded in clips], schema)
+    return embedding_files.parquet_table([(os.fsdecode(path), embedded.embeddings) for path, embedded in clips], schema)
 
 
 class WriteFailures(beam.PTransform):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vggish_keras import __version__
-from vggish_keras.errors import one_line
+from vggish_keras._errors import error_message
 
 if TYPE_CHECKING:
     from vggish_keras.embeddings import Embeddings
@@ -38,7 +38,7 @@ class _Commands(click.Group):
             except KeyboardInterrupt:
                 sys.exit(_INTERRUPTED)
             except (ValueError, TypeError, OSError, ImportError) as error:
-                raise click.ClickException(one_line(error)) from error
+                raise click.ClickException(error_message(error)) from error
 
 
 @click.group(cls=_Commands)
@@ -132,13 +132,13 @@ _batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), de
 
 
 def check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
-    """A usage error unless `output` is None or a path that `formats.write` takes."""
+    """A usage error unless `output` is None or a path that `embedding_files.write` takes."""
     if output is None:
         return None
-    from vggish_keras import formats
+    from vggish_keras import embedding_files
 
     try:
-        return formats.check_path(output)
+        return embedding_files.check_path(output)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -196,13 +196,13 @@ def embed(
     --resume goes on with a run that was stopped, and tries bad files again. Until a single file is complete, what is
     finished is in OUTPUT.unfinished.
     """
-    from vggish_keras import inputs as inputs_lib, outputs, segments as segments_lib
+    from vggish_keras import outputs, recordings as recordings_lib, segments as segments_lib
     from vggish_keras.corpus import embed_corpus
     from vggish_keras.progress import Progress
 
     try:
-        listed_paths = inputs_lib.read_list(listed) if listed else []
-        recordings = inputs_lib.find_recordings(inputs, listed_paths, output)
+        listed_paths = recordings_lib.read_list(listed) if listed else []
+        recordings = recordings_lib.find_recordings(inputs, listed_paths, output)
         target = None if output is None else outputs.check_target(output)
         options: dict[str, Any] = {
             "weights": weights,
@@ -245,7 +245,7 @@ def embed(
 
         def show(path: Path, result: "Embeddings | Exception | None") -> None:
             if isinstance(result, Exception):
-                click.echo(f"Error: {one_line(result)}", err=True)
+                click.echo(f"Error: {error_message(result)}", err=True)
             elif result is not None and not len(result.times):
                 click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
             progress.file(was_there=result is None)
@@ -256,7 +256,7 @@ def embed(
             if target is not None:
                 click.echo(f"Stopped after {progress.describe()}; --resume goes on.", err=True)
             raise
-    left_out = inputs_lib.describe_left_out(recordings.left_out)
+    left_out = recordings_lib.describe_left_out(recordings.left_out)
     if target is not None and not quiet:
         there = f", {summary.skipped} were there" if summary.skipped else ""
         failed = f", {len(summary.failures)} failed" if summary.failures else ""
@@ -345,7 +345,7 @@ def beam(
     """
     load_tensorflow()
     from vggish_keras import beam as beam_lib
-    from vggish_keras.inputs import describe_left_out
+    from vggish_keras.recordings import describe_left_out
 
     if labels and not segments:
         raise click.UsageError("--labels is for --segments")
@@ -397,7 +397,7 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
     Writes vggish_demo.npz and vggish_demo.png, and the recording as vggish_demo.wav if it made it.
     """
     load_tensorflow()
-    from vggish_keras import demo as demo_lib, formats
+    from vggish_keras import demo as demo_lib, embedding_files
     from vggish_keras.plot import plot_recording
 
     if file is None:
@@ -408,7 +408,7 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
     embedder, note = _demo_embedder(weights)
     embeddings = embedder.embed(file)
     _print_embeddings(str(file), embeddings)
-    formats.write(output / "vggish_demo.npz", [(str(file), embeddings)])
+    embedding_files.write(output / "vggish_demo.npz", [(str(file), embeddings)])
     click.echo(f"wrote {output / 'vggish_demo.npz'}")
     try:
         plot_recording(output / "vggish_demo.png", file, embeddings, f"VGGish embeddings of {file.name}", note)
@@ -454,12 +454,12 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
         raise click.UsageError(f"a picture is a .png or .svg file in a folder that is there, got {output}")
     if recording is not None and file.suffix != ".npz":
         raise click.UsageError("--recording is for an .npz file")
-    from vggish_keras import formats
+    from vggish_keras import embedding_files
     from vggish_keras.plot import plot_embeddings, plot_recording
 
     title = f"VGGish embeddings of {recording or file.name}"
     if file.suffix == ".npz":
-        plot_embeddings(output, formats.read_npz(file, recording), title, similarity)
+        plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
         load_tensorflow()
         from vggish_keras.embedder import Embedder
@@ -475,7 +475,7 @@ def check(weights: str) -> None:
     load_tensorflow()
     from rich.table import Table
 
-    from vggish_keras.check import smoke_test
+    from vggish_keras.smoke_test import smoke_test
 
     figures = smoke_test(weights)
     table = Table("figure", "expected", "measured", "within 10 %")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vggish_keras import outputs
+from vggish_keras._errors import error_message
 from vggish_keras.embeddings import Embeddings
-from vggish_keras.errors import one_line
-from vggish_keras.inputs import Recordings
+from vggish_keras.recordings import Recordings
 
 if TYPE_CHECKING:
     from vggish_keras.embedder import Embedder
@@ -83,7 +83,7 @@ def embed_corpus(
                     if not isinstance(result, Exception):
                         result = _keep(output, path, result)
                     if isinstance(result, Exception):
-                        bad[path] = one_line(result)
+                        bad[path] = error_message(result)
                     else:
                         embedded += 1
                         embeddings += len(result.times)

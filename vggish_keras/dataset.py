@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from vggish_keras import audio, params
 from vggish_keras.framing import check_choice
-from vggish_keras.inputs import describe_left_out, find_recordings
+from vggish_keras.recordings import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
 
 PathLike = str | os.PathLike[str]

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, model, params, weights as weights_lib
+from vggish_keras._errors import error_message
+from vggish_keras._fork import check_process
+from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.errors import one_line
-from vggish_keras.fork import check_process
 from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
-from vggish_keras.read_ahead import read_ahead
 from vggish_keras.resample import resample_blocks
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -251,7 +251,7 @@ def _load_saved_model(path: Path, postprocess: str | None, dtype: str) -> Callab
     try:
         loaded = tf.saved_model.load(os.fspath(path))
     except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
-        raise ValueError(f"{path} is not a readable SavedModel: {one_line(error)}") from error
+        raise ValueError(f"{path} is not a readable SavedModel: {error_message(error)}") from error
     output = postprocess or "embedding"
     _check_signature(path, loaded.signatures, output, tf.dtypes.as_dtype(embedding_dtype(postprocess)))
     variables = loaded.signatures["serving_default"].variables

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from vggish_keras import params, weights as weights_lib
-from vggish_keras.fork import check_process
+from vggish_keras._fork import check_process
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.model import VGGish
 

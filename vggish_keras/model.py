@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import network, params, weights as weights_lib
-from vggish_keras.fork import check_process
+from vggish_keras._fork import check_process
 from vggish_keras.framing import PADDINGS, check_choice, hop_frames
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.postprocess import Postprocess

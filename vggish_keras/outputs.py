@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vggish_keras import formats, params
-from vggish_keras.aside import remove_leftovers, written_aside
+from vggish_keras import embedding_files, params
+from vggish_keras._atomic import atomic_write, remove_leftovers
 from vggish_keras.embeddings import Embeddings
-from vggish_keras.inputs import Recordings
+from vggish_keras.recordings import Recordings
 from vggish_keras.segments import Segment
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check_target(output: str) -> Target:
             raise ValueError(f"{path} is a file, not a folder")
         return Target(path, is_folder=True)
     try:
-        return Target(formats.check_path(path, (*formats.SUFFIXES, RECORDS_SUFFIX)), is_folder=False)
+        return Target(embedding_files.check_path(path, (*embedding_files.SUFFIXES, RECORDS_SUFFIX)), is_folder=False)
     except ValueError as error:
         raise ValueError(f"{error}; a folder that is not there yet is named with {os.sep} at the end") from error
 
@@ -140,7 +140,7 @@ class FolderOutput:
         if about.exists():
             _check_options(about.read_text(), options, self._folder)
         else:
-            with written_aside(about) as aside:
+            with atomic_write(about) as aside:
                 aside.write_text(json.dumps(options, indent=2) + "\n")
         if not resume:
             for target in filter(os.path.isfile, targets):
@@ -157,7 +157,7 @@ class FolderOutput:
     def add(self, path: Path, embeddings: Embeddings) -> None:
         target = self._target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        formats.write(target, [(str(path), embeddings)])
+        embedding_files.write(target, [(str(path), embeddings)])
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
         _write_failures(self._folder / FAILURES, failures)
@@ -191,7 +191,7 @@ class FileOutput:
         recordings: Recordings,
         options: dict[str, Any],
         resume: bool,
-        write: Callable[[Path, Any], None] = formats.write,
+        write: Callable[[Path, Any], None] = embedding_files.write,
         files: Sequence[Path] | None = None,
     ) -> None:
         self._path = path
@@ -441,5 +441,5 @@ def _write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vggish_keras import audio, params
-from vggish_keras.aside import written_aside
+from vggish_keras._atomic import atomic_write
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import read_waveform
 
@@ -85,7 +85,7 @@ def _figure(title: str, height: float) -> Any:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> None:
     path = Path(path)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=120, format=path.suffix[1:])
 
 

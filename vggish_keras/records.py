@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import params
-from vggish_keras.aside import written_aside
+from vggish_keras._atomic import atomic_write
 
 PathLike = str | os.PathLike[str]
 
@@ -283,7 +283,7 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
     """
     path = Path(path)
     try:
-        with written_aside(path) as aside, tf.io.TFRecordWriter(os.fspath(aside)) as writer:
+        with atomic_write(path) as aside, tf.io.TFRecordWriter(os.fspath(aside)) as writer:
             for record in records:
                 writer.write(serialize(record))
     except tf.errors.OpError as error:  # such as a full disk

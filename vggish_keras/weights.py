@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vggish_keras import params
-from vggish_keras.errors import one_line
-from vggish_keras.npz import read_npz
+from vggish_keras._errors import error_message
+from vggish_keras._npz import read_npz
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -92,7 +92,7 @@ def fetch(file: params.PublishedFile) -> Path:
             (folder / path.name).chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
             (folder / path.name).replace(path)
     except (OSError, ValueError) as error:
-        reason = "no connection" if isinstance(error, ConnectionError) else one_line(error)
+        reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
         raise FileNotFoundError(
             f"{file.name} is not in the cache and could not be downloaded ({reason}). "
             f"Download {url} ({file.checksum}) where there is a network and place it at {path}, "
@@ -285,7 +285,7 @@ def _load_keras_weights(model: Any, path: Path) -> None:
             warnings.simplefilter("ignore")
             network.load_weights(path)
     except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
-        raise ValueError(f"{path} does not hold the weights of this network: {one_line(error)}") from error
+        raise ValueError(f"{path} does not hold the weights of this network: {error_message(error)}") from error
     check_finite(path, slim_variables(network))
     # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
     missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
@@ -334,7 +334,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         reader = tf.train.load_checkpoint(os.fspath(path))
         found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
-        raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {one_line(error)}") from error
+        raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {error_message(error)}") from error
     problems = []
     for name, shape in shapes.items():
         if name not in found_shapes:
@@ -349,7 +349,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
         tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
     except Exception as error:
-        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+        raise ValueError(f"{path} is damaged: {error_message(error)}") from error
     values = dict(zip(shapes, tensors, strict=True))
     check_finite(path, values)
     return values

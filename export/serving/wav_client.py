@@ -8,8 +8,8 @@ import click
 import numpy as np
 
 from vggish_keras import params
+from vggish_keras._errors import error_message
 from vggish_keras.cli import check_output
-from vggish_keras.errors import one_line
 
 SIGNATURE = "wav"
 
@@ -62,7 +62,7 @@ def run(
     try:
         parts = embed(wavs)
     except (ServingError, ImportError) as error:
-        raise click.ClickException(one_line(error)) from error
+        raise click.ClickException(error_message(error)) from error
     if output is None:
         for file, values in zip(files, parts, strict=True):
             click.echo(_summary(str(file), values))
@@ -78,11 +78,13 @@ def _summary(name: str, values: np.ndarray) -> str:
 
 
 def _write(output: Path, files: Sequence[Path], parts: Sequence[np.ndarray], hop: float) -> None:
-    from vggish_keras import formats
+    from vggish_keras import embedding_files
     from vggish_keras.embeddings import Embeddings
 
     named = zip(files, parts, strict=True)
-    formats.write(output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named])
+    embedding_files.write(
+        output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named]
+    )
 
 
 _PARAMETERS = (

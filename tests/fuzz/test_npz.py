@@ -18,7 +18,7 @@ def test_damaged_archives():
 
 
 def check(seed: int) -> None:
-    from vggish_keras import formats, weights
+    from vggish_keras import embedding_files, weights
 
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +31,7 @@ def check(seed: int) -> None:
                 values=rng.normal(size=(5, 128)).astype(np.float32),
                 files=np.array(["x"] * 5),
             )
-            read = formats.read_npz
+            read = embedding_files.read_npz
         else:
             save(path, pca_eigen_vectors=rng.normal(size=(128, 128)), pca_means=rng.normal(size=(128, 1)))
             read = weights.read_pca_params

@@ -38,9 +38,9 @@ class Embedder:
 
 
 def embed(target: str, resume: bool) -> None:
-    from vggish_keras import corpus, inputs, outputs
+    from vggish_keras import corpus, outputs, recordings
 
-    recordings = inputs.find_recordings(["corpus"])
+    recordings = recordings.find_recordings(["corpus"])
     write = outputs.RecordWriter(0.96, 2, None)
     output = outputs.open_output(outputs.check_target(target), recordings, {"weights": "w"}, resume, write)
     corpus.embed_corpus(Embedder(), recordings, output, {}, lambda _: None, lambda *_: None)

@@ -11,7 +11,7 @@ _SUFFIX = ".partial"
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields an empty file beside `path` to be written, which replaces `path` at the end of the block.
 
     If the block fails, what was at `path` stays, and nothing is left beside it.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vggish_keras.inputs import AUDIO_SUFFIXES, describe_left_out, find_recordings, read_list
+from vggish_keras.recordings import AUDIO_SUFFIXES, describe_left_out, find_recordings, read_list
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from vggish_keras import npz, params
-from vggish_keras.aside import written_aside
+from vggish_keras import _npz, params
+from vggish_keras._atomic import atomic_write
 from vggish_keras.embeddings import Embeddings
 
 _ROWS_OF_A_GROUP = 8_192
@@ -49,7 +49,7 @@ def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddin
         OSError: The file cannot be written.
     """
     path = check_path(path)
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         _WRITERS[path.suffix](file, recordings)
 
 
@@ -65,7 +65,7 @@ def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embe
         ValueError: The file is damaged or a different one, would inflate to much more than its size, holds no such
             recording, or several and none is named.
     """
-    arrays = npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
+    arrays = _npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
     times, values = arrays["times"], arrays["values"]
     names = arrays.get("files", np.full(len(times), ""))
     if recording is None:
@@ -80,7 +80,7 @@ def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embe
 # === .npz ===
 
 
-def _check_npz(path: str | os.PathLike[str], arrays: Mapping[str, npz.ArrayHeader]) -> None:
+def _check_npz(path: str | os.PathLike[str], arrays: Mapping[str, _npz.ArrayHeader]) -> None:
     size = params.EMBEDDING_SIZE
     needed = [arrays[name] for name in ("times", "values") if name in arrays and arrays[name].dtype.kind in "fiu"]
     rows = needed[0].shape if needed else ()

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from vggish_keras.errors import one_line
+from vggish_keras._errors import error_message
 
 _MAX_HEADER_SIZE = 16_384
 """Bytes; NumPy writes 128 and refuses more than 10,000."""
@@ -71,7 +71,7 @@ def read_npz(
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
     # numpy, zipfile, zlib and Python's parser each raise their own for a damaged file.
-    return ValueError(f"{path} is not an .npz file of plain arrays: {one_line(error)}")
+    return ValueError(f"{path} is not an .npz file of plain arrays: {error_message(error)}")
 
 
 def _array_names(archive: zipfile.ZipFile) -> list[str]:

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from vggish_keras import Postprocess, formats
+from vggish_keras import Postprocess, embedding_files
 from vggish_keras.embeddings import Embeddings
 
 RNG = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def joined(several):
 
 
 def test_npz(tmp_path, several):
-    formats.write(tmp_path / "x.npz", several)
+    embedding_files.write(tmp_path / "x.npz", several)
     names, times, values = joined(several)
     with np.load(tmp_path / "x.npz") as file:
         assert file["files"].tolist() == names
@@ -43,13 +43,13 @@ def test_npz(tmp_path, several):
         np.testing.assert_array_equal(file["values"], values)
         assert file["values"].dtype == values.dtype
     for name in ("a.wav", "long.wav"):
-        got = formats.read_npz(tmp_path / "x.npz", name)
+        got = embedding_files.read_npz(tmp_path / "x.npz", name)
         np.testing.assert_array_equal(got.values, dict(several)[name].values)
 
 
 def test_parquet(tmp_path, several):
     parquet = pytest.importorskip("pyarrow.parquet")
-    formats.write(tmp_path / "x.parquet", several)
+    embedding_files.write(tmp_path / "x.parquet", several)
     file = parquet.ParquetFile(tmp_path / "x.parquet")
     assert file.num_row_groups == 2
     table = file.read()
@@ -67,10 +67,10 @@ def test_parquet(tmp_path, several):
 def test_parquet_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "vggish\[parquet\]"'):
-        formats.check_path(tmp_path / "x.parquet")
+        embedding_files.check_path(tmp_path / "x.parquet")
 
 
-@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+@pytest.mark.parametrize("suffix", embedding_files.SUFFIXES)
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"before")
@@ -81,7 +81,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, suffix):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        formats.write(path, Interrupted())
+        embedding_files.write(path, Interrupted())
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -157,7 +157,7 @@ def write_members(path, members, method=zipfile.ZIP_DEFLATED):
 
 
 @pytest.mark.parametrize("kind", [*HEADERS, *METHODS, *(kind for kind in BYTES if kind not in METHODS)])
-@pytest.mark.parametrize("read", [formats.read_npz, Postprocess])
+@pytest.mark.parametrize("read", [embedding_files.read_npz, Postprocess])
 def test_every_damage_is_a_value_error_that_names_the_file(tmp_path, read, kind):
     write_members(tmp_path / "good.npz", MEMBERS)
     read(tmp_path / "good.npz")
@@ -188,13 +188,13 @@ def test_every_damage_is_a_value_error_that_names_the_file(tmp_path, read, kind)
 def test_arrays_that_do_not_belong_together_are_named(tmp_path, changed, message):
     np.savez_compressed(tmp_path / "x.npz", **{"times": ARRAYS["times"], "values": ARRAYS["values"], **changed})
     with pytest.raises(ValueError, match=rf"x\.npz:? {message}"):
-        formats.read_npz(tmp_path / "x.npz")
+        embedding_files.read_npz(tmp_path / "x.npz")
 
 
 def test_other_arrays_of_a_file_are_left_alone(tmp_path):
     other = {"model": np.array([{}], object), "zeros": np.zeros(10**8, np.uint8)}
     np.savez_compressed(tmp_path / "x.npz", times=ARRAYS["times"], values=ARRAYS["values"], **other)
-    got = formats.read_npz(tmp_path / "x.npz")
+    got = embedding_files.read_npz(tmp_path / "x.npz")
     np.testing.assert_array_equal(got.times, ARRAYS["times"])
     np.testing.assert_array_equal(got.values, ARRAYS["values"])
 
@@ -218,7 +218,7 @@ def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
         r"embeddings\.npz has \d+ bytes and would take 104000000 bytes of memory, more than 100 times .* np\.savez"
     )
     with pytest.raises(ValueError, match=message):
-        formats.read_npz(path)
+        embedding_files.read_npz(path)
     with pytest.raises(ValueError, match=r"pca_eigen_vectors has shape \(200000, 128\), expected \(128, 128\)"):
         Postprocess(tmp_path / "pca.npz")
     assert tracemalloc.get_traced_memory()[1] < 2e6
@@ -226,11 +226,11 @@ def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
     # Written again as the message says, it is read; so are fewer zeros.
     with np.load(path) as file:
         np.savez(path, **file)
-    assert len(formats.read_npz(path).times) == 200_000
+    assert len(embedding_files.read_npz(path).times) == 200_000
     write_zeros(path, {"times": ("<f8", (1_000,)), "values": ("<f4", (1_000, 128))})
-    assert not np.any(formats.read_npz(path).values)
+    assert not np.any(embedding_files.read_npz(path).values)
 
 
 def test_a_missing_npz_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \.npz file at .*missing\.npz"):
-        formats.read_npz(tmp_path / "missing.npz")
+        embedding_files.read_npz(tmp_path / "missing.npz")
