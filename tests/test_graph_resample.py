@@ -3,7 +3,7 @@ import pytest
 import resampy
 import tensorflow as tf
 
-from vggish_keras import graph_resample
+from vggish_keras.exporting import graph_resample
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from vggish_keras import audio, graph_wav
+from vggish_keras import audio
+from vggish_keras.exporting import graph_wav
 
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.integers(-(2**15), 2**15, (1_000, 2), dtype=np.int16)

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras import saved_model
+from vggish_keras.exporting import saved_model
+from vggish_keras.exporting.signatures import ServedModel
 
 EXPORT = Path(__file__).parent.parent / "export"
 RNG = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def test_signatures_have_the_front_end_of_the_model(slim):
     waveform = keras.Input((None,))
     first = vk.LogMelExamples(hop_seconds=0.24, padding="same")(waveform)[:, 0]
     model = keras.Model(waveform, vk.VGGish(slim.v2, input="examples")(first))
-    functions = saved_model._Functions(model, None)
+    functions = ServedModel(model, None)
     embedder = vk.Embedder(slim.v2, hop_seconds=0.24, padding="same")
     clips = [noise(samples) for samples in (40_000, 15_601, 10, 0, 23_000)]
     lengths = [len(clip) for clip in clips]
@@ -477,8 +478,8 @@ def test_class_names_that_do_not_fit(tmp_path, classifier, class_names, message)
 @pytest.fixture
 def untraced(monkeypatch):
     """Exports quickly: what is written is an empty module."""
-    monkeypatch.setattr(saved_model._Functions, "reusable", lambda self: tf.train.Checkpoint())
-    monkeypatch.setattr(saved_model._Functions, "signatures", lambda self: None)
+    monkeypatch.setattr(ServedModel, "reusable", lambda self: tf.train.Checkpoint())
+    monkeypatch.setattr(ServedModel, "signatures", lambda self: None)
 
 
 @pytest.mark.usefixtures("untraced")

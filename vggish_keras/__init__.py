@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from vggish_keras.dataset import waveform_dataset
     from vggish_keras.embedder import Embedder, embed
     from vggish_keras.embeddings import Embeddings
+    from vggish_keras.exporting.saved_model import export_saved_model
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
     from vggish_keras.postprocess import Postprocess
-    from vggish_keras.saved_model import export_saved_model
     from vggish_keras.weights import load_slim_checkpoint, save_slim_checkpoint
 
 __all__ = [

@@ -503,8 +503,8 @@ def export(output: Path, weights: str, hop: float, padding: str, postprocess: st
     For TF Serving the last part of OUTPUT is a version number, as in vggish/1.
     """
     load_tensorflow()
+    from vggish_keras.exporting.saved_model import export_saved_model
     from vggish_keras.model import VGGish
-    from vggish_keras.saved_model import export_saved_model
 
     model = VGGish(weights, hop_seconds=hop, padding=padding)
     click.echo(export_saved_model(model, output, postprocess, overwrite))

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras.head import Head
+from vggish_keras.exporting.classifier_head import Head
 
 pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("small_network")]
 
