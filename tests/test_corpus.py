@@ -20,9 +20,11 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from vggish_keras import cli, outputs, records
+from vggish_keras import cli, records
 from vggish_keras._atomic import atomic_write
-from vggish_keras.corpus import embed_corpus
+from vggish_keras.corpus import output as outputs
+from vggish_keras.corpus.audioset import RecordWriter
+from vggish_keras.corpus.run import embed_corpus
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import find_recordings
@@ -63,7 +65,7 @@ def run(embedder, inputs, target, resume=False, shards=3, add=None):
     """A run as the command line makes it; `add` is called after each recording."""
     recordings = find_recordings(inputs)
     output = outputs.open_output(
-        outputs.check_target(target), recordings, OPTIONS, resume, outputs.RecordWriter(0.96, shards, None)
+        outputs.check_target(target), recordings, OPTIONS, resume, RecordWriter(0.96, shards, None)
     )
     told = []
 
@@ -287,7 +289,7 @@ def open_quickly(target):
         find_recordings(["corpus"]),
         OPTIONS,
         resume=True,
-        write_records=outputs.RecordWriter(0.96, 1, None),
+        write_records=RecordWriter(0.96, 1, None),
     )
 
 
@@ -428,7 +430,7 @@ def test_what_killed_runs_left_goes(eight_bits, corpus, target, files, resume):
 
 def test_what_is_left_beside_a_complete_file_goes(quick, corpus):
     run(quick, [corpus / "b" / "01.wav"], "out.npz")
-    complete = outputs.check_target("out.npz"), outputs.RecordWriter(0.96, 1, None)
+    complete = outputs.check_target("out.npz"), RecordWriter(0.96, 1, None)
     for suffix in ("-lock", "-wal"):
         Path(f"out.npz.unfinished{suffix}").touch()
     assert outputs.is_complete(*complete)

@@ -57,7 +57,8 @@ import numpy as np
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import cli, corpus, embedding_files, framing, outputs, plot, resample, segments
+from vggish_keras import cli, embedding_files, framing, plot, resample, segments
+from vggish_keras.corpus import audioset, output, run
 
 embeddings = vk.Embeddings(0.96 * np.arange(3), np.ones((3, 128), np.float32))
 for suffix in embedding_files.SUFFIXES:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vggish_keras.dataset import waveform_dataset
     from vggish_keras.embedder import Embedder, embed
     from vggish_keras.embeddings import Embeddings
-    from vggish_keras.exporting.saved_model import export_saved_model
+    from vggish_keras.exporting import export_saved_model
     from vggish_keras.frontend import LogMelExamples
     from vggish_keras.model import VGGish
     from vggish_keras.postprocess import Postprocess
@@ -42,7 +42,7 @@ _MODULES = {
     "Postprocess": "postprocess",
     "VGGish": "model",
     "embed": "embedder",
-    "export_saved_model": "saved_model",
+    "export_saved_model": "exporting",
     "load_slim_checkpoint": "weights",
     "save_slim_checkpoint": "weights",
     "waveform_dataset": "dataset",

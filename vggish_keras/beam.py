@@ -38,7 +38,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from vggish_keras import audio, embedding_files, outputs, params, weights as weights_lib
+from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, weights as weights_lib
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
@@ -381,7 +381,7 @@ class WriteAudioSetRecords(beam.PTransform):
     def __init__(self, prefix: str, shards: int = 0) -> None:
         super().__init__()
         self._write = beam.io.WriteToTFRecord(
-            _check_prefix(prefix), file_name_suffix=outputs.RECORDS_SUFFIX, num_shards=shards
+            _check_prefix(prefix), file_name_suffix=corpus_lib.RECORDS_SUFFIX, num_shards=shards
         )
 
     def expand(self, embedded: Any) -> Any:
@@ -391,7 +391,7 @@ class WriteAudioSetRecords(beam.PTransform):
 def _serialize(clip: tuple[bytes, Embedded]) -> bytes:
     path, embedded = clip
     hop_seconds = embedded.hop_samples / params.SAMPLE_RATE
-    return serialize(outputs.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
+    return serialize(corpus_lib.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
 
 
 @beam.typehints.with_input_types(tuple[bytes, Embedded])
@@ -444,9 +444,9 @@ class WriteFailures(beam.PTransform):
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self._write = beam.io.WriteToText(
-            f"{_check_prefix(prefix)}-{outputs.FAILURES}",
+            f"{_check_prefix(prefix)}-{corpus_lib.FAILURES}",
             shard_name_template="",
-            header=outputs.FAILURES_HEADER.decode(),
+            header=corpus_lib.FAILURES_HEADER.decode(),
             append_trailing_newlines=False,
             coder=beam.coders.BytesCoder(),
             skip_if_empty=True,
@@ -458,7 +458,7 @@ class WriteFailures(beam.PTransform):
 
 
 def _failures_row(path: bytes, reason: bytes) -> bytes:
-    return outputs.failures_row(os.fsdecode(path), os.fsdecode(reason))
+    return corpus_lib.failures_row(os.fsdecode(path), os.fsdecode(reason))
 
 
 # === All of it ===
@@ -530,7 +530,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
         RuntimeError: The run failed.
     """
     if _has_records(corpus.prefix):
-        raise FileExistsError(f"there are records at {corpus.prefix}-*{outputs.RECORDS_SUFFIX}: give another output")
+        raise FileExistsError(f"there are records at {corpus.prefix}-*{corpus_lib.RECORDS_SUFFIX}: give another output")
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
     with _temporary_folders_removed(corpus.prefix):
@@ -551,7 +551,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
 
 def _has_records(prefix: str) -> bool:
     """Whether there are files that Beam would replace, which include those of a longer prefix."""
-    suffix = outputs.RECORDS_SUFFIX
+    suffix = corpus_lib.RECORDS_SUFFIX
     if _is_remote(prefix):
         return bool(FileSystems.match([f"{prefix}-*-of-*{suffix}"])[0].metadata_list)
     # Beam's match finds nothing for a prefix without a folder.
@@ -572,7 +572,7 @@ def _temporary_folders_removed(prefix: str) -> Iterator[None]:
         yield
         return
     name = re.escape(os.path.basename(prefix))
-    pattern = rf"beam-temp-{name}(-{re.escape(outputs.FAILURES)})?-[0-9a-f]{{32}}"
+    pattern = rf"beam-temp-{name}(-{re.escape(corpus_lib.FAILURES)})?-[0-9a-f]{{32}}"
     before = set(_beside(prefix, pattern))
     try:
         yield

@@ -196,14 +196,13 @@ def embed(
     --resume goes on with a run that was stopped, and tries bad files again. Until a single file is complete, what is
     finished is in OUTPUT.unfinished.
     """
-    from vggish_keras import outputs, recordings as recordings_lib, segments as segments_lib
-    from vggish_keras.corpus import embed_corpus
+    from vggish_keras import corpus, recordings as recordings_lib, segments as segments_lib
     from vggish_keras.progress import Progress
 
     try:
         listed_paths = recordings_lib.read_list(listed) if listed else []
         recordings = recordings_lib.find_recordings(inputs, listed_paths, output)
-        target = None if output is None else outputs.check_target(output)
+        target = None if output is None else corpus.check_target(output)
         options: dict[str, Any] = {
             "weights": weights,
             "hop": hop,
@@ -226,8 +225,8 @@ def embed(
         known = segments_lib.read_segments(segments, labels) if segments else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    write_records = outputs.RecordWriter(hop, shards, known)
-    if resume and target is not None and outputs.is_complete(target, write_records):
+    write_records = corpus.RecordWriter(hop, shards, known)
+    if resume and target is not None and corpus.is_complete(target, write_records):
         if not quiet:
             click.echo(f"{target.path} is complete: there is nothing to resume")
         return
@@ -235,9 +234,9 @@ def embed(
     from vggish_keras.embedder import Embedder
 
     embedder = Embedder(weights, hop, padding, postprocess, batch_size, dtype, channels)
-    opened: outputs.Output = _Tables()
+    opened: corpus.Output = _Tables()
     if target is not None:
-        opened = outputs.open_output(target, recordings, options, resume, write_records)
+        opened = corpus.open_output(target, recordings, options, resume, write_records)
     unknown = [] if known is None else [path for path in recordings.paths if path.stem not in known]
     refused = {path: f"{path} is not in {segments}" for path in unknown}
 
@@ -251,7 +250,7 @@ def embed(
             progress.file(was_there=result is None)
 
         try:
-            summary = embed_corpus(embedder, recordings, opened, refused, progress.audio, show)
+            summary = corpus.embed_corpus(embedder, recordings, opened, refused, progress.audio, show)
         except KeyboardInterrupt:
             if target is not None:
                 click.echo(f"Stopped after {progress.describe()}; --resume goes on.", err=True)
@@ -503,7 +502,7 @@ def export(output: Path, weights: str, hop: float, padding: str, postprocess: st
     For TF Serving the last part of OUTPUT is a version number, as in vggish/1.
     """
     load_tensorflow()
-    from vggish_keras.exporting.saved_model import export_saved_model
+    from vggish_keras.exporting import export_saved_model
     from vggish_keras.model import VGGish
 
     model = VGGish(weights, hop_seconds=hop, padding=padding)

@@ -38,12 +38,13 @@ class Embedder:
 
 
 def embed(target: str, resume: bool) -> None:
-    from vggish_keras import corpus, outputs, recordings
+    from vggish_keras.corpus import RecordWriter, check_target, embed_corpus, open_output
+    from vggish_keras.recordings import find_recordings
 
-    recordings = recordings.find_recordings(["corpus"])
-    write = outputs.RecordWriter(0.96, 2, None)
-    output = outputs.open_output(outputs.check_target(target), recordings, {"weights": "w"}, resume, write)
-    corpus.embed_corpus(Embedder(), recordings, output, {}, lambda _: None, lambda *_: None)
+    recordings = find_recordings(["corpus"])
+    write = RecordWriter(0.96, 2, None)
+    output = open_output(check_target(target), recordings, {"weights": "w"}, resume, write)
+    embed_corpus(Embedder(), recordings, output, {}, lambda _: None, lambda *_: None)
 
 
 def start(target: str, resume: bool) -> int:

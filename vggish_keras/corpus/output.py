@@ -1,28 +1,21 @@
 """Where the embeddings of a corpus go, so that a run can be stopped at any moment and taken up again."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vggish_keras import embedding_files, params
 from vggish_keras._atomic import atomic_write, remove_leftovers
+from vggish_keras.corpus.audioset import FAILURES, RECORDS_SUFFIX, RecordWriter, write_failures
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings
-from vggish_keras.segments import Segment
 
-if TYPE_CHECKING:
-    from vggish_keras.records import Record
-
-RECORDS_SUFFIX = ".tfrecord"
-FAILURES = "failures.csv"
 ABOUT = "vggish.json"
 _ABOUT_OF_0_1 = "vggish-keras.json"
 """Tells how the embeddings of a folder were made."""
@@ -78,7 +71,7 @@ def check_target(output: str) -> Target:
 
 
 def open_output(
-    target: Target, recordings: Recordings, options: dict[str, Any], resume: bool, write_records: "RecordWriter"
+    target: Target, recordings: Recordings, options: dict[str, Any], resume: bool, write_records: RecordWriter
 ) -> Output:
     """Opens an output; see `FolderOutput` and `FileOutput`."""
     if target.is_folder:
@@ -89,7 +82,7 @@ def open_output(
     return FileOutput(target.path, recordings, options, resume)
 
 
-def is_complete(target: Target, write_records: "RecordWriter") -> bool:
+def is_complete(target: Target, write_records: RecordWriter) -> bool:
     """Whether a single file is there, and no database of unfinished recordings beside it.
 
     What a killed run left beside a complete file is removed.
@@ -160,7 +153,7 @@ class FolderOutput:
         embedding_files.write(target, [(str(path), embeddings)])
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
-        _write_failures(self._folder / FAILURES, failures)
+        write_failures(self._folder / FAILURES, failures)
 
     def close(self) -> None:
         self._resources.close()
@@ -260,7 +253,7 @@ class FileOutput:
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
         """Writes the file; of no recordings it makes none. Without failures the database goes."""
-        _write_failures(self._failures, failures)
+        write_failures(self._failures, failures)
         missing = [path for path in paths if not self.has(path)]
         if missing:
             return
@@ -376,70 +369,3 @@ def _try_lock(descriptor: int) -> bool:
     except OSError:  # a file system without locks
         return True
     return True
-
-
-# === AudioSet's records ===
-
-
-class RecordWriter(NamedTuple):
-    """Writes recordings as AudioSet's records, each shard a file with as many recordings.
-
-    Attributes:
-        hop_seconds: Distance of examples.
-        shards: The number of files: one is OUTPUT.tfrecord, more are OUTPUT-00000-of-00004.tfrecord and so on.
-        segments: Names, times and labels by the recordings' names without suffix; None takes the path as the name and
-            all of the recording, without labels.
-    """
-
-    hop_seconds: float
-    shards: int
-    segments: dict[str, Segment] | None
-
-    def write(self, path: Path, recordings: Any) -> None:
-        from vggish_keras import records  # which loads TensorFlow
-
-        made = (self._record(Path(name), embeddings) for name, embeddings in recordings)
-        for index, shard in enumerate(self.files(path)):
-            start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
-            records.write(shard, (next(made) for _ in range(stop - start)))
-
-    def files(self, path: Path) -> list[Path]:
-        if self.shards == 1:
-            return [path]
-        name = f"{path.stem}-{{:05}}-of-{self.shards:05}{path.suffix}"
-        return [path.with_name(name.format(index)) for index in range(self.shards)]
-
-    def _record(self, path: Path, embeddings: Embeddings) -> "Record":
-        segment = None if self.segments is None else self.segments[path.stem]
-        return make_record(str(path), embeddings, self.hop_seconds, segment)
-
-
-def make_record(name: str, embeddings: Embeddings, hop_seconds: float, segment: Segment | None) -> "Record":
-    """The record of a recording: name, times and labels of its segment, or its path and all of it without labels."""
-    from vggish_keras.records import Record
-
-    if segment is not None:
-        return Record(*segment, embeddings.values)
-    return Record(name, 0.0, len(embeddings.times) * hop_seconds, (), embeddings.values)
-
-
-# === Failures ===
-
-
-def failures_row(file: str | os.PathLike[str], reason: str) -> bytes:
-    """A line of the list of bad recordings."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow([os.fspath(file), reason])
-    return text.getvalue().encode(errors="surrogateescape")
-
-
-FAILURES_HEADER = failures_row("file", "reason")
-
-
-def _write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
-    """Lists bad recordings; of none there is no file, not even an old one."""
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path) as aside:
-        aside.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))

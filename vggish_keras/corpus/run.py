@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vggish_keras import outputs
 from vggish_keras._errors import error_message
+from vggish_keras.corpus.output import Output
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings
 
@@ -37,7 +37,7 @@ class Summary(NamedTuple):
 def embed_corpus(
     embedder: "Embedder",
     recordings: Recordings,
-    output: outputs.Output,
+    output: Output,
     refused: Mapping[Path, str],
     on_audio: Callable[[float], object],
     on_result: Callable[[Path, Embeddings | Exception | None], object],
@@ -97,7 +97,7 @@ def embed_corpus(
     return Summary(skipped, embedded, embeddings, failures())
 
 
-def _keep(output: outputs.Output, path: Path, embeddings: Embeddings) -> Embeddings | OSError:
+def _keep(output: Output, path: Path, embeddings: Embeddings) -> Embeddings | OSError:
     """Adds to the output; an error that its name causes is an error of this recording alone."""
     try:
         output.add(path, embeddings)
