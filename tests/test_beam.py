@@ -325,7 +325,7 @@ def test_parquet(corpus, exported_narrow, tmp_path, postprocess):
 
 def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_windows):
     """Of 600 examples no more than some batches are there at a time."""
-    windows = count_windows(beam)
+    windows = count_windows(beam.transforms)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
     beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), exported_narrow), PipelineOptions([]))
     assert windows.count(1) == 600
@@ -378,7 +378,7 @@ def test_a_failing_run_leaves_nothing(corpus, exported_narrow, tmp_path, monkeyp
         assert len(list(tmp_path.glob("beam-temp-x-*"))) > 1  # it is begun
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(beam._Network, "run_inference", fail)
+    monkeypatch.setattr(beam.transforms._Network, "run_inference", fail)
     others = {"beam-temp-y-" + 32 * "0", "beam-temp-x-y-" + 32 * "0", "beam-temp-x-" + 32 * "0"}
     for other in others:
         (tmp_path / other).mkdir()

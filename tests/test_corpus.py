@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from vggish_keras import cli, records
 from vggish_keras._atomic import atomic_write
-from vggish_keras.corpus import output as outputs
+from vggish_keras.corpus import audioset, output as outputs
 from vggish_keras.corpus.audioset import RecordWriter
 from vggish_keras.corpus.run import embed_corpus
 from vggish_keras.embedder import Embedder
@@ -269,15 +269,19 @@ def test_of_two_runs_that_begin_at_once_one_goes_on(quick, corpus, target, name,
     """The second begins and ends before the first has written anything."""
     refused = []
 
+    def install(replacement):
+        for module in (outputs, audioset):
+            monkeypatch.setattr(module, name, replacement, raising=False)
+
     def begin_another(*arguments):
-        monkeypatch.setattr(outputs, name, function)
+        install(function)
         with pytest.raises(OSError, match=f"{target}: another run writes to it"):
             run(quick, [corpus], target)
         refused.append(target)
         return function(*arguments)
 
     function = getattr(outputs, name)
-    monkeypatch.setattr(outputs, name, begin_another)
+    install(begin_another)
     summary, _ = run(quick, [corpus], target)
     assert refused
     assert summary.embedded == 11

@@ -364,12 +364,14 @@ def beam(
 
 def _parse_beam_options(arguments: Sequence[str]) -> Any:
     """Beam's options; a usage error for what Beam would leave out without a word."""
-    from vggish_keras import beam as beam_lib
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from vggish_keras import beam as beam_lib  # first: it reports a missing Beam
 
     for before, argument in itertools.pairwise(["", *arguments]):
         if not argument.startswith("-") and ("=" in before or not before.startswith("--")):
             raise click.UsageError(f"{argument} is no option: quote a pattern, and name each input with --input")
-    options, no_options = beam_lib.PipelineOptions(arguments), beam_lib.PipelineOptions([])
+    options, no_options = PipelineOptions(arguments), PipelineOptions([])
     parsed = options.get_all_options(retain_unknown_options=True)
     unknown = parsed.keys() - no_options.get_all_options().keys()
     if unknown and parsed["runner"] in (None, beam_lib.LOCAL_RUNNER):  # a cluster may have more

@@ -1,42 +1,21 @@
-"""Recordings in Apache Beam: the steps of a pipeline from files to AudioSet's records, on any of its runners.
-
-    with beam.Pipeline(options=options) as pipeline:
-        found = pipeline | MatchAudio(["gs://bucket/clips/**.flac"])
-        decoded = found.clips | DecodeAudio()
-        embedded = (decoded.examples, decoded.clips) | EmbedAudio("vggish/1", postprocess="quantized")
-        embedded | WriteAudioSetRecords("gs://bucket/records")
-        (found.failures, decoded.failures) | WriteFailures("gs://bucket/records")
-
-A clip goes by its path, as bytes because a name need not be valid text. Between the steps go examples and not clips, so
-memory does not grow with a recording. Those of one that turns out to be damaged are left out when clips are joined.
-"""
+"""The steps of a pipeline."""
 
 import contextlib
-import copy
 import io
 import itertools
 import os
 import re
-import shutil
 import tempfile
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import apache_beam as beam
 import numpy as np
-
-try:
-    import apache_beam as beam
-    import google_crc32c  # noqa: F401, without which Beam writes no TFRecord
-except ImportError as error:
-    raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, weights as weights_lib
 from vggish_keras._blas import single_threaded_blas
@@ -50,13 +29,11 @@ from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
 from vggish_keras.segments import Segment, read_segments
 
-LOCAL_RUNNER = "FnApiRunner"
-"""Beam's DirectRunner would download another program."""
 NAMESPACE = "vggish_keras"
 """Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
-_LEFT_OUT = "vggish_keras.left_out"
+LEFT_OUT = "vggish_keras.left_out"
 """Namespace of counters that bear the suffixes of other files in the folders."""
-_NO_SUFFIX = "none"
+NO_SUFFIX = "none"
 
 Clip: TypeAlias = tuple[bytes, Segment | None]
 """The path of a recording, and its line of AudioSet's list."""
@@ -66,8 +43,6 @@ Failure: TypeAlias = tuple[bytes, bytes]
 """The path of a recording, and what is wrong with it, in which the path may occur."""
 
 _CLIPS_OF_A_TABLE = 512
-_ATTEMPTS = 3
-_LOST_WORKER = "Worker subprocess exited with return code"
 
 
 class DecodedClip(NamedTuple):
@@ -143,19 +118,19 @@ class MatchAudio(beam.PTransform):
 
 def _find(patterns: Sequence[bytes]) -> Iterator[bytes]:
     names = list(map(os.fsdecode, patterns))
-    if local := [name for name in names if not _is_remote(name)]:
+    if local := [name for name in names if not is_remote(name)]:
         recordings = find_recordings(local)
         for suffix, count in recordings.left_out.items():
-            Metrics.counter(_LEFT_OUT, suffix or _NO_SUFFIX).inc(count)
+            Metrics.counter(LEFT_OUT, suffix or NO_SUFFIX).inc(count)
         yield from map(os.fsencode, recordings.paths)
-    for pattern in filter(_is_remote, names):
+    for pattern in filter(is_remote, names):
         (found,) = FileSystems.match([pattern])
         if not found.metadata_list:
             raise ValueError(f"no file matches {pattern}")
         yield from (os.fsencode(metadata.path) for metadata in found.metadata_list)
 
 
-def _is_remote(path: str) -> bool:
+def is_remote(path: str) -> bool:
     return "://" in path
 
 
@@ -167,7 +142,7 @@ def _read_segments(segments: str, labels: str | None) -> Iterator[tuple[bytes, S
 
 @contextlib.contextmanager
 def _local_copy(path: str | None) -> Iterator[Any]:
-    if path is None or not _is_remote(path):
+    if path is None or not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder, FileSystems.open(path) as file:
@@ -270,7 +245,7 @@ class _Decode(beam.DoFn):
         self._milliseconds.inc(round(1_000 * sum(seconds)))
 
     def _read(self, path: str, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
-        if not _is_remote(path):
+        if not is_remote(path):
             yield from self._readers.read(path, self._channels, on_audio)
             return
         opened: Any = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -357,7 +332,7 @@ def _join(joined: tuple[bytes, Mapping[str, Iterable[Any]]], dtype: str) -> Iter
 
 def _check_prefix(prefix: str) -> str:
     """`prefix`, or a ValueError for one that Beam's writers, when all is computed, take for a pattern."""
-    path = prefix if _is_remote(prefix) else os.path.abspath(prefix)
+    path = prefix if is_remote(prefix) else os.path.abspath(prefix)
     if re.search(r"[*?[]", path):
         raise ValueError(f"got the output {path}, expected a path without * ? [, which Beam takes for a pattern")
     return prefix
@@ -511,117 +486,3 @@ class EmbedCorpus(beam.PTransform):
         decoded = found.clips | self._decode
         written = (decoded.examples, decoded.clips) | self._embed | self._write
         return written, (found.failures, decoded.failures) | self._write_failures
-
-
-def run(corpus: EmbedCorpus, options: PipelineOptions) -> Any:
-    """Runs a pipeline of one transform to the end; in processes of this machine, anew when one of them dies.
-
-    When it fails, the temporary files of a local prefix are removed.
-
-    Args:
-        corpus: The transform.
-        options: Beam's. Without a runner it runs in this process.
-
-    Returns:
-        Beam's PipelineResult, of which `summarize` tells the counters.
-
-    Raises:
-        FileExistsError: There are records at the prefix.
-        RuntimeError: The run failed.
-    """
-    if _has_records(corpus.prefix):
-        raise FileExistsError(f"there are records at {corpus.prefix}-*{corpus_lib.RECORDS_SUFFIX}: give another output")
-    standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or LOCAL_RUNNER
-    with _temporary_folders_removed(corpus.prefix):
-        for attempts_left in reversed(range(_ATTEMPTS)):
-            pipeline = beam.Pipeline(options=options)
-            pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
-            with _lost_workers() as lost:
-                try:
-                    result = pipeline.run()
-                    result.wait_until_finish()
-                    break
-                except RuntimeError:
-                    # The local runner, unlike those of clusters, cannot go on without a worker.
-                    if not lost or not attempts_left:
-                        raise
-    return result
-
-
-def _has_records(prefix: str) -> bool:
-    """Whether there are files that Beam would replace, which include those of a longer prefix."""
-    suffix = corpus_lib.RECORDS_SUFFIX
-    if _is_remote(prefix):
-        return bool(FileSystems.match([f"{prefix}-*-of-*{suffix}"])[0].metadata_list)
-    # Beam's match finds nothing for a prefix without a folder.
-    return any(_beside(prefix, rf"{re.escape(os.path.basename(prefix))}-.*-of-.*{re.escape(suffix)}"))
-
-
-def _beside(prefix: str, pattern: str) -> Iterator[Path]:
-    """What lies in the folder of a local prefix and has a name that a regular expression matches."""
-    folder = Path(os.path.dirname(prefix))
-    if folder.is_dir():
-        yield from (path for path in folder.iterdir() if re.fullmatch(pattern, path.name, re.DOTALL))
-
-
-@contextlib.contextmanager
-def _temporary_folders_removed(prefix: str) -> Iterator[None]:
-    """Removes what Beam's writers, when they fail, leave in new folders beside a local prefix."""
-    if _is_remote(prefix):
-        yield
-        return
-    name = re.escape(os.path.basename(prefix))
-    pattern = rf"beam-temp-{name}(-{re.escape(corpus_lib.FAILURES)})?-[0-9a-f]{{32}}"
-    before = set(_beside(prefix, pattern))
-    try:
-        yield
-    finally:
-        for folder in set(_beside(prefix, pattern)) - before:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lost_workers() -> Iterator[list[str]]:
-    """Collects what the local runner's threads say of worker processes that died.
-
-    What the pipeline fails with says less: a survivor may be the first to miss the network.
-    """
-    lost: list[str] = []
-    otherwise = threading.excepthook
-
-    def collect(raised: Any) -> None:
-        if _LOST_WORKER in str(raised.exc_value):
-            lost.append(str(raised.exc_value))
-        else:
-            otherwise(raised)
-
-    threading.excepthook = collect
-    try:
-        yield lost
-    finally:
-        threading.excepthook = otherwise
-
-
-class Summary(NamedTuple):
-    """How many recordings a run read, how many failed, the seconds of audio, and other files by suffix."""
-
-    clips: int
-    failures: int
-    seconds: float
-    left_out: Mapping[str, int]
-
-
-def summarize(result: Any) -> Summary:
-    """What a finished pipeline counted."""
-
-    def count(namespace: str) -> Mapping[str, int]:
-        metrics = result.metrics().query(MetricsFilter().with_namespace(namespace))
-        counts: Counter[str] = Counter()
-        for counter in metrics["counters"]:
-            counts[counter.key.metric.name] += counter.result
-        return counts
-
-    counts = count(NAMESPACE)
-    left_out = {suffix.removeprefix(_NO_SUFFIX): number for suffix, number in count(_LEFT_OUT).items()}
-    return Summary(counts["clips"], counts["failures"], counts["audio_milliseconds"] / 1_000, left_out)
