@@ -25,7 +25,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import beam, cli
+from vggish_keras import beam
+from vggish_keras.cli import main
 from vggish_keras.framing import cut_windows
 from vggish_keras.resample import read_waveform
 
@@ -83,7 +84,7 @@ def single(corpus, home, slim, tmp_path_factory):
 
 
 def command(*arguments, status=0):
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == status, (result.output, result.exception)
     return result.output
 

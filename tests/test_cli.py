@@ -13,7 +13,8 @@ import soundfile
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import cli, params
+from vggish_keras import params
+from vggish_keras.cli import main
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        result = CliRunner().invoke(cli.main, list(map(str, arguments)))
+        result = CliRunner().invoke(main, list(map(str, arguments)))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.stderr
         return result.exit_code, result.stdout, result.stderr
@@ -115,7 +116,7 @@ def test_an_interrupted_run_keeps_what_is_done(run, recordings, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vggish_keras.progress.Progress.file", interrupt)  # after the first
+    monkeypatch.setattr("vggish_keras.cli.progress.Progress.file", interrupt)  # after the first
     status, output, errors = run("embed", *recordings, "-o", "out.npz")
     assert (status, output) == (130, "")
     assert re.fullmatch(r"Stopped after 0\.00 h of audio in .*, \d+ times real time; --resume goes on\.\n", errors)

@@ -20,8 +20,9 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from vggish_keras import cli, records
+from vggish_keras import records
 from vggish_keras._atomic import atomic_write
+from vggish_keras.cli import main
 from vggish_keras.corpus import audioset, output as outputs
 from vggish_keras.corpus.audioset import RecordWriter
 from vggish_keras.corpus.run import embed_corpus
@@ -124,7 +125,7 @@ def test_killed_in_the_middle(corpus, exported_narrow, target):
     for index in range(90):
         shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")
     arguments = ["embed", "corpus", "--weights", str(exported_narrow), "--batch-size", "2", "-o", target]
-    assert CliRunner().invoke(cli.main, arguments).exit_code == 1  # of the bad files
+    assert CliRunner().invoke(main, arguments).exit_code == 1  # of the bad files
     undisturbed = contents()
     forget()
 
@@ -140,7 +141,7 @@ def test_killed_in_the_middle(corpus, exported_narrow, target):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = CliRunner().invoke(cli.main, [*arguments, "--resume"])
+    result = CliRunner().invoke(main, [*arguments, "--resume"])
     assert result.exit_code == 1
     assert 0 < int(re.search(r", (\d+) were there", result.output)[1]) < 100
     assert contents() == undisturbed
@@ -717,7 +718,7 @@ def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
     assert 100 < failed < 500
 
     monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_: quick)
-    answer = CliRunner().invoke(cli.main, ["embed", *map(str, paths), "-o", "out"])
+    answer = CliRunner().invoke(main, ["embed", *map(str, paths), "-o", "out"])
     assert answer.exit_code == 1
     assert len(read_failures("out/failures.csv")) - 1 == failed
     assert len(list(Path("out").rglob("*.npz"))) == 501 - failed

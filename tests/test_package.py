@@ -57,8 +57,9 @@ import numpy as np
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import cli, embedding_files, framing, plot, resample, segments
-from vggish_keras.corpus import audioset, output, run
+from vggish_keras import embedding_files, framing, plot, resample, segments
+from vggish_keras.cli import main
+import vggish_keras.corpus
 
 embeddings = vk.Embeddings(0.96 * np.arange(3), np.ones((3, 128), np.float32))
 for suffix in embedding_files.SUFFIXES:
@@ -70,7 +71,7 @@ assert len(np.concatenate(list(resample.read_waveform("x.wav")))) == 16_000
 
 
 def run(*arguments):
-    result = CliRunner().invoke(cli.main, arguments)
+    result = CliRunner().invoke(main, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
     return result.exit_code, result.output
 
@@ -81,7 +82,7 @@ def commands(group, *names):
         yield from commands(command, *names, name)
 
 
-for names in commands(cli.main):
+for names in commands(main):
     status, output = run(*names, "--help")
     assert status == 0
     assert output.startswith("Usage: ")

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from vggish_keras import progress
+from vggish_keras.cli import progress
 
 RUN = """
 import time
-from vggish_keras import progress
+from vggish_keras.cli import progress
 progress._SECONDS_BETWEEN_LINES = 0.1
 with progress.Progress(4) as shown:
     for _ in range(4):

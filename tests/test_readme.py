@@ -15,7 +15,7 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests.published import run_slim
 from tests.test_serving import Served, rest_server
-from vggish_keras import cli
+from vggish_keras.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -47,7 +47,7 @@ def commands(program="vggish"):
 
 
 def run(command):
-    result = CliRunner().invoke(cli.main, shlex.split(command, comments=True)[1:])
+    result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
     assert result.exit_code == 0, (command, result.output)
 
 

@@ -9,7 +9,7 @@ import click
 import numpy as np
 import wav_client
 
-from vggish_keras.cli import load_tensorflow
+from vggish_keras._tensorflow import load_tensorflow
 
 # As many as TF Serving takes, which is the limit of protobuf; gRPC's own is 4 MiB for an answer.
 _MAX_MESSAGE_BYTES = 2**31 - 1

@@ -7,9 +7,9 @@ from typing import Any
 import click
 import numpy as np
 
-from vggish_keras import params
+from vggish_keras import embedding_files, params
 from vggish_keras._errors import error_message
-from vggish_keras.cli import check_output
+from vggish_keras.embeddings import Embeddings
 
 SIGNATURE = "wav"
 
@@ -78,13 +78,20 @@ def _summary(name: str, values: np.ndarray) -> str:
 
 
 def _write(output: Path, files: Sequence[Path], parts: Sequence[np.ndarray], hop: float) -> None:
-    from vggish_keras import embedding_files
-    from vggish_keras.embeddings import Embeddings
-
     named = zip(files, parts, strict=True)
     embedding_files.write(
         output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named]
     )
+
+
+def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
+    """A usage error unless `output` is None or a path that `embedding_files.write` takes."""
+    if output is None:
+        return None
+    try:
+        return embedding_files.check_path(output)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 _PARAMETERS = (
@@ -97,7 +104,7 @@ _PARAMETERS = (
         "-o",
         "--output",
         type=click.Path(path_type=Path),
-        callback=check_output,
+        callback=_check_output,
         help="Write .npz, .csv or .parquet, by the suffix.",
     ),
     click.option(

@@ -1,0 +1,69 @@
+"""The command `demo`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras.cli import demo_recording
+from vggish_keras.cli.options import (
+    weights_option,
+)
+from vggish_keras.cli.tables import print_embeddings
+
+_UNTRAINED = "the published weights could not be had: these embeddings come from untrained weights"
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    help="Folder for what it writes.  [default: here]",
+)
+@weights_option
+def demo(file: Path | None, output: Path, weights: str) -> None:
+    """Embed FILE, or a recording made on the spot, and draw what comes out.
+
+    Writes vggish_demo.npz and vggish_demo.png, and the recording as vggish_demo.wav if it made it.
+    """
+    load_tensorflow()
+    from vggish_keras import embedding_files
+    from vggish_keras.plot import plot_recording
+
+    if file is None:
+        import soundfile
+
+        file = output / "vggish_demo.wav"
+        soundfile.write(file, demo_recording.recording(), demo_recording.SAMPLE_RATE)
+    embedder, note = _demo_embedder(weights)
+    embeddings = embedder.embed(file)
+    print_embeddings(str(file), embeddings)
+    embedding_files.write(output / "vggish_demo.npz", [(str(file), embeddings)])
+    click.echo(f"wrote {output / 'vggish_demo.npz'}")
+    try:
+        plot_recording(output / "vggish_demo.png", file, embeddings, f"VGGish embeddings of {file.name}", note)
+        click.echo(f"wrote {output / 'vggish_demo.png'}")
+    except ImportError as error:
+        click.echo(f"no picture: {error}")
+    if note:
+        click.secho(f"NOTE: {note}", fg="yellow", bold=True)
+
+
+def _demo_embedder(weights: str) -> tuple[Any, str]:
+    """The embedder, and what must be said of its embeddings."""
+    from vggish_keras.embedder import Embedder
+    from vggish_keras.weights import AUDIOSET
+
+    try:
+        return Embedder(weights), ""
+    except FileNotFoundError:
+        if weights != AUDIOSET:
+            raise
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(0)
+    return Embedder(weights=None), _UNTRAINED
