@@ -22,7 +22,7 @@ from tensorflow import keras
 
 import vggish_keras as vk
 from vggish_keras import params
-from vggish_keras.weights import SLIM_SCOPES
+from vggish_keras.params import SLIM_SCOPES
 
 PEAK = 0.5
 MOST_DELAY = 1_600

@@ -21,7 +21,7 @@ from tensorflow import keras
 
 import vggish_keras as vk
 from vggish_keras import params
-from vggish_keras.weights import SLIM_SCOPES
+from vggish_keras.params import SLIM_SCOPES
 
 HIDDEN_UNITS = 100
 STEPS = 30

@@ -51,7 +51,7 @@ def test_embeddings_are_those_of_the_published_graph(reference, vggish):
 
 def seeded_like_the_reference(model):
     """Draws the weights of make_slim_checkpoint.py --seed 0, which go by the sorted names of the variables."""
-    from vggish_keras.weights import slim_variables
+    from vggish_keras.network import slim_variables
 
     rng = np.random.default_rng(0)
     variables = slim_variables(model)

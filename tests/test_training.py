@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from examples import fine_tune
-from vggish_keras.weights import SLIM_SCOPES
+from vggish_keras.params import SLIM_SCOPES
 
 pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("narrow_network")]
 

@@ -15,7 +15,8 @@ from tensorflow import keras
 
 import vggish_keras as vk
 from tests.published import VARIABLES, run_slim
-from vggish_keras import params, weights
+from vggish_keras import params, published_files
+from vggish_keras.postprocess import read_pca_params
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def zeros():
     """Tensors of a VGGish checkpoint, all zero."""
     return {
         f"{scope}/{kind}": np.zeros(shape, np.float32)
-        for layer, scope in weights.SLIM_SCOPES.items()
+        for layer, scope in params.SLIM_SCOPES.items()
         for kind, shape in zip(("weights", "biases"), VARIABLES[layer], strict=True)
     }
 
@@ -264,7 +265,7 @@ def test_pca_parameters_that_are_not_finite_are_named(tmp_path, pca_params, key,
     np.savez(tmp_path / "x.npz", **changed)
     for source, origin in ((tmp_path / "x.npz", r"x\.npz"), (changed, "PCA parameters")):
         with pytest.raises(ValueError, match=f"{origin}: {key} must hold finite numbers, got NaN or infinity"):
-            weights.read_pca_params(source)
+            read_pca_params(source)
 
 
 # === The published files ===
@@ -346,7 +347,7 @@ def test_published_addresses_and_checksums():
 
 def test_downloads_once_and_verifies(server, cache, published_file):
     for _ in range(2):
-        path = weights.fetch(published_file)
+        path = published_files.fetch(published_file)
         assert path == cache / "some.bin"
         assert path.read_bytes() == server.content["/audioset/some.bin"]
     assert server.requests == 1
@@ -382,7 +383,7 @@ def not_there(server):
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, cache, published_file, spoil):
     spoil(server)
     with pytest.raises(FileNotFoundError, match=r"some\.bin is not in the cache and could not be downloaded") as error:
-        weights.fetch(published_file)
+        published_files.fetch(published_file)
     for needed in (server.url + "some.bin", published_file.checksum, str(cache / "some.bin"), "VGGISH_KERAS_HOME"):
         assert needed in str(error.value)
     assert "\n" not in str(error.value)
@@ -392,7 +393,7 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, cache, pub
 def test_offline(cache, published_file, monkeypatch):
     monkeypatch.setattr(params, "PUBLISHED_URL", "http://127.0.0.1:9/")
     with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no connection\)"):
-        weights.fetch(published_file)
+        published_files.fetch(published_file)
     assert not list(cache.iterdir())
 
 
@@ -400,9 +401,9 @@ def test_offline(cache, published_file, monkeypatch):
 def fetching(server, published_file):
     """Starts processes that fetch the file and print whether it is right."""
     script = (
-        "import sys; from vggish_keras import params, weights\n"
+        "import sys; from vggish_keras import params, published_files\n"
         "params.PUBLISHED_URL = sys.argv[1]\n"
-        "print(weights.verify(weights.fetch(params.PublishedFile(*sys.argv[2:])), sys.argv[3]))"
+        "print(published_files.verify(published_files.fetch(params.PublishedFile(*sys.argv[2:])), sys.argv[3]))"
     )
     command = [sys.executable, "-c", script, server.url, *published_file]
     processes = []
@@ -450,7 +451,7 @@ def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache,
     left = kill_halfway(server, fetching, cache)
     (cache / "tmpother").write_text("a file of somebody else")
     server.goes_on.set()
-    assert weights.fetch(published_file).read_bytes() == server.content["/audioset/some.bin"]
+    assert published_files.fetch(published_file).read_bytes() == server.content["/audioset/some.bin"]
     assert not left.exists()
     assert {file.name for file in cache.iterdir()} == {"some.bin", "tmpother"}
 
@@ -458,7 +459,7 @@ def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache,
 def test_a_killed_download_is_removed_when_the_file_is_there(server, fetching, cache, published_file):
     kill_halfway(server, fetching, cache)
     (cache / "some.bin").write_text("placed by hand")
-    assert weights.fetch(published_file).read_text() == "placed by hand"
+    assert published_files.fetch(published_file).read_text() == "placed by hand"
     assert list(cache.iterdir()) == [cache / "some.bin"]
 
 
@@ -474,7 +475,7 @@ def test_a_running_download_is_left_alone(server, fetching, cache, published_fil
     server.goes_on.set()
     for process in (running, beside):
         assert process.communicate()[0].strip() == "True"
-    weights.fetch(published_file)
+    published_files.fetch(published_file)
     assert list(cache.iterdir()) == [cache / "some.bin"]
 
 
@@ -482,4 +483,4 @@ def test_cache_is_the_users_own(monkeypatch):
     monkeypatch.delenv("VGGISH_KERAS_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     if sys.platform == "linux":
-        assert weights.published_path(params.CHECKPOINT) == Path("/somewhere/vggish_keras/vggish_model.ckpt")
+        assert published_files.published_path(params.CHECKPOINT) == Path("/somewhere/vggish_keras/vggish_model.ckpt")

@@ -13,11 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import audio, params
-from vggish_keras.framing import check_choice
+from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.recordings import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
-
-PathLike = str | os.PathLike[str]
 
 SUBSETS = ("training", "validation")
 CROPS = ("random", "start", "center")

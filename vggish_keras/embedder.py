@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from vggish_keras import audio, model, params, weights as weights_lib
+from vggish_keras import __version__, audio, model, params, weights as weights_lib
 from vggish_keras._errors import error_message
 from vggish_keras._fork import check_process
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
+from vggish_keras.framing import PADDINGS, cut_windows, hop_frames, start_times
 from vggish_keras.resample import resample_blocks
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -48,6 +49,9 @@ class Embedder:
         dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32.
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of one.
 
+    Attributes:
+        options: What the embeddings are made with, as plain values that JSON can hold.
+
     Raises:
         ValueError: A bad argument; weights that do not fit or are not finite; or a SavedModel with inputs or outputs
             that `export_saved_model` does not write.
@@ -57,7 +61,7 @@ class Embedder:
 
     def __init__(
         self,
-        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        weights: PathLike | None = params.AUDIOSET,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
         padding: str = "same",
         postprocess: str | None = None,
@@ -87,6 +91,15 @@ class Embedder:
         signature = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]
         self._embed_windows = tf.function(lambda windows: vggish(windows)[:, 0], signature)
         self._dtype = embedding_dtype(postprocess)
+        self.options: dict[str, Any] = {
+            "weights": None if weights is None else os.fspath(weights),
+            "hop_seconds": float(hop_seconds),
+            "padding": padding,
+            "postprocess": postprocess,
+            "dtype": dtype,
+            "channels": channels,
+            "version": __version__,
+        }
 
     def embed(self, source: audio.Source, sample_rate: int | None = None) -> Embeddings:
         """Embeds a recording.

@@ -31,12 +31,6 @@ def hop_frames(hop_seconds: float) -> int:
     return round(frames)
 
 
-def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise ValueError unless the value of an argument is one of its choices."""
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
-
-
 def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
     """How many examples a waveform gives.
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
-from vggish_keras.framing import PADDINGS, check_choice, count_examples, hop_frames
+from vggish_keras._validation import check_choice
+from vggish_keras.framing import PADDINGS, count_examples, hop_frames
 
 # === Spectrogram ===
 

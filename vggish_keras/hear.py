@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from vggish_keras import params, weights as weights_lib
+from vggish_keras import params
 from vggish_keras._fork import check_process
+from vggish_keras._validation import PathLike
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.model import VGGish
 
@@ -31,7 +32,7 @@ class HearModel(tf.Module):
     scene_embedding_size: int = params.EMBEDDING_SIZE
     timestamp_embedding_size: int = params.EMBEDDING_SIZE
 
-    def __init__(self, weights: weights_lib.PathLike | None) -> None:
+    def __init__(self, weights: PathLike | None) -> None:
         super().__init__(name="vggish")
         self._network = VGGish(weights, input="examples")
         signature = [tf.TensorSpec([None, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS], tf.float32)]
@@ -53,7 +54,7 @@ def load_model(model_file_path: str = "") -> HearModel:
         FileNotFoundError: There are no such weights, or the published ones cannot be had.
         ValueError: They do not fit.
     """
-    return HearModel(model_file_path or weights_lib.AUDIOSET)
+    return HearModel(model_file_path or params.AUDIOSET)
 
 
 def get_timestamp_embeddings(

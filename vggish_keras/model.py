@@ -8,7 +8,8 @@ from tensorflow import keras
 
 from vggish_keras import network, params, weights as weights_lib
 from vggish_keras._fork import check_process
-from vggish_keras.framing import PADDINGS, check_choice, hop_frames
+from vggish_keras._validation import PathLike, check_choice
+from vggish_keras.framing import PADDINGS, hop_frames
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.postprocess import Postprocess
 
@@ -75,7 +76,7 @@ def _mono(waveform: Any) -> Any:
 
 
 def VGGish(
-    weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+    weights: PathLike | None = params.AUDIOSET,
     input: str = "waveform",
     hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
     padding: str = "valid",

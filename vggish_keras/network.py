@@ -1,5 +1,6 @@
 """The published network: log-mel examples to embeddings."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -105,3 +106,55 @@ def restore_initializers(model: Any) -> None:
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
             layer.kernel_initializer = _initializer()
+
+
+# === The network in a model ===
+
+
+def slim_variables(model: Any) -> dict[str, Any]:
+    """TF-Slim's name of each of the network's 18 variables.
+
+    Args:
+        model: A Keras model with the layers conv1 .. fc2, at any depth.
+
+    Returns:
+        Name -> variable of the model.
+
+    Raises:
+        ValueError: The model contains no VGGish, or more than one.
+    """
+    layers = network_layers(model)
+    variables = {}
+    for layer, scope in params.SLIM_SCOPES.items():
+        variables[f"{scope}/weights"] = layers[layer].kernel
+        variables[f"{scope}/biases"] = layers[layer].bias
+    return variables
+
+
+def network_layers(model: Any) -> dict[str, Any]:
+    """The layers by name of the VGGish, at any depth, in a Keras model.
+
+    Raises:
+        ValueError: The model contains no VGGish, or more than one.
+    """
+    found = list(_networks(model))
+    if len(found) != 1:
+        layers = ", ".join(params.SLIM_SCOPES)
+        raise ValueError(f"model {model.name!r} contains {len(found)} VGGish, expected one (layers {layers})")
+    return found[0]
+
+
+def _networks(model: Any) -> Iterator[dict[str, Any]]:
+    """The layers by name of each model, at any depth, whose own layers are VGGish's."""
+    for nested in nested_models(model):
+        layers = {layer.name: layer for layer in nested.layers}
+        if layers.keys() >= params.SLIM_SCOPES.keys():
+            yield layers
+
+
+def nested_models(model: Any) -> Iterator[Any]:
+    """A Keras model and the models in it, at any depth."""
+    yield model
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from nested_models(layer)

@@ -38,6 +38,19 @@ INIT_STDDEV: Final = 0.01
 LEARNING_RATE: Final = 1e-4
 ADAM_EPSILON: Final = 1e-8
 
+SLIM_SCOPES: Final = {
+    "conv1": "vggish/conv1",
+    "conv2": "vggish/conv2",
+    "conv3_1": "vggish/conv3/conv3_1",
+    "conv3_2": "vggish/conv3/conv3_2",
+    "conv4_1": "vggish/conv4/conv4_1",
+    "conv4_2": "vggish/conv4/conv4_2",
+    "fc1_1": "vggish/fc1/fc1_1",
+    "fc1_2": "vggish/fc1/fc1_2",
+    "fc2": "vggish/fc2",
+}
+"""Keras layer -> TF-Slim scope; each holds a kernel and a bias."""
+
 # === Post-processing ===
 
 PCA_EIGEN_VECTORS: Final = "pca_eigen_vectors"
@@ -55,6 +68,8 @@ class PublishedFile(NamedTuple):
     checksum: str
 
 
+AUDIOSET: Final = "audioset"
+"""The name of the published files, wherever weights or PCA parameters are asked for."""
 PUBLISHED_URL: Final = "https://storage.googleapis.com/audioset/"
 CHECKPOINT: Final = PublishedFile("vggish_model.ckpt", "md5:d1c7011e6366aa34176bb05c705e31a8")
 PCA_PARAMS: Final = PublishedFile(

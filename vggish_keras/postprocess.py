@@ -1,13 +1,80 @@
 """The post-processing of the released AudioSet embeddings: PCA, whitening, 8 bits."""
 
-from typing import Any
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import params, weights
+from vggish_keras import params
+from vggish_keras._npz import read_npz
+from vggish_keras._validation import PathLike
 from vggish_keras.network import zero_masked
+from vggish_keras.published_files import fetch
+
+PcaParams: TypeAlias = PathLike | Mapping[str, Any] | Sequence[Any]
+
+_PCA_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    params.PCA_EIGEN_VECTORS: [(params.EMBEDDING_SIZE, params.EMBEDDING_SIZE)],
+    params.PCA_MEANS: [(params.EMBEDDING_SIZE,), (params.EMBEDDING_SIZE, 1)],
+}
+
+
+def read_pca_params(source: PcaParams) -> tuple[np.ndarray, np.ndarray]:
+    """The parameters of the published post-processing.
+
+    Args:
+        source: "audioset" for the published file; or the path of an .npz file with the published keys; or
+            arrays, as a mapping of "pca_eigen_vectors" [128, 128] and "pca_means" [128] or [128, 1], or in this order.
+
+    Returns:
+        float32 arrays: eigen vectors [128, 128], one component per row, and means [128].
+
+    Raises:
+        FileNotFoundError: There is no such file, or the published one cannot be had.
+        ValueError: Not an .npz file of plain arrays with these keys and shapes, or numbers that are not finite. Pickled
+            objects are never loaded.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = fetch(params.PCA_PARAMS) if source == params.AUDIOSET else Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"no PCA parameters at {path}")
+        origin = str(path)
+        arrays = read_npz(path, _PCA_SHAPES, functools.partial(_check_pca_headers, origin=origin))
+    else:
+        origin = "PCA parameters"
+        if not isinstance(source, Mapping):
+            source = dict(zip(_PCA_SHAPES, source, strict=False))
+        # Others are named, but may be anything.
+        arrays = {key: np.asarray(source[key] if key in _PCA_SHAPES else 0) for key in source}
+        _check_pca_headers(arrays, origin)
+    with np.errstate(over="ignore"):
+        eigen_vectors, means = (arrays[key].astype(np.float32) for key in _PCA_SHAPES)
+    for key, array in zip(_PCA_SHAPES, (eigen_vectors, means), strict=True):
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{origin}: {key} must hold finite numbers, got NaN or infinity")
+    return eigen_vectors, means.reshape(params.EMBEDDING_SIZE)
+
+
+def _check_pca_headers(arrays: Mapping[str, Any], origin: str) -> None:
+    """Checks what has a shape and a dtype: arrays, or the headers of arrays."""
+    problems = []
+    for key, shapes in _PCA_SHAPES.items():
+        if key not in arrays:
+            problems.append(f"{key} is missing (keys: {', '.join(sorted(arrays)) or 'none'})")
+        elif arrays[key].shape not in shapes:
+            problems.append(f"{key} has shape {arrays[key].shape}, expected {shapes[0]}")
+        elif arrays[key].dtype.kind not in "fiu":
+            problems.append(f"{key} must hold finite numbers, got dtype {arrays[key].dtype}")
+    if problems:
+        raise ValueError(f"{origin}: {'; '.join(problems)}")
+
+
+# === Layer ===
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
@@ -35,11 +102,11 @@ class Postprocess(keras.layers.Layer):
 
     def __init__(
         self,
-        pca_params: weights.PcaParams = weights.AUDIOSET,
+        pca_params: PcaParams = params.AUDIOSET,
         quantize: bool = True,
         **kwargs: Any,
     ) -> None:
-        eigen_vectors, means = weights.read_pca_params(pca_params)
+        eigen_vectors, means = read_pca_params(pca_params)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.supports_masking = True
         self.quantize = bool(quantize)

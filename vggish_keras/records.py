@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from vggish_keras import params
 from vggish_keras._atomic import atomic_write
-
-PathLike = str | os.PathLike[str]
+from vggish_keras._validation import PathLike
 
 # AudioSet's name and YouTube-8M's of the same thing.
 _ID = ("video_id", "id")

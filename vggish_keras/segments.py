@@ -1,10 +1,9 @@
 """AudioSet's lists of segments."""
 
 import csv
-import os
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-PathLike: TypeAlias = str | os.PathLike[str]
+from vggish_keras._validation import PathLike
 
 
 class Segment(NamedTuple):

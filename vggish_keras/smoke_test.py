@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vggish_keras import params, weights as weights_lib
+from vggish_keras import params
+from vggish_keras._validation import PathLike
 from vggish_keras.model import VGGish
 from vggish_keras.postprocess import Postprocess
 
@@ -21,7 +22,7 @@ class Figure(NamedTuple):
         return abs(self.measured - self.expected) <= params.SMOKE_TEST_TOLERANCE * abs(self.expected)
 
 
-def smoke_test(weights: weights_lib.PathLike | None = weights_lib.AUDIOSET) -> list[Figure]:
+def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Figure]:
     """Runs the published smoke test.
 
     Args:

@@ -18,7 +18,8 @@ def test_damaged_archives():
 
 
 def check(seed: int) -> None:
-    from vggish_keras import embedding_files, weights
+    from vggish_keras import embedding_files
+    from vggish_keras.postprocess import read_pca_params
 
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +35,7 @@ def check(seed: int) -> None:
             read = embedding_files.read_npz
         else:
             save(path, pca_eigen_vectors=rng.normal(size=(128, 128)), pca_means=rng.normal(size=(128, 1)))
-            read = weights.read_pca_params
+            read = read_pca_params
         path.write_bytes(mutations.mutate(path.read_bytes(), rng, header=200))
         message = str(path)
         try:

@@ -17,13 +17,14 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, weights as weights_lib
+from vggish_keras import audio, corpus as corpus_lib, embedding_files, params
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.framing import PADDINGS, check_choice, cut_windows, hop_frames, start_times
+from vggish_keras.framing import PADDINGS, cut_windows, hop_frames, start_times
 from vggish_keras.recordings import find_recordings
 from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
@@ -279,7 +280,7 @@ class EmbedAudio(beam.PTransform):
 
     def __init__(
         self,
-        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        weights: PathLike | None = params.AUDIOSET,
         postprocess: str | None = None,
         batch_size: int = 32,
         dtype: str = "float32",
@@ -463,7 +464,7 @@ class EmbedCorpus(beam.PTransform):
         self,
         patterns: Iterable[str],
         prefix: str,
-        weights: weights_lib.PathLike | None = weights_lib.AUDIOSET,
+        weights: PathLike | None = params.AUDIOSET,
         segments: str | None = None,
         labels: str | None = None,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,

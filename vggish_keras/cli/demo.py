@@ -55,13 +55,13 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
 
 def _demo_embedder(weights: str) -> tuple[Any, str]:
     """The embedder, and what must be said of its embeddings."""
+    from vggish_keras import params
     from vggish_keras.embedder import Embedder
-    from vggish_keras.weights import AUDIOSET
 
     try:
         return Embedder(weights), ""
     except FileNotFoundError:
-        if weights != AUDIOSET:
+        if weights != params.AUDIOSET:
             raise
     import tensorflow as tf
 

@@ -16,7 +16,7 @@ def weights() -> None:
 def fetch() -> None:
     """Download the published files that are not in the cache, and verify them."""
     from vggish_keras import params
-    from vggish_keras.weights import fetch
+    from vggish_keras.published_files import fetch
 
     for file in (params.CHECKPOINT, params.PCA_PARAMS):
         click.echo(fetch(file))
@@ -26,7 +26,7 @@ def fetch() -> None:
 def show() -> None:
     """Show where the published files are, or would be, and whether they are the published ones."""
     from vggish_keras import params
-    from vggish_keras.weights import published_path, verify
+    from vggish_keras.published_files import published_path, verify
 
     for file in (params.CHECKPOINT, params.PCA_PARAMS):
         path = published_path(file)

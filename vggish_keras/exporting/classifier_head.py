@@ -5,8 +5,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras.network import UnfoldExamples
-from vggish_keras.weights import nested_models
+from vggish_keras.network import UnfoldExamples, nested_models
 
 
 class Head:

@@ -10,11 +10,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import params, weights as weights_lib
+from vggish_keras import params
+from vggish_keras._validation import PathLike
 from vggish_keras.exporting.classifier_head import Head
 from vggish_keras.exporting.signatures import ServedModel
 from vggish_keras.model import VGGish
-from vggish_keras.postprocess import Postprocess
+from vggish_keras.postprocess import PcaParams, Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
@@ -22,8 +23,8 @@ CLASS_NAMES = Path("assets") / "class_names.txt"
 
 def export_saved_model(
     model: Any,
-    path: weights_lib.PathLike,
-    postprocess: weights_lib.PcaParams | None = None,
+    path: PathLike,
+    postprocess: PcaParams | None = None,
     overwrite: bool = False,
     *,
     class_names: Sequence[str] | None = None,

@@ -5,12 +5,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import params, weights as weights_lib
+from vggish_keras import params
 from vggish_keras.exporting import graph_resample, graph_wav
 from vggish_keras.exporting.classifier_head import Head
 from vggish_keras.framing import count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
-from vggish_keras.network import FoldExamples, UnfoldExamples
+from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
 from vggish_keras.postprocess import Postprocess
 
 _BATCH_SIZE = 64
@@ -26,14 +26,14 @@ class ServedModel:
     """What the SavedModel computes."""
 
     def __init__(self, model: Any, postprocess: Postprocess | None, head: Head | None = None) -> None:
-        layers = weights_lib.network_layers(model)
-        every = (layer for nested in weights_lib.nested_models(model) for layer in nested.layers)
+        layers = network_layers(model)
+        every = (layer for nested in nested_models(model) for layer in nested.layers)
         self._front_end = next((layer for layer in every if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
         self._postprocess = postprocess
         self._head = head
-        self._trainable = list(weights_lib.slim_variables(model).values())
+        self._trainable = list(slim_variables(model).values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
         if head is not None:
             for variable in model.variables:
