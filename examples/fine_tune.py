@@ -62,7 +62,7 @@ def signals(batches: int, seed: int) -> Any:
 
 def recordings(folder: Path, seconds: float, batch_size: int, validation: float, group: str | None, seed: int) -> Any:
     """The training and validation datasets of a folder; `group` is a regular expression that finds a name's group."""
-    options = {"seconds": seconds, "batch_size": batch_size, "validation": validation, "seed": seed}
+    options = {"seconds": seconds, "batch_size": batch_size, "validation_split": validation, "seed": seed}
     training = vk.waveform_dataset(folder, subset="training", shuffle=True, group=_group(group), **options)
     held_out = vk.waveform_dataset(folder, subset="validation", crop="center", group=_group(group), **options)
     return training, held_out
