@@ -151,7 +151,7 @@ def test_files_that_are_no_checkpoint(tmp_path, model):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt is not a readable TF-Slim checkpoint"):
         vk.VGGish(weights=tmp_path / "text.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"no weights found at .*missing\.ckpt"):
         vk.VGGish(weights=tmp_path / "missing.ckpt")
     with pytest.raises(TypeError, match="weights must be 'audioset', a path or None, got 3"):
         vk.VGGish(weights=3)

@@ -35,7 +35,7 @@ def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Figure]:
         FileNotFoundError: There are no such weights, or a published file cannot be had.
         ValueError: The weights do not fit.
     """
-    model, postprocess = VGGish(weights), Postprocess()
+    model, postprocess = VGGish(weights), Postprocess(params.AUDIOSET)
     seconds = np.arange(params.SMOKE_TEST_SECONDS * params.SAMPLE_RATE) / params.SAMPLE_RATE
     sine = np.sin(2 * np.pi * params.SMOKE_TEST_HZ * seconds).astype(np.float32)
     embeddings = model(sine[np.newaxis], training=False)

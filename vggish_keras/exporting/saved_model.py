@@ -66,7 +66,10 @@ def export_saved_model(
     if class_names is not None:
         head = Head(model)
         _check_class_names(class_names, head.size)
-    functions = ServedModel(model, None if postprocess is None else Postprocess(postprocess), head)
+    layer = None if postprocess is None else Postprocess(postprocess)
+    if layer is not None:
+        layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
+    functions = ServedModel(model, layer, head)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / "new"
