@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import keras
 
 from vggish_keras import params
@@ -13,7 +14,7 @@ from vggish_keras.framing import PADDINGS, Padding, count_examples, hop_to_frame
 # === Spectrogram ===
 
 
-def hann_window() -> np.ndarray:
+def hann_window() -> NDArray[np.float64]:
     """Returns the periodic Hann window, float64 [400]: computed in float32 it would leak into quiet mel bands."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.STFT_WINDOW_SAMPLES) / params.STFT_WINDOW_SAMPLES)
 
@@ -23,7 +24,7 @@ def hz_to_mel(hz: Any) -> Any:
     return params.MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(hz, np.float64) / params.MEL_BREAK_HZ)
 
 
-def mel_matrix() -> np.ndarray:
+def mel_matrix() -> NDArray[np.float64]:
     """Returns the weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
 
     Returns:
@@ -34,7 +35,8 @@ def mel_matrix() -> np.ndarray:
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins - lower) / (center - lower)
     falling = (upper - bins) / (upper - center)
-    return np.maximum(0, np.minimum(rising, falling))
+    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return weights
 
 
 # === Layer ===
