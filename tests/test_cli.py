@@ -293,6 +293,7 @@ def test_embed_says_that_a_clip_is_too_short(run, tmp_path, slim):
 
 
 @pytest.mark.usefixtures("one_embedder")
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(run, tmp_path):
     soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1_000.0), 16_000, subtype="FLOAT")
     status, _, errors = run("embed", "loud.wav")
