@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import weakref
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def pytest_addoption(parser):
     parser.addoption("--slim", help="folder with checkpoints of an earlier run of the slim fixture")
 
 
+def pytest_configure():
+    # Background jobs of a shell ignore Ctrl-C, and so would the commands that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     if os.environ.get("VGGISH_REFERENCE"):
         return
@@ -23,6 +30,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("reference"):
             item.add_marker(skip)
+
+
+@pytest.fixture(params=["untimed", pytest.param("timed", marks=pytest.mark.timing)])
+def time_limit(request):
+    """Returns its argument in runs of tests marked `timing`, and a minute in the suite, where it only ends hangs."""
+    return lambda seconds: seconds if request.param == "timed" else 60
 
 
 @pytest.fixture(scope="session")
