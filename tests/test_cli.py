@@ -379,7 +379,7 @@ def test_demo_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch, rec
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, output, _ = run("demo", recordings[0])
     assert status == 0
-    assert 'no picture: pictures need matplotlib: pip install "vggish[plot]"' in output
+    assert 'no picture: plotting requires matplotlib: pip install "vggish[plot]"' in output
     assert (tmp_path / "vggish_demo.npz").exists()
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tensorflow import keras
 
 from vggish_keras import params
@@ -150,3 +150,27 @@ class Postprocess(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         # The parameters are weights, which a saved model holds anyway.
         return {**super().get_config(), "pca_params": None, "quantize": self.quantize}
+
+
+# === Inverse ===
+
+
+def dequantize(quantized: ArrayLike | tf.Tensor) -> NDArray[np.float32] | tf.Tensor:
+    """Inverts the 8-bit quantization of `Postprocess` to within one level, 4 / 255.
+
+    Values that were clipped to [-2, 2] are not restored.
+
+    Args:
+        quantized: uint8 array or tensor of any shape.
+
+    Returns:
+        float32 of the same shape in [-2, 2], an array or a tensor like `quantized`.
+
+    Example:
+        >>> vk.records.dequantize(np.array([0, 255], np.uint8))
+        array([-2.,  2.], dtype=float32)
+    """
+    scale = (params.QUANTIZE_MAX - params.QUANTIZE_MIN) / 255
+    if tf.is_tensor(quantized):
+        return tf.cast(quantized, tf.float32) * scale + params.QUANTIZE_MIN
+    return np.asarray(quantized, np.float32) * np.float32(scale) + np.float32(params.QUANTIZE_MIN)
