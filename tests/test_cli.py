@@ -431,7 +431,7 @@ def test_export_touches_nothing_that_exists(run, tmp_path, slim):
     (tmp_path / "vggish" / "1").mkdir(parents=True)
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2)
     assert (status, output) == (1, "")
-    assert errors == "Error: vggish/1 exists: give another path, or overwrite it\n"
+    assert errors == "Error: vggish/1 exists: choose a different path, or pass overwrite=True (--overwrite)\n"
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2, "--hop", 0.5, "--overwrite")
     assert (status, output) == (0, "vggish/1\n")
     import tensorflow as tf
