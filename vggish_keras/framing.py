@@ -1,13 +1,14 @@
 """How a recording at 16 kHz is cut into examples: hops, counts, samples and times."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vggish_keras import params
 
-PADDINGS = ("valid", "same")
+Padding = Literal["valid", "same"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 def hop_frames(hop_seconds: float) -> int:
