@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras import __version__, audio, params
+from vggish_keras import __version__, audio, params, saved_model_options
 from vggish_keras._fork import check_process
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
@@ -39,9 +39,10 @@ class Embedder:
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint or a Keras weights file, or None for random weights, as
             in `VGGish`; a folder written by `export_saved_model`; or an engine, such as `open_engine` returns.
-        hop_seconds: Distance between examples, any multiple of 10 ms.
+        hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported SavedModel, and
+            0.96 s for other weights.
         padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
-            "valid" uses whole examples only.
+            "valid" uses whole examples only. None uses that of an exported SavedModel, and "same" for other weights.
         postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has "quantized" if it was exported with
             PCA parameters.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
@@ -68,14 +69,15 @@ class Embedder:
     def __init__(
         self,
         weights: PathLike | Engine | None = params.AUDIOSET,
-        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: Padding = "same",
+        hop_seconds: float | None = None,
+        padding: Padding | None = None,
         postprocess: Postprocessing | None = None,
         batch_size: int = 32,
         dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
     ) -> None:
         audio.check_channels(channels)
+        hop_seconds, padding = saved_model_options.resolve(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")

@@ -1,10 +1,11 @@
 """The options that an exported SavedModel carries, in a file that is read without TensorFlow."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from vggish_keras import __version__
+from vggish_keras import __version__, params
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.framing import PADDINGS, Padding, hop_frames
 
@@ -22,6 +23,15 @@ class SavedModelOptions(NamedTuple):
 
     hop_seconds: float
     padding: Padding
+
+
+def resolve(weights: object, hop_seconds: float | None = None, padding: Padding | None = None) -> SavedModelOptions:
+    """Returns the given options; where they are None, those of the SavedModel at `weights`, else 0.96 s and "same"."""
+    own = read(weights) if isinstance(weights, (str, os.PathLike)) else None
+    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, "same")
+    return SavedModelOptions(
+        own.hop_seconds if hop_seconds is None else hop_seconds, own.padding if padding is None else padding
+    )
 
 
 def read(path: PathLike) -> SavedModelOptions | None:
