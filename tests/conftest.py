@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import weakref
 from pathlib import Path
 
@@ -9,10 +10,17 @@ import numpy as np
 import pytest
 
 from tests import published
+from tests.fakes import FakeEngine
 
 
 def pytest_addoption(parser):
     parser.addoption("--slim", help="folder with checkpoints of an earlier run of the slim fixture")
+
+
+def pytest_configure():
+    # Background jobs of a shell ignore Ctrl-C, and so would the commands that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
@@ -22,6 +30,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("reference"):
             item.add_marker(skip)
+
+
+@pytest.fixture(params=["untimed", pytest.param("timed", marks=pytest.mark.timing)])
+def time_limit(request):
+    """Returns its argument in runs of tests marked `timing`, and a minute in the suite, where it only ends hangs."""
+    return lambda seconds: seconds if request.param == "timed" else 60
 
 
 @pytest.fixture(scope="session")
@@ -61,18 +75,7 @@ def embedder(slim):
 
 @pytest.fixture
 def fake_network(monkeypatch):
-    """A network that is quick and whose embedding tells examples apart: 128 of the example's log-mel values."""
-    import tensorflow as tf
-
-    import vggish_keras as vk
-    from vggish_keras import model
-
-    def build(*_, padding, **__):
-        waveform = tf.keras.Input((None,))
-        examples = vk.LogMelExamples(padding=padding)(waveform)
-        return tf.keras.Model(waveform, tf.keras.layers.Reshape((-1, 96 * 64))(examples)[..., :6_144:48])
-
-    monkeypatch.setattr(model, "VGGish", build)
+    monkeypatch.setattr("vggish_keras.embedder.open_engine", lambda *_: FakeEngine())
 
 
 @pytest.fixture
@@ -158,7 +161,7 @@ def count_windows(monkeypatch):
                 changes.append(1)
                 yield window
 
-        monkeypatch.setattr(module, "cut_windows", counted)
+        monkeypatch.setattr(module, "cut_windows" if hasattr(module, "cut_windows") else "cut_segments", counted)
         return changes
 
     return install

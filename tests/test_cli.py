@@ -124,7 +124,7 @@ def test_an_interrupted_run_keeps_what_is_done(run, recordings, monkeypatch):
     monkeypatch.undo()
 
 
-def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
+def test_ctrl_c_stops_at_once(time_limit, run, tmp_path, recordings, slim):
     """The signal, in a process of its own, while a recording of an hour is embedded."""
     with soundfile.SoundFile(tmp_path / "hour.wav", "w", 16_000, 1) as file:
         for _ in range(60):
@@ -135,7 +135,7 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=time_limit(5))
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("Stopped after ")
     assert "Traceback" not in errors
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_at_once(run, tmp_path, recordings, slim):
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_ctrl_c_ends_a_decoder_that_never_returns(run, tmp_path, recordings, slim, signals):
+def test_ctrl_c_ends_a_decoder_that_never_returns(time_limit, run, tmp_path, recordings, slim, signals):
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "soundfile.py").write_text("import time\ndef SoundFile(*_, **__): time.sleep(1_000)\n")
@@ -157,12 +157,10 @@ def test_ctrl_c_ends_a_decoder_that_never_returns(run, tmp_path, recordings, sli
     while not (tmp_path / "out" / f"{recordings[1].name}.npz").exists():  # FLAC, which soundfile does not read
         assert process.poll() is None
         time.sleep(0.02)
-    start = time.monotonic()
     for _ in range(signals):
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
-    _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - start < 10
+    _, errors = process.communicate(timeout=time_limit(10))
     assert process.returncode == 130
     assert "Traceback" not in errors
 
@@ -295,6 +293,7 @@ def test_embed_says_that_a_clip_is_too_short(run, tmp_path, slim):
 
 
 @pytest.mark.usefixtures("one_embedder")
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(run, tmp_path):
     soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1_000.0), 16_000, subtype="FLOAT")
     status, _, errors = run("embed", "loud.wav")
@@ -412,7 +411,7 @@ def test_check_compares_with_the_published_figures(run, slim, pca_in_cache, monk
 
     sine = np.sin(2 * np.pi * 1_000 * np.arange(48_000) / 16_000).astype(np.float32)
     embeddings = vggish(sine[np.newaxis])
-    quantized = np.asarray(vk.Postprocess()(embeddings)).astype(float)
+    quantized = np.asarray(vk.Postprocess("audioset")(embeddings)).astype(float)
     for figure, value in (
         ("EMBEDDING_MEAN", np.mean(embeddings) * 1.09),
         ("EMBEDDING_STDDEV", np.std(embeddings) * 0.92),
@@ -432,7 +431,7 @@ def test_export_touches_nothing_that_exists(run, tmp_path, slim):
     (tmp_path / "vggish" / "1").mkdir(parents=True)
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2)
     assert (status, output) == (1, "")
-    assert errors == "Error: vggish/1 exists: give another path, or overwrite it\n"
+    assert errors == "Error: vggish/1 exists: choose a different path, or pass overwrite=True (--overwrite)\n"
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2, "--hop", 0.5, "--overwrite")
     assert (status, output) == (0, "vggish/1\n")
     import tensorflow as tf
@@ -479,13 +478,3 @@ def test_the_installed_command(tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: no weights at")
     assert result.stderr.count("\n") == 1
-
-
-def test_help_answers_at_once():
-    for arguments in (["--help"], ["embed", "--help"], ["weights", "--help"]):
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            assert "Usage: vggish" in installed(*arguments).stdout
-            seconds.append(time.perf_counter() - start)
-        assert min(seconds) < 0.5

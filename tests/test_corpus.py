@@ -675,6 +675,7 @@ def test_a_truncated_mp3_gives_what_it_has(quick, corpus):
     assert len(whole.times) == 11
 
 
+@pytest.mark.filterwarnings("ignore:corpus.mutated:UserWarning")
 def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
     """500 files with bytes changed, cut out or put in, among good ones."""
     rng = np.random.default_rng(0)

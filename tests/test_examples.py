@@ -10,11 +10,11 @@ import soundfile
 from click.testing import CliRunner
 
 from examples import fine_tune, fine_tune_hub
-from tests.test_readme import commands
+from tests.readme import commands
 from tests.test_training import he_initialized
 from vggish_keras import params
 
-SIGNALS, FOLDER, HUB = commands("python -m examples")
+SIGNALS, FOLDER, HUB = commands("examples")
 
 
 def run(line, *more):

@@ -106,14 +106,14 @@ def broken_decoder(tmp_path, monkeypatch):
     ],
 )
 def test_a_decoder_that_hangs_or_crashes_fails_for_its_file_alone(
-    readers, recording, tmp_path, broken_decoder, line, reason
+    time_limit, readers, recording, tmp_path, broken_decoder, line, reason
 ):
     broken_decoder(line)
     (tmp_path / "empty.wav").touch()
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"stereo\.wav cannot be read as audio: {reason}"):
         list(readers.read(recording))
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < time_limit(30)
     with pytest.raises(ValueError, match="the file is empty"):
         list(readers.read(tmp_path / "empty.wav"))
 

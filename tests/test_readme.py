@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand there."""
+"""The README's examples, run as they are written."""
 
 import os
 import re
@@ -13,16 +13,17 @@ from click.testing import CliRunner
 from tensorflow import keras
 
 import vggish_keras as vk
+from tests import readme
 from tests.published import run_slim
 from tests.test_serving import Served, rest_server
 from vggish_keras.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
-    """The recordings that the examples name, and stand-ins for the published files in the cache."""
+    """The recordings that the examples name, with stand-ins for the published files in the cache."""
     os.link(slim.v1, Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_model.ckpt")
     soundfile.write(tmp_path / "recording.wav", sounds["rumble"], 16_000)
     soundfile.write(tmp_path / "music.flac", np.stack([sounds["noise"].clip(-1, 1)] * 2, axis=1), 44_100)
@@ -38,38 +39,69 @@ def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
     return tmp_path
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+# Run by other tests, which find them by their names.
+ELSEWHERE = {"demo": ".ci/run", "tests": ".ci/run", "examples": "tests/test_examples.py"}
 
 
-def commands(program="vggish"):
-    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith(program)]
+def test_every_block_has_a_test():
+    names = [block.name for block in readme.blocks() if block.name]
+    assert len(set(names)) == len(names)
+    assert set(ELSEWHERE) <= set(names)
+    for name, file in ELSEWHERE.items():
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), f"{file} does not run the block {name}"
+    for block in readme.blocks():
+        assert block.language in ("python", "sh") or block.name is None, f"no test runs {block.language}"
+
+
+def test_blocks_in_order(folder, capsys, slim):
+    """All examples, from top to bottom as a reader runs them, on less data."""
+    names = {}
+    for block in readme.blocks():
+        if block.name in ELSEWHERE or not block.name:
+            continue
+        if block.language == "sh":
+            for command in block.text.splitlines():
+                run(command)
+        elif block.name == "request":
+            request(block.text, names)
+        else:
+            exec(shortened(block.text), names)
+    assert_python_results(folder, names, slim, capsys.readouterr().out)
+    assert_files()
+
+
+def shortened(text):
+    return re.sub(r"epochs=\d+", "epochs=1", text).replace('"batch_size": 32', '"batch_size": 2')
 
 
 def run(command):
-    result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+    program, *arguments = shlex.split(command, comments=True)
+    if program != "vggish":
+        assert program in ("docker", "python"), command  # tests/test_serving.py runs the clients
+        return
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, (command, result.output)
 
 
-def test_python(folder, capsys, slim):
-    examples = blocks("python")
-    assert len(examples) == 11
-    for command in commands()[1:4]:  # whose results are read
-        run(command)
-    names = {}
-    (asks_server,) = (index for index, example in enumerate(examples) if "requests.post" in example)
-    # Shortened: one epoch on two clips at a time.
-    exec(re.sub(r"epochs=\d+", "epochs=1", "\n".join(examples[:asks_server])).replace('": 32', '": 2'), names)
+def request(text, names):
+    """Sends the request to a server here."""
     scores = names["classifier"].predict(one_recording(), verbose=0)[0]
     served = Served("classifier/1")
     with rest_server(served) as url:
-        exec(examples[asks_server].replace("http://localhost:8501", url), names)
+        exec(text.replace("http://localhost:8501", url), names)
     served.session.close()
     np.testing.assert_allclose(names["answer"]["outputs"]["scores"][0], scores, atol=1e-3)
-    exec("\n".join(examples[asks_server + 1 :]), names)
+
+
+def one_recording():
+    samples = soundfile.read("recording.wav", dtype="float32")[0]
+    return {"waveform": samples[np.newaxis], "num_samples": np.array([len(samples)], np.int32)}
+
+
+def assert_python_results(folder, names, slim, output):
     assert names["embeddings"].times.tolist() == [0, 0.96, 1.92, 2.88]
     assert names["released_form"].dtype == np.uint8
-    assert "(8, 128)" in capsys.readouterr().out
+    assert "(8, 128)" in output
     assert names["model"](names["clips"]).shape == (4, 2, 128)
     assert [clip.video_id for clip in names["records"]] == ["music", "recording"]
     assert names["saved"]["values"].shape == (4, 128)
@@ -90,16 +122,7 @@ def assert_tf_slim_agrees(checkpoint, vggish, slim):
     np.testing.assert_allclose(run_slim(checkpoint, slim.examples), expected, atol=1e-5 * np.abs(expected).max())
 
 
-def one_recording():
-    samples = soundfile.read("recording.wav", dtype="float32")[0]
-    return {"waveform": samples[np.newaxis], "num_samples": np.array([len(samples)], np.int32)}
-
-
-@pytest.mark.usefixtures("folder")
-def test_command_line():
-    assert len(commands()) == 14
-    for command in commands():
-        run(command)
+def assert_files():
     for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
         assert Path(name).exists()
     for name in ("embeddings/deep/music.flac.npz", "all.parquet", "corpus-00003-of-00004.tfrecord", "hops.svg"):
@@ -113,9 +136,9 @@ def records_of(files):
 
 
 def test_options_of_beam():
-    """No cluster is at hand, but Beam knows them."""
-    rows = re.findall(r"^\| (.+) \| `(--.+)` \|$", README, re.MULTILINE)
-    assert [where for where, _ in rows] == ["two processes of this machine", "Flink", "Dataflow"]
+    """Beam knows them; no cluster runs them."""
+    rows = re.findall(r"^\| (.+) \| `(--.+)` \|$", readme.README, re.MULTILINE)
+    assert [where for where, _ in rows] == ["two local processes", "Flink", "Dataflow"]
     known = PipelineOptions([]).get_all_options().keys()
     for where, options in rows:
         parsed = PipelineOptions(options.split()).get_all_options(retain_unknown_options=True)
