@@ -13,6 +13,7 @@ import psutil
 import pytest
 import soundfile
 import tensorflow as tf
+from click import ClickException
 from click.testing import CliRunner
 from tensorflow import keras
 
@@ -339,13 +340,13 @@ def padded(*num_samples):
         (
             "wav",
             {"audio": tf.constant([wav(noise(100)), b"no WAV at all"])},
-            r"audio\[1\] must be the bytes of a WAV file of PCM of 8, .* or mu-law: it does not start as one",
+            r"audio\[1\] must be the bytes of a WAV file of PCM of 8, .* or mu-law: it has no RIFF WAVE header",
         ),
         ("wav", {"audio": tf.constant([wav(np.zeros(0))])}, "it holds no samples"),
         (
             "wav",
             {"audio": tf.constant([wav(noise(100)), wav(np.array([0, np.nan]), subtype="FLOAT")])},
-            r"\[audio holds samples that are not finite numbers, in clip\] \[1\]",
+            r"\[audio has samples that are not finite numbers, in clip\] \[1\]",
         ),
     ],
 )
@@ -577,6 +578,7 @@ def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypat
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     np.savez(tmp_path / "pca.npz", **pca_params)
     options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
+    options += ["--hop", 0.72, "--padding", "same"]
     result = CliRunner().invoke(load_script("saved_model").main, list(map(str, options)))
     table, errors = capfd.readouterr()
     assert result.exit_code == 0, result.output + table + errors
@@ -598,6 +600,15 @@ def test_nothing_is_written_if_the_verification_fails(tmp_path, slim, monkeypatc
     assert result.exit_code == 1
     assert f"Error: nothing was written to {tmp_path / 'vggish' / '1'}: the verification failed" in result.output
     assert not list((tmp_path / "vggish").iterdir())
+
+
+def test_verification_needs_the_options(verify, tmp_path):
+    with pytest.raises(ClickException, match=r"has no assets\.extra/vggish\.json: export it with this version"):
+        verify.read_options(tmp_path)
+    (tmp_path / saved_model_options.OPTIONS_FILE).parent.mkdir()
+    (tmp_path / saved_model_options.OPTIONS_FILE).write_text("{}")
+    with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of a SavedModel"):
+        verify.read_options(tmp_path)
 
 
 def test_verification_reports_mismatches(verify):
