@@ -218,7 +218,7 @@ def test_errors_name_the_first_invalid_clip():
 
 def test_mutated_files_return_samples_or_raise(decode):
     content = np.frombuffer(wav(layout(), chunk(b"LIST", b"abcdef"), DATA), np.uint8)
-    refused = 0
+    rejected = 0
     for _ in range(300):
         mutated = content.copy()
         mutated[RNG.integers(0, 60, 2)] = RNG.integers(0, 256, 2)
@@ -226,7 +226,7 @@ def test_mutated_files_return_samples_or_raise(decode):
             samples, _ = decode(mutated[: RNG.choice([20, 50, *[len(content)] * 8])].tobytes())
         except tf.errors.InvalidArgumentError as error:
             assert re.search(f"{ACCEPTED}: ", error.message)  # noqa: PT017
-            refused += 1
+            rejected += 1
         else:
             assert np.all(np.abs(samples) <= 1)
-    assert 0 < refused < 300
+    assert 0 < rejected < 300

@@ -109,7 +109,7 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
         sample_rate: Their rate in Hz.
 
     Yields:
-        float32 arrays [samples], together as long as what `resample` returns for the whole.
+        float32 arrays [samples], which together equal what `resample` returns for the whole stream.
 
     Raises:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000.

@@ -18,7 +18,7 @@ _FORMATS = (
     "tak,tta,w64,wav,wv"
 )
 _MAX_PLANES = 7
-"""PyAV 17 and 18 read beyond the end of a planar frame with more channels."""
+"""PyAV 17 reads beyond the end of a planar frame with more channels."""
 _LOSSLESS = frozenset(["flac", "wavpack", "tta", "ape", "tak"])
 """Codecs whose packets carry a checksum that FFmpeg ignores by default."""
 _READ_ONCE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
@@ -163,7 +163,7 @@ class _Frames:
             yield frame
 
     def _starts_as_audio(self, packet: Any) -> bool:
-        """False for tags and other bytes between packets, which FFmpeg returns as packets if there is no container."""
+        """False for tags and other bytes between packets, which FFmpeg also returns as packets if it has no container."""
         sync = _SYNC.get(self._format)
         return sync is None or not packet.size or int.from_bytes(bytes(packet)[:2], "big") & sync == sync
 

@@ -180,12 +180,7 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     # The extensible sub-format starts with the code of the plain format.
     kind = tf.where((kind == _EXTENSIBLE) & (layout_size >= _EXTENSIBLE_SIZE), _number(audio, layout + 24, 2), kind)
     sample_rate = _number(audio, layout + 4, 4)
-    formats, widths, any_bits = (
-        tf.constant([getattr(encoding, name) for encoding in _ENCODINGS]) for name in ("format", "bits", "any_bits")
-    )
-    matches = (kind[:, tf.newaxis] == tf.cast(formats, tf.int64)) & (
-        (bits[:, tf.newaxis] == tf.cast(widths, tf.int64)) | any_bits
-    )
+    matches = _matching_encodings(kind, bits)
     encoding = tf.argmax(matches, axis=1)
     frame_bytes = channels * tf.gather(_sample_bytes(), encoding)
 
@@ -219,6 +214,14 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
         frame_bytes = tf.identity(frame_bytes)
         frames = tf.minimum(size, present) // frame_bytes
         return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, frames)))
+
+
+def _matching_encodings(kind: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """The encodings that fit a format and bits per sample, bool [clips, encodings]."""
+    formats = tf.constant([encoding.format for encoding in _ENCODINGS], tf.int64)
+    widths = tf.constant([encoding.bits for encoding in _ENCODINGS], tf.int64)
+    any_bits = tf.constant([encoding.any_bits for encoding in _ENCODINGS])
+    return (kind[:, tf.newaxis] == formats) & ((bits[:, tf.newaxis] == widths) | any_bits)
 
 
 def _require(passes: tf.Tensor, reason: list[Any]) -> tf.Operation:
