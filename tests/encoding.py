@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Pipe(io.BytesIO):
-    """What a program that writes to a pipe has: no way back to fill in sizes."""
+    """A file that cannot seek back to fill in sizes, like a pipe."""
 
     def seekable(self):
         return False
@@ -20,7 +20,7 @@ class Pipe(io.BytesIO):
 
 
 class _Kept(Pipe):
-    """Keeps its content when it is closed."""
+    """A pipe whose content can be read after it is closed."""
 
     content = b""
 
@@ -30,9 +30,9 @@ class _Kept(Pipe):
 
 
 def encode(samples, sample_rate, codec, container, *, pipe=False, **options) -> bytes:
-    """Encodes float samples [n] or [n, channels] in [-1, 1] to a file or, where a size is never known, to a pipe.
+    """Encodes float samples [n] or [n, channels] in [-1, 1], to a file or to a pipe.
 
-    The other options are those of `_write`.
+    Further options are those of `_write`.
     """
     if pipe:
         file = _Kept()
@@ -47,7 +47,7 @@ def encode(samples, sample_rate, codec, container, *, pipe=False, **options) -> 
 def _write(
     file, samples, sample_rate, codec, container, *, video=False, sample_format=None, options=None, bit_rate=128_000
 ):
-    """With `video` the sound comes after a few black pictures."""
+    """With `video`, the sound follows a few black pictures."""
     with av.open(file, "w", format=container, options=options or {}) as output:
         pictures = output.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p") if video else None
         samples = np.asarray(samples, np.float32).reshape(len(samples), -1)
@@ -68,10 +68,10 @@ def _write(
 
 
 def _frames(samples, sample_rate, layout, stream):
-    # From 16 bits, so that what a lossless codec keeps is known to the bit.
+    # 16-bit samples, which every lossless codec keeps exactly.
     pcm = np.round(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout=layout)
-    # With times, an encoder says how much silence it put in front, and containers note it.
+    # Given times, an encoder reports how much silence it adds at the start, and containers store it.
     frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), 0
     resampler = av.AudioResampler(
         format=stream.format.name, layout=layout, rate=sample_rate, frame_size=stream.codec_context.frame_size or 4_096

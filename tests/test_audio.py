@@ -53,7 +53,7 @@ def test_formats(tmp_path, format, subtype, error):
     assert sample_rate == 44_100
     if error:
         np.testing.assert_allclose(samples, 0.75 * tone, atol=error)
-    else:  # lossy, and an encoder may add silence around
+    else:  # lossy, and an encoder may add silence at both ends
         middle = samples[5_000:25_000]
         hz = np.argmax(np.abs(np.fft.rfft(middle * np.hanning(len(middle))))) * 44_100 / len(middle)
         assert abs(hz - 440) < 3
@@ -75,11 +75,11 @@ def test_real_recordings(reference):
         expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
         assert sample_rate == rate
         assert abs(len(samples) / rate - seconds) < 0.05
-        # libsndfile's own decoders: those of FFmpeg round in other places.
+        # The expected values come from libsndfile's decoders; FFmpeg's round differently.
         np.testing.assert_allclose(samples, expected.mean(axis=1), atol=2e-6)
 
 
-def test_long_files_come_in_blocks(tmp_path):
+def test_long_files_are_read_in_blocks(tmp_path):
     path = tmp_path / "long.wav"
     samples = np.random.default_rng(1).uniform(-1, 1, 300_000).astype(np.float32)
     path.write_bytes(encoded("WAV", "FLOAT", samples))
@@ -88,7 +88,7 @@ def test_long_files_come_in_blocks(tmp_path):
     np.testing.assert_array_equal(np.concatenate(blocks), samples)
 
 
-def test_a_pipe_without_positions():
+def test_a_pipe_that_cannot_seek():
     class Pipe(io.BytesIO):
         def seekable(self):
             return False
@@ -99,40 +99,40 @@ def test_a_pipe_without_positions():
     np.testing.assert_array_equal(read(Pipe(encoded()))[0], read(io.BytesIO(encoded()))[0])
 
 
-def test_file_objects_are_read_from_where_they_are():
+def test_file_objects_are_read_from_their_position():
     content = encoded()
     file = io.BytesIO(b"something before" + content)
     file.seek(16)
     np.testing.assert_array_equal(read(file)[0], read(io.BytesIO(content))[0])
-    with pytest.raises(ValueError, match="file object cannot be read as audio: there is nothing left to read"):
+    with pytest.raises(ValueError, match="file object cannot be read as audio: no bytes are left to read"):
         read(file)
-    with pytest.raises(TypeError, match="is open as text: open it in binary mode"):
+    with pytest.raises(TypeError, match="is open in text mode: open it in binary mode"):
         read(io.StringIO("text"))
 
 
 def test_no_file_is_left_open(tmp_path):
     (tmp_path / "good.wav").write_bytes(encoded())
-    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    (tmp_path / "text.wav").write_bytes(b"not audio")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
         for _ in range(5):
             read(tmp_path / "good.wav")
             with pytest.raises(ValueError, match="cannot be read"):
-                read(tmp_path / "bad.wav")
+                read(tmp_path / "text.wav")
         gc.collect()
         open_after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert open_after == open_before
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_paths_that_are_not_valid_text(tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.wav"))
     path.write_bytes(encoded())
     assert len(read(path)[0]) == len(STEREO)
 
 
 def test_wav_of_unknown_length():
-    """As written to a pipe: the size in the header is the largest there is."""
+    """As written to a pipe, with the largest possible sizes in the header."""
     content = bytearray(encoded())
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     assert len(read(io.BytesIO(content))[0]) == len(STEREO)
@@ -141,7 +141,7 @@ def test_wav_of_unknown_length():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no audio at all, but text" * 20, "cannot be read as audio: it is not in a known audio format"),
+        (b"not audio at all, but text" * 20, "cannot be read as audio: it is not in a known audio format"),
         (encoded()[:30], "cannot be read as audio"),
         (encoded()[:43], "cannot be read as audio: it has no 'data' chunk"),
         (encoded()[:44], "is truncated: it has 0 of 120000 bytes"),
@@ -154,7 +154,7 @@ def test_wav_of_unknown_length():
         (encoded(samples=STEREO[:0]), "holds no samples"),
     ],
 )
-def test_bad_files_are_named(tmp_path, content, message):
+def test_invalid_files_are_named(tmp_path, content, message):
     path = tmp_path / "some recording.bin"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"some recording.bin {message}"):
@@ -172,7 +172,7 @@ def test_float_file_that_is_not_finite(tmp_path):
         read(tmp_path / "x.wav")
 
 
-def test_what_is_no_file(tmp_path):
+def test_sources_that_are_not_audio_files(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"empty\.wav cannot be read as audio: the file is empty"):
         read(tmp_path / "empty.wav")
@@ -185,35 +185,35 @@ def test_what_is_no_file(tmp_path):
         read(tmp_path / "x.raw")
     with pytest.raises(TypeError, match="expected a path, a binary file object or an array, got int"):
         read(3)
-    with pytest.raises(ValueError, match="a file has its own sample rate, got sample_rate=8000"):
+    with pytest.raises(ValueError, match="sample_rate must be None for a file, which has its own, got 8000"):
         read(tmp_path / "x.raw", 8_000)
 
 
 # === Channels ===
 
 
-def test_one_channel_is_taken(tmp_path):
+def test_a_single_channel_is_read(tmp_path):
     path = tmp_path / "stereo.wav"
     path.write_bytes(encoded("WAV", "FLOAT"))
     for index in (0, 1):
         expected = STEREO[:, index]
         np.testing.assert_array_equal(np.concatenate(list(open_audio(path, channels=index).blocks)), expected)
         np.testing.assert_array_equal(np.concatenate(list(open_audio(STEREO, 16_000, index).blocks)), expected)
-    with pytest.raises(ValueError, match=r"stereo\.wav: channel 2 is missing: it has 2, counted from 0"):
+    with pytest.raises(ValueError, match=r"stereo\.wav: channel 2 does not exist: it has 2, counted from 0"):
         list(open_audio(path, channels=2).blocks)
     mono = STEREO[:, 0]
     np.testing.assert_array_equal(np.concatenate(list(open_audio(mono, 16_000, 0).blocks)), mono)
-    with pytest.raises(ValueError, match="channel 1 is missing: it has 1"):
+    with pytest.raises(ValueError, match="channel 1 does not exist: it has 1"):
         list(open_audio(mono, 16_000, 1).blocks)
 
 
 @pytest.mark.parametrize("channels", [-1, "left", 1.0, True, None])
-def test_channels_that_do_not_exist_are_named(channels):
+def test_invalid_channels_raise(channels):
     with pytest.raises(ValueError, match='channels must be "mix" or the index of a channel, got'):
         open_audio(STEREO, 16_000, channels)
 
 
-def test_channels_that_cancel_each_other_are_warned_of(tmp_path):
+def test_channels_that_cancel_each_other_raise_a_warning(tmp_path):
     path = tmp_path / "inverted.wav"
     left = STEREO[:, 0]
     path.write_bytes(encoded("WAV", "FLOAT", np.stack([left, -0.99 * left], axis=1)))
@@ -223,7 +223,7 @@ def test_channels_that_cancel_each_other_are_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(open_audio(path, channels=0).blocks)
-        read(np.stack([left, -0.9 * left], axis=1), 16_000)  # a twentieth is left
+        read(np.stack([left, -0.9 * left], axis=1), 16_000)  # a twentieth remains
         read(np.stack([left, 0 * left], axis=1), 16_000)
         read(np.zeros((100, 2)), 16_000)
 
@@ -247,7 +247,7 @@ def test_pcm_is_scaled_by_its_dtype(dtype, lowest, middle, highest):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_are_taken_as_they_are(dtype):
+def test_floats_are_not_scaled(dtype):
     samples, sample_rate = read(np.array([-1, 0.5, 1.25], dtype), 44_100)
     assert samples.tolist() == [-1, 0.5, 1.25]
     assert sample_rate == 44_100
@@ -259,18 +259,18 @@ def test_channels_are_averaged():
     np.testing.assert_allclose(read(pcm, 16_000)[0], [1 - 2**-15, 200 / 2**15])
 
 
-def test_long_arrays_come_in_blocks():
+def test_long_arrays_are_read_in_blocks():
     blocks = list(open_audio(np.tile(STEREO, (7, 1)), 16_000).blocks)
     assert max(map(len, blocks)) <= 65_536
     np.testing.assert_allclose(np.concatenate(blocks), np.tile(STEREO.mean(axis=1), 7), atol=1e-7)
 
 
-def test_an_empty_array_is_no_error():
+def test_an_empty_array_has_no_samples():
     assert read(np.zeros(0), 16_000)[0].shape == (0,)
 
 
-def test_peaks_far_above_1_are_warned_of_once():
-    with pytest.warns(UserWarning, match=r"should lie in \[-1, 1\] but reach 3e\+04; were they PCM") as caught:
+def test_peaks_far_above_1_raise_one_warning():
+    with pytest.warns(UserWarning, match=r"should be in \[-1, 1\] but reach 3e\+04; is this unscaled") as caught:
         read(np.array([3, -30_000.0]), 16_000)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -293,13 +293,13 @@ def test_peaks_far_above_1_are_warned_of_once():
         (np.zeros(3, complex), TypeError, "got complex128"),
     ],
 )
-def test_bad_arrays_are_named(array, error, message):
+def test_invalid_arrays_raise(array, error, message):
     with pytest.raises(error, match=message):
         read(array, 16_000)
 
 
-def test_an_array_needs_a_rate():
-    with pytest.raises(ValueError, match="the sample_rate of an array must be given"):
+def test_an_array_needs_a_sample_rate():
+    with pytest.raises(ValueError, match="an array needs a sample_rate"):
         read(STEREO)
     for sample_rate in (0, -1, 16_000.5, "fast"):
         with pytest.raises(ValueError, match="sample_rate must be a whole number of Hz"):
@@ -308,7 +308,7 @@ def test_an_array_needs_a_rate():
         open_audio([0.1, 0.2], 16_000)
 
 
-def test_a_rate_that_cannot_be(tmp_path):
+def test_a_file_with_an_impossible_sample_rate(tmp_path):
     content = bytearray(encoded())
     content[24:28] = (200_000_000).to_bytes(4, "little")
     (tmp_path / "fast.wav").write_bytes(content)

@@ -1,4 +1,4 @@
-"""The SavedModel in a program without Python: C, with the library of the installed TensorFlow."""
+"""The SavedModel in a C program, without Python, linked to the library of the installed TensorFlow."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent / "c_api" / "embed_wav.c"
 def program(tmp_path_factory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("there is no C compiler: neither cc nor gcc is found")
+        pytest.skip("no C compiler found: neither cc nor gcc")
     folder = Path(tf.__file__).parent
     if not (folder / "include" / "tensorflow" / "c" / "c_api.h").exists():
         pytest.skip(f"{folder} has no headers of the C API")
@@ -42,7 +42,7 @@ def run(program, exported):
     """Runs the program on the SavedModel: exit status, standard output, standard error."""
 
     def run(*arguments):
-        # Nothing of Python's, and no GPU: this process may hold all its memory.
+        # Without Python's environment, and without a GPU, whose memory this process may hold entirely.
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         result = subprocess.run(
             [program, exported, *arguments], capture_output=True, text=True, check=False, env=environment
@@ -75,7 +75,7 @@ def signatures(exported):
 
 @pytest.fixture
 def wav_arguments(signatures):
-    """What the program is told of the signature `wav`."""
+    """The program's arguments for the signature `wav`."""
     wav = signatures["wav"]
     return operation(wav.inputs["audio"]), wav.outputs["embedding"].name, wav.outputs["num_examples"].name
 
@@ -85,13 +85,13 @@ def operation(tensor):
 
 
 def the_error(errors):
-    """The message of an invalid argument: one line, behind what TensorFlow logs as it starts."""
+    """The message of an invalid argument: one line, after what TensorFlow logs when it starts."""
     code, message = re.fullmatch(r"TensorFlow error (\d+): (.+)", errors.splitlines()[-1]).groups()
     assert int(code) == tf.errors.INVALID_ARGUMENT
     return message
 
 
-def test_no_python_is_linked(program):
+def test_python_is_not_linked(program):
     linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     assert "libtensorflow_cc" in linked
     assert "not found" not in linked
@@ -116,16 +116,16 @@ def test_equals_python(tmp_path, run, wav_arguments, wav_in_python, sample_rate,
     )
 
 
-def test_bytes_that_are_no_wav(tmp_path, run, wav_arguments):
+def test_bytes_that_are_not_wav(tmp_path, run, wav_arguments):
     path = tmp_path / "text.wav"
-    path.write_text("no recording")
+    path.write_text("not a recording")
     status, output, errors = run(*wav_arguments, path)
     assert (status, output) == (1, "")
     assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in the_error(errors)
 
 
-def test_the_graph_refuses_an_axis_too_many(run, signatures):
-    """Python's session compares shapes before the graph can; from C a wrong one comes as far as the graph."""
+def test_the_graph_rejects_an_extra_axis(run, signatures):
+    """Python's session checks shapes itself; from C an invalid shape reaches the graph."""
     serving = signatures["serving_default"]
     status, output, errors = run("--rank3", operation(serving.inputs["waveform"]), serving.outputs["embedding"].name)
     assert (status, output) == (1, "")

@@ -198,7 +198,7 @@ def test_a_channel_can_be_chosen(run, tmp_path, slim, sounds):
     assert status == 1
     assert "was begun with channels 1, not with channels mix" in errors
     status, _, errors = run(*options, "--channels", "2")
-    assert (status, errors) == (1, "Error: stereo.wav: channel 2 is missing: it has 2, counted from 0\n")
+    assert (status, errors) == (1, "Error: stereo.wav: channel 2 does not exist: it has 2, counted from 0\n")
     status, _, errors = run(*options, "--channels", "left")
     assert status == 2
     assert "expected \"mix\" or the index of a channel, got 'left'" in errors

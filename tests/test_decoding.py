@@ -1,4 +1,4 @@
-"""Every recording is read whole, or refused by name: by kind of file and by kind of damage."""
+"""Every recording is read completely, or an error names it: by kind of file and by kind of damage."""
 
 import io
 import re
@@ -38,8 +38,8 @@ def patched(content: bytes, position: int, form: str, value: int) -> bytes:
 # === Formats ===
 
 UNREADABLE = {"MPEG_LAYER_III", "DWVW_12", "DWVW_16", "DWVW_24"}
-"""Left to FFmpeg; or written by libsndfile, which cannot read them."""
-# Noise reveals a wrong scale, sign or order of bytes.
+"""Left to FFmpeg, or written by libsndfile but not readable by it."""
+# Noise reveals a wrong scale, sign or byte order.
 READ_BY_LIBSNDFILE = [
     (format, subtype, endian)
     for format in sorted(soundfile.available_formats().keys() - {"RAW", "OGG", "MP3", "FLAC", "SD2", "SDS", "HTK"})
@@ -50,7 +50,7 @@ READ_BY_LIBSNDFILE = [
 
 
 @pytest.mark.parametrize(("format", "subtype", "endian"), READ_BY_LIBSNDFILE)
-def test_samples_behind_a_header_are_those_of_libsndfile_to_the_bit(format, subtype, endian):
+def test_plain_samples_equal_libsndfile_exactly(format, subtype, endian):
     try:
         content = plain(format, subtype, endian, SAMPLES)
     except soundfile.LibsndfileError:
@@ -62,7 +62,7 @@ def test_samples_behind_a_header_are_those_of_libsndfile_to_the_bit(format, subt
 
 
 @pytest.mark.parametrize("format", ["VOC", "NIST", "SVX", "AVR", "MAT4", "MAT5", "WVE", "MPC2K"])
-def test_rare_formats_that_end_before_their_header_says_are_refused(format):
+def test_truncated_files_of_rare_formats_raise(format):
     subtype = "ALAW" if format == "WVE" else "PCM_16"
     with pytest.raises(ValueError, match=r"file object is truncated: it has \d+ "):
         read(plain(format, subtype)[:-10_000])
@@ -86,18 +86,18 @@ def test_rare_formats_that_end_before_their_header_says_are_refused(format):
         ("pcm_s16le", "avi", {}),
     ],
 )
-def test_lossless_formats_give_the_same_samples_to_the_bit(codec, container, options):
+def test_lossless_formats_keep_samples_exactly(codec, container, options):
     np.testing.assert_array_equal(read(encode(EXPECTED, RATE, codec, container, **options)), EXPECTED)
 
 
-def test_flac_of_24_bits_is_that_of_libsndfile_to_the_bit():
+def test_flac_of_24_bits_equals_libsndfile_exactly():
     content = plain("FLAC", "PCM_24", samples=SAMPLES)
     np.testing.assert_array_equal(read(content), soundfile.read(io.BytesIO(content), dtype="float32")[0])
 
 
 @pytest.mark.parametrize("channels", [8, 9, 24])
 def test_each_of_many_channels_is_read(channels):
-    """FFmpeg keeps those beyond the eighth elsewhere."""
+    """FFmpeg stores channels beyond the eighth elsewhere."""
     samples = np.resize(EXPECTED, (3_000, channels))
     content = encode(samples, RATE, "wavpack", "wv", sample_format="s16p")
     for index in (0, channels - 1):
@@ -147,20 +147,20 @@ def test_lossy_formats_and_videos(codec, container, options):
         warnings.simplefilter("error")
         samples = read(content)
     rate = RATES.get(codec, RATE)
-    # Encoders add up to two of their frames, where the container does not say how much.
+    # Encoders add up to two frames, if the container does not store how much they add.
     assert 2.95 * rate < len(samples) < 3.13 * rate
     middle = samples[rate : 2 * rate]
     assert np.argmax(np.abs(np.fft.rfft(middle))) == 440
     np.testing.assert_allclose(np.sqrt(np.mean(middle**2)), 0.5 / np.sqrt(2), rtol=0.2)
 
 
-def test_the_content_decides_and_not_the_suffix(tmp_path):
+def test_the_content_decides_not_the_suffix(tmp_path):
     for name, content in (("mp3.wav", plain("MP3", "MPEG_LAYER_III")), ("wav.mp3", plain("WAV"))):
         (tmp_path / name).write_bytes(content)
         assert sum(map(len, open_audio(tmp_path / name).blocks)) == len(PCM)
 
 
-def test_of_several_streams_the_first_is_read():
+def test_the_first_of_several_streams_is_read():
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
         streams = [output.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
@@ -171,7 +171,7 @@ def test_of_several_streams_the_first_is_read():
     np.testing.assert_array_equal(read(file.getvalue()), np.full(1_000, 8_000 / 2**15, np.float32))
 
 
-def test_a_video_without_sound_is_refused():
+def test_a_video_without_sound_raises():
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
@@ -182,7 +182,7 @@ def test_a_video_without_sound_is_refused():
         read(file.getvalue())
 
 
-def test_a_playlist_opens_no_other_file(tmp_path):
+def test_a_playlist_does_not_open_other_files(tmp_path):
     (tmp_path / "x.wav").write_bytes(plain("WAV"))
     (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'x.wav'}\n")
     with pytest.raises(ValueError, match="it is not in a known audio format"):
@@ -204,7 +204,7 @@ SIZES = {
 
 @pytest.mark.parametrize("container", SIZES)
 @pytest.mark.parametrize("kind", ["right", "zero", "too small", "placeholder"])
-def test_samples_beyond_a_size_that_is_too_small_are_read(container, kind):
+def test_samples_beyond_a_wrong_size_are_read(container, kind):
     content, fields = SIZES[container]
     for position, form in fields:
         (right,) = struct.unpack_from(form, content, position)
@@ -219,15 +219,15 @@ def test_samples_beyond_a_size_that_is_too_small_are_read(container, kind):
 
 
 @pytest.mark.parametrize("container", SIZES)
-def test_a_file_that_ends_before_its_header_says_is_refused(container):
+def test_truncated_files_raise(container):
     with pytest.raises(ValueError, match=r"file object is truncated: it has \d+ of \d+ bytes"):
         read(SIZES[container][0][:-10_000])
 
 
 @pytest.mark.parametrize("container", SIZES)
-def test_a_few_missing_samples_are_warned_of(container):
+def test_a_few_missing_samples_raise_a_warning(container):
     """Some programs declare more samples than they write."""
-    with pytest.warns(UserWarning, match=r"file object: the header declares \d+ bytes of samples, but there are \d+"):
+    with pytest.warns(UserWarning, match=r"file object: the header declares \d+ bytes of samples, the file has \d+"):
         samples = read(SIZES[container][0][:-16])
     np.testing.assert_array_equal(samples, EXPECTED[:-8])
 
@@ -246,28 +246,28 @@ CHUNKS = {
     [
         *CHUNKS.items(),
         *((container, chunk + b"junk" + chunk[4:]) for container, chunk in CHUNKS.items()),
-        *((container, chunk[:-2]) for container, chunk in CHUNKS.items()),  # cut off, but not samples
+        *((container, chunk[:-2]) for container, chunk in CHUNKS.items()),  # cut off, but not read as samples
         *((container, b"TAG" + bytes(125)) for container in SIZES),
         *((container, bytes(1_000)) for container in SIZES),
     ],
 )
-def test_what_follows_the_samples_is_not_read_as_samples(container, rest):
+def test_bytes_after_the_samples_are_not_read_as_samples(container, rest):
     np.testing.assert_array_equal(read(SIZES[container][0] + rest), EXPECTED)
 
 
 @pytest.mark.parametrize("container", [name for name in SIZES if name != "AU"])
-def test_several_plain_files_in_a_row_are_refused(container):
-    with pytest.raises(ValueError, match="file object holds several files in a row: split it"):
+def test_concatenated_plain_files_raise(container):
+    with pytest.raises(ValueError, match="file object holds several concatenated files: split it"):
         read(2 * SIZES[container][0])
 
 
-def test_an_au_file_goes_on_to_its_end():
+def test_an_au_file_is_read_to_its_end():
     """Its header allows nothing after the samples, so the second header is read as samples as well."""
     assert len(read(2 * SIZES["AU"][0])) > 2 * len(PCM)
 
 
-def test_a_chunk_that_claims_more_than_the_file_ends_the_search():
-    """libsndfile 1.2.2 never returns from the inner size of this LIST chunk."""
+def test_a_chunk_larger_than_the_file_ends_the_search():
+    """The inner size of this LIST chunk sends libsndfile 1.2.2 into an infinite loop."""
     header = b"RIFF" + struct.pack("<I", 108) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
     content = header + b"LIST" + struct.pack("<I", 0x7FFFFFF0) + b"INFOabcd" + struct.pack("<I", 0xFFFFFFF8) + b"x" * 60
     with pytest.raises(ValueError, match="file object cannot be read as audio: it has no 'data' chunk"):
@@ -294,7 +294,7 @@ def test_metadata_does_not_reach_libsndfile(subtype):
         b"\x1aE\xdf\xa3\0\0\0\0\0\0\0\0",
     ],
 )
-def test_impossible_headers_are_refused_by_name(content):
+def test_errors_for_impossible_headers_name_the_file(content):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match=r"^file object") as raised:
@@ -302,14 +302,14 @@ def test_impossible_headers_are_refused_by_name(content):
     assert type(raised.value).__name__ in ("ValueError", "UnsupportedError")
 
 
-def test_chunks_without_end_are_given_up():
+def test_the_search_for_chunks_is_bounded():
     with pytest.raises(ValueError, match="it has no 'fmt ' chunk"):
         read(b"RIFF\0\0\0\0WAVE" + bytes(1_000_000))
 
 
 @pytest.mark.slow
 def test_a_wav_file_of_more_than_4_gigabytes(tmp_path):
-    """As FFmpeg writes it: both sizes are 2^32 - 1."""
+    """As written by FFmpeg, with both sizes 2^32 - 1."""
     path = tmp_path / "long.wav"
     header = bytearray(plain("WAV", samples=PCM[:0]))
     header[4:8] = header[40:44] = b"\xff\xff\xff\xff"
@@ -360,7 +360,7 @@ def test_streams_are_read_to_their_end(format, kind):
     content = MAKERS[format]()
     content = {"whole": content, "junk after the end": content + b"<html>" * 90, "twice": 2 * content}[kind]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MP3, which has no end: what is skipped is tested below
+        warnings.simplefilter("ignore")  # about MP3, which does not mark its end: skipped bytes are tested below
         opened = open_audio(io.BytesIO(content))
         seconds = sum(map(len, opened.blocks)) / opened.sample_rate
     assert seconds == pytest.approx(SECONDS[format] * (2 if kind == "twice" else 1), abs=0.15)
@@ -389,16 +389,16 @@ def test_streams_are_read_to_their_end(format, kind):
         (lossy("aac", "adts", {})[:-100], r"is damaged after \d+ samples"),
         (encode(EXPECTED, RATE, "tta", "tta", sample_format="s16")[:-5_000], "is damaged after|is truncated"),
         (encode(EXPECTED, RATE, "wavpack", "wv", sample_format="s16p")[:-5_000], "is damaged after|is truncated"),
-        (2 * lossy("aac", "mp4", {}), "holds several files in a row: split it"),
-        (2 * lossy("wmav2", "asf", {}), "holds several files in a row: split it"),
-        (2 * lossy("aac", "flv", {}), "holds several files in a row: split it"),
-        (2 * encode(EXPECTED, RATE, "tta", "tta", sample_format="s16"), "holds several files in a row: split it"),
+        (2 * lossy("aac", "mp4", {}), "holds several concatenated files: split it"),
+        (2 * lossy("wmav2", "asf", {}), "holds several concatenated files: split it"),
+        (2 * lossy("aac", "flv", {}), "holds several concatenated files: split it"),
+        (2 * encode(EXPECTED, RATE, "tta", "tta", sample_format="s16"), "holds several concatenated files: split it"),
         (mp3()[:100], "cannot be read as audio: it is not in a known audio format, or its header is damaged"),
         (flac()[:60], "holds no samples|cannot be read as audio"),
         (mp3() + encode(EXPECTED, 22_050, "libmp3lame", "mp3"), "changes its sample rate"),
     ],
 )
-def test_what_is_missing_is_named(content, message):
+def test_errors_name_what_is_missing(content, message):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match=f"^file object {message}"):
@@ -428,7 +428,7 @@ HOLED = {
 
 @pytest.mark.parametrize("format", HOLED)
 def test_a_hole_in_the_middle_is_an_error_or_a_warning(format):
-    """Never a shorter recording without a word."""
+    """A recording is never silently shortened."""
     content = HOLED[format]
     middle = len(content) // 2
     with warnings.catch_warnings(record=True) as caught:
@@ -447,28 +447,30 @@ def test_a_hole_in_the_middle_is_an_error_or_a_warning(format):
         (mp3() + b"<html>" * 90, "file object: skipped 540 bytes that are not audio"),
         (
             b"".join(ogg_pages(opus())[:-1]),
-            "file object: its last page is not marked as the last: its end may be missing",
+            "file object: the last page is not marked as the last: the end may be missing",
         ),
     ],
 )
-def test_what_may_be_missing_is_warned_of(content, message):
+def test_possibly_missing_samples_raise_a_warning(content, message):
     with pytest.warns(UserWarning, match=message):
         assert len(read(content)) > RATE
 
 
-def test_tags_at_both_ends_of_an_mp3_are_no_matter():
+def test_tags_at_both_ends_of_an_mp3_are_ignored():
     tag = b"ID3\4\0\0\0\0\2\0" + bytes(256)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(read(tag + mp3() + b"TAG" + bytes(125)), read(mp3()))
 
 
-def test_a_frame_count_that_is_one_too_high_is_warned_of():
-    """Some encoders count their own header."""
+def test_a_frame_count_that_is_one_too_high_raises_a_warning():
+    """Some encoders count their own header as a frame."""
     content = mp3()
     position = content.index(b"Info" if b"Info" in content else b"Xing") + 8
     (frames,) = struct.unpack_from(">I", content, position)
-    with pytest.warns(UserWarning, match=f"declares more than there is: {frames} of {frames + 1} packets"):
+    with pytest.warns(
+        UserWarning, match=f"is shorter than its header declares: it has {frames} of {frames + 1} packets"
+    ):
         assert len(read(patched(content, position, ">I", frames + 1))) > 2.9 * RATE
     with pytest.raises(ValueError, match=f"truncated: it has {frames} of {frames + 9} packets"):
         read(patched(content, position, ">I", frames + 9))
@@ -478,15 +480,15 @@ def test_a_frame_count_that_is_one_too_high_is_warned_of():
 
 
 @pytest.mark.parametrize("rate", [1, 99])
-def test_rates_that_make_hours_of_seconds_are_refused(rate):
+def test_files_with_very_low_rates_raise(rate):
     with pytest.raises(
-        ValueError, match=f"declares a sample rate of {rate} Hz, below 100; .* pass its samples as an array"
+        ValueError, match=f"declares a sample rate of {rate} Hz, below 100; .* pass the samples as an array"
     ):
         read(patched(plain("WAV"), 24, "<I", rate))
     assert sum(map(len, open_audio(EXPECTED, rate).blocks)) == len(EXPECTED)
 
 
-def test_messages_name_the_file_and_nothing_else_is_printed(tmp_path, capfd):
+def test_errors_name_the_file_and_decoders_print_nothing(tmp_path, capfd):
     for name, content in (
         ("a.mp3", mp3()[:-10_000]),
         ("b.m4a", lossy("aac", "mp4", {})[:5_000]),
@@ -498,7 +500,7 @@ def test_messages_name_the_file_and_nothing_else_is_printed(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# === The published recordings that were lost in part ===
+# === Published recordings that other decoders read only in part ===
 
 
 @pytest.mark.reference
@@ -506,12 +508,12 @@ def test_messages_name_the_file_and_nothing_else_is_printed(tmp_path, capfd):
     ("name", "seconds"),
     [("vbr_no_header.mp3", 40.072), ("unknown_length.flac", 6.0), ("chained.ogg", 10.01), ("clip.m4a", 6.02)],
 )
-def test_odd_recordings_are_read_whole(reference: Path, name, seconds):
+def test_odd_recordings_are_read_completely(reference: Path, name, seconds):
     opened = open_audio(reference / "odd_recordings" / name)
     assert sum(map(len, opened.blocks)) / opened.sample_rate == pytest.approx(seconds, abs=0.01)
 
 
 @pytest.mark.reference
-def test_the_endless_list_is_refused(reference: Path):
+def test_the_endless_list_raises(reference: Path):
     with pytest.raises(ValueError, match=r"endless_list\.wav cannot be read as audio"):
         open_audio(reference / "odd_recordings" / "endless_list.wav")

@@ -613,7 +613,7 @@ def test_bad_sources_are_named(tmp_path):
     embedder = Embedder(FakeEngine())
     with pytest.raises(FileNotFoundError, match=r"no audio file at .*x\.wav"):
         embedder.embed(tmp_path / "x.wav")
-    with pytest.raises(ValueError, match="the sample_rate of an array must be given"):
+    with pytest.raises(ValueError, match="an array needs a sample_rate"):
         embedder.embed(np.zeros(100))
     with pytest.raises(ValueError, match="sample_rate must be a whole number"):
         embedder.stream([], 0)

@@ -77,7 +77,7 @@ def test_every_encoding_equals_libsndfile(decode, file_format, subtype):
 
 @pytest.mark.parametrize(("kind", "bits"), [(1, 8), (1, 16), (1, 24), (1, 32), (6, 8), (7, 8), (6, 16)])
 def test_every_code_equals_libsndfile(decode, kind, bits):
-    """All values of 8 bits, and of longer integers every value of each byte."""
+    """All 8-bit values; for longer integers, every value of each byte."""
     codes = np.arange(256, dtype=np.uint8)
     content = np.concatenate(
         [np.stack([np.roll(codes, turn * index) for index in range(3)]) for turn in (0, 1, 7, 128)]
@@ -102,7 +102,7 @@ def test_every_code_equals_libsndfile(decode, kind, bits):
         pytest.param(wav(layout(), data(PCM, 2**31 - 1)), id="from a pipe, 2^31 - 1"),
     ],
 )
-def test_decodes_as_libsndfile_does(decode, content):
+def test_plain_files_equal_libsndfile(decode, content):
     opened = audio.open_audio(io.BytesIO(content))
     expected = np.concatenate(list(opened.blocks))
     assert len(expected) == len(SAMPLES)
@@ -114,12 +114,12 @@ def test_decodes_as_libsndfile_does(decode, content):
 @pytest.mark.parametrize(
     ("content", "frames"),
     [
-        pytest.param(wav(layout(), data(PCM), LIST, LIST), 1_000, id="chunks behind"),
-        pytest.param(wav(layout(), data(PCM), LIST)[:-1], 1_000, id="the last one without its padding"),
-        pytest.param(wav(layout(), data(PCM), LIST) + b"x", 1_000, id="a byte behind the last one"),
-        pytest.param(wav(layout(), data(PCM)) + b"abcdefg", 1_000, id="fewer bytes than a chunk has"),
-        pytest.param(wav(layout(), data(PCM), LIST) + bytes(100), 1_000, id="zeros behind"),
-        pytest.param(wav(layout(), data(PCM)) + bytes(100), 1_000, id="nothing but zeros behind"),
+        pytest.param(wav(layout(), data(PCM), LIST, LIST), 1_000, id="chunks after the samples"),
+        pytest.param(wav(layout(), data(PCM), LIST)[:-1], 1_000, id="last chunk without its padding"),
+        pytest.param(wav(layout(), data(PCM), LIST) + b"x", 1_000, id="a byte after the last chunk"),
+        pytest.param(wav(layout(), data(PCM)) + b"abcdefg", 1_000, id="fewer bytes than a chunk header"),
+        pytest.param(wav(layout(), data(PCM), LIST) + bytes(100), 1_000, id="zeros after chunks"),
+        pytest.param(wav(layout(), data(PCM)) + bytes(100), 1_000, id="zeros after the samples"),
         pytest.param(wav(layout(channels=1, bits=8), data(PCM[:3_999]), LIST), 3_999, id="an odd size"),
         pytest.param(wav(layout(), data(PCM, 4)), 1_000, id="too small"),
         pytest.param(wav(layout(), data(PCM, 2_000)), 1_000, id="half"),
@@ -127,20 +127,18 @@ def test_decodes_as_libsndfile_does(decode, content):
         pytest.param(wav(layout(), data(PCM, 0)), 1_000, id="zero"),
         pytest.param(wav(layout(), data(bytes(4_000), 0)), 1_000, id="zero, and silence"),
         pytest.param(wav(layout(), data(PCM, 0x7FFFF000)), 1_000, id="the smallest placeholder"),
-        pytest.param(wav(layout(), data(PCM + LIST[:-2], 4_000)), 1_000, id="half of a common chunk behind"),
-        # What follows has the name of a chunk, but does not end where the file does.
-        pytest.param(
-            wav(layout(), data(PCM + b"ABCD" + LIST[4:-2], 4_000)), 1_004, id="half of an unknown chunk behind"
-        ),
-        pytest.param(wav(layout(), data(PCM)) + b"TAG" + bytes(125), 1_000, id="an ID3 tag behind"),
-        pytest.param(wav(layout(), data(PCM)) + bytes(4_096), 2_024, id="more zeros than padding has"),
+        pytest.param(wav(layout(), data(PCM + LIST[:-2], 4_000)), 1_000, id="half of a common chunk"),
+        # The bytes after the samples start like a chunk, but do not end at the end of the file.
+        pytest.param(wav(layout(), data(PCM + b"ABCD" + LIST[4:-2], 4_000)), 1_004, id="half of an unknown chunk"),
+        pytest.param(wav(layout(), data(PCM)) + b"TAG" + bytes(125), 1_000, id="an ID3 tag"),
+        pytest.param(wav(layout(), data(PCM)) + bytes(4_096), 2_024, id="more zeros than padding"),
         pytest.param(wav(layout(), DATA)[:-64], 984, id="sixteen frames are missing"),
     ],
 )
-def test_samples_end_where_the_size_or_the_file_does(decode, content, frames):
+def test_samples_end_at_the_declared_size_or_at_the_end(decode, content, frames):
     assert len(decode(content)[0]) == frames
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of missing frames
+        warnings.simplefilter("ignore")  # about missing frames
         assert sum(map(len, audio.open_audio(io.BytesIO(content)).blocks)) == frames
 
 
@@ -157,28 +155,28 @@ def test_any_number_of_channels(decode, channels):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it does not start as one"),
-        (b"RIFF", "it does not start as one"),
-        (b"RIFX" + wav(layout(), DATA)[4:], "it does not start as one"),
+        (b"", "it has no RIFF WAVE header"),
+        (b"RIFF", "it has no RIFF WAVE header"),
+        (b"RIFX" + wav(layout(), DATA)[4:], "it has no RIFF WAVE header"),
         (wav(), "it has no fmt chunk with a data chunk after it"),
         (wav(layout()), "it has no fmt chunk with a data chunk after it"),
         (wav(DATA, layout()), "it has no fmt chunk with a data chunk after it"),
         (wav(layout(), DATA)[:40], "it has no fmt chunk with a data chunk after it"),
-        (wav(chunk(b"fmt ", b"\1\0" * 7), DATA), "its fmt chunk has 14 of at least 16 bytes"),
-        (wav(layout(bits=12), DATA), r"it holds format 1 \(PCM\) of 12 bits"),
-        (wav(layout(bits=64), DATA), r"it holds format 1 \(PCM\) of 64 bits"),
-        (wav(layout(kind=2, bits=4), DATA), r"it holds format 2 \(Microsoft ADPCM\) of 4 bits"),
-        (wav(layout(kind=17, bits=4), DATA), r"it holds format 17 \(IMA ADPCM\) of 4 bits"),
-        (wav(layout(kind=0x55, bits=0), DATA), r"it holds format 85 \(MP3\) of 0 bits"),
-        (wav(layout(kind=0x1234), DATA), "it holds format 4660 of 16 bits"),
-        (wav(extensible(b"\3" + PCM_GUID[1:]), DATA), r"it holds format 3 \(float\) of 16 bits"),
-        (wav(layout(kind=0xFFFE), DATA), "it holds format 65534 of 16 bits"),
+        (wav(chunk(b"fmt ", b"\1\0" * 7), DATA), "its fmt chunk has 14 bytes instead of at least 16"),
+        (wav(layout(bits=12), DATA), r"it has format 1 \(PCM\) with 12 bits"),
+        (wav(layout(bits=64), DATA), r"it has format 1 \(PCM\) with 64 bits"),
+        (wav(layout(kind=2, bits=4), DATA), r"it has format 2 \(Microsoft ADPCM\) with 4 bits"),
+        (wav(layout(kind=17, bits=4), DATA), r"it has format 17 \(IMA ADPCM\) with 4 bits"),
+        (wav(layout(kind=0x55, bits=0), DATA), r"it has format 85 \(MP3\) with 0 bits"),
+        (wav(layout(kind=0x1234), DATA), "it has format 4660 with 16 bits"),
+        (wav(extensible(b"\3" + PCM_GUID[1:]), DATA), r"it has format 3 \(float\) with 16 bits"),
+        (wav(layout(kind=0xFFFE), DATA), "it has format 65534 with 16 bits"),
         (wav(layout(channels=0), DATA), "it has no channels"),
         (wav(layout(), DATA)[:-65], "it is truncated, with 3935 of 4000 bytes of samples"),
         (wav(layout(), DATA, LIST)[: -len(LIST) - 65], "it is truncated, with 3935 of 4000 bytes of samples"),
         (wav(layout(), data(b"", 64)), "it is truncated, with 0 of 64 bytes of samples"),
-        (2 * wav(layout(), DATA), "it holds several files in a row"),
-        (wav(layout(), DATA, LIST) + wav(layout(), DATA), "it holds several files in a row"),
+        (2 * wav(layout(), DATA), "it holds several concatenated files"),
+        (wav(layout(), DATA, LIST) + wav(layout(), DATA), "it holds several concatenated files"),
         (wav(layout(), data(PCM, 0x7FFFEFFF)), "it is truncated, with 4000 of 2147479551 bytes of samples"),
         (wav(layout(), data(b"")), "it holds no samples"),
         (wav(layout(), data(b""), LIST), "it holds no samples"),
@@ -187,13 +185,13 @@ def test_any_number_of_channels(decode, channels):
         (wav(*[LIST] * 127, layout(), DATA), "it has more than 128 chunks"),
         (wav(layout(), DATA, *[LIST] * 129), "it has more than 128 chunks"),
         (wav() + bytes(10**6), "it has more than 128 chunks"),
-        (wav(layout(rate=0), DATA), "the sample rate must lie between 4000 and 192000 Hz, got 0"),
-        (wav(layout(rate=3_999), DATA), "the sample rate must lie between 4000 and 192000 Hz, got 3999"),
-        (wav(layout(rate=192_001), DATA), "the sample rate must lie between 4000 and 192000 Hz, got 192001"),
-        (wav(layout(rate=2**32 - 1), DATA), "the sample rate must lie between 4000 and 192000 Hz, got 4294967295"),
+        (wav(layout(rate=0), DATA), "the sample rate must be between 4000 and 192000 Hz, got 0"),
+        (wav(layout(rate=3_999), DATA), "the sample rate must be between 4000 and 192000 Hz, got 3999"),
+        (wav(layout(rate=192_001), DATA), "the sample rate must be between 4000 and 192000 Hz, got 192001"),
+        (wav(layout(rate=2**32 - 1), DATA), "the sample rate must be between 4000 and 192000 Hz, got 4294967295"),
     ],
 )
-def test_says_what_is_wrong(decode, content, message):
+def test_errors_name_the_cause(decode, content, message):
     expected = rf"\[{ACCEPTED}: {message}\]"
     with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
         decode(content)
@@ -202,25 +200,25 @@ def test_says_what_is_wrong(decode, content, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_samples_that_are_not_finite(decode, value):
     content = wav(layout(3, bits=64), data(np.array([[0, 0], [0, value], [0, 0]]).tobytes()))
-    message = r"\[audio holds samples that are not finite numbers, in clip\] \[0\]"
+    message = r"\[audio has samples that are not finite numbers, in clip\] \[0\]"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(content)
 
 
-def test_as_many_chunks_as_are_read(decode):
+def test_the_maximum_number_of_chunks(decode):
     assert len(decode(wav(*[LIST] * 126, layout(), DATA, *[LIST] * 128))[0]) == 1_000
 
 
-def test_names_the_first_clip_that_is_wrong():
-    wrong = wav(layout(bits=12), DATA)
-    audio = tf.constant([wav(layout(), DATA), wrong, wav(layout(bits=20), DATA)])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"audio\[1\] must be .* it holds format 1 \(PCM\) of 12 "):
+def test_errors_name_the_first_invalid_clip():
+    invalid = wav(layout(bits=12), DATA)
+    audio = tf.constant([wav(layout(), DATA), invalid, wav(layout(bits=20), DATA)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"audio\[1\] must be .* it has format 1 \(PCM\) with 12 "):
         tf.function(graph_wav.read_headers)(audio)
 
 
-def test_mutated_files_give_samples_or_a_reason(decode):
+def test_mutated_files_return_samples_or_raise(decode):
     content = np.frombuffer(wav(layout(), chunk(b"LIST", b"abcdef"), DATA), np.uint8)
-    refused = 0
+    rejected = 0
     for _ in range(300):
         mutated = content.copy()
         mutated[RNG.integers(0, 60, 2)] = RNG.integers(0, 256, 2)
@@ -228,7 +226,7 @@ def test_mutated_files_give_samples_or_a_reason(decode):
             samples, _ = decode(mutated[: RNG.choice([20, 50, *[len(content)] * 8])].tobytes())
         except tf.errors.InvalidArgumentError as error:
             assert re.search(f"{ACCEPTED}: ", error.message)  # noqa: PT017
-            refused += 1
+            rejected += 1
         else:
             assert np.all(np.abs(samples) <= 1)
-    assert 0 < refused < 300
+    assert 0 < rejected < 300

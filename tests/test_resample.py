@@ -4,7 +4,7 @@ import resampy
 
 from vggish_keras.resample import filter_bank, resample, resample_blocks
 
-# Few phases (48, 32, 8 kHz), many (44.1 kHz and its parts), far away, hardly away, and one without a common factor.
+# Few phases (48, 32, 8 kHz), many (44.1 kHz and its fractions), far from 16 kHz, close to it, and an odd rate.
 RATES = [48_000, 32_000, 8_000, 24_000, 12_000, 44_100, 22_050, 11_025, 96_000, 192_000, 4_000, 15_999, 16_001, 44_056]
 
 
@@ -56,7 +56,7 @@ def test_stream_does_not_depend_on_its_blocks(sample_rate):
 
 
 def test_stream_is_lazy_and_bounded():
-    """What is behind a stream's reach is let go, and output comes before its end."""
+    """Samples that are no longer needed are released, and output is produced before the stream ends."""
     taken = 0
 
     def endless():
@@ -70,7 +70,7 @@ def test_stream_is_lazy_and_bounded():
     assert produced <= taken * 1_600 < produced + 80_000
 
 
-def test_16_khz_is_left_alone():
+def test_16_khz_is_unchanged():
     waveform = noise(1_000)
     np.testing.assert_array_equal(resample(waveform, 16_000), waveform)
 
@@ -87,18 +87,18 @@ def test_leading_axes_and_other_floats():
 
 
 def test_filter_banks_stay_small():
-    """Those of usual rates fit the processor's cache; even the oddest leave room for the network."""
+    """Those of usual rates fit into the processor's cache; even the oddest leave memory for the network."""
     for sample_rate, bound in ((8_000, 1), (44_100, 1), (48_000, 1), (192_000, 2), (44_056, 8), (191_999, 100)):
         assert sum(matrix.nbytes for matrix in filter_bank(sample_rate).matrices) < bound * 2**20
 
 
 @pytest.mark.parametrize("sample_rate", [0, -16_000, 44_100.5, 10**6, float("nan"), float("inf"), None, "44100"])
-def test_bad_rates_are_named(sample_rate):
+def test_invalid_sample_rates_raise(sample_rate):
     with pytest.raises(ValueError, match="sample_rate must be a whole number of Hz from 1 to 768,000, got"):
         resample(noise(100), sample_rate)
 
 
-def test_bad_waveforms_are_named():
+def test_invalid_waveforms_raise():
     with pytest.raises(TypeError, match=r"expected float samples .* got int16"):
         resample(np.zeros(100, np.int16), 44_100)
     with pytest.raises(ValueError, match="got a single number"):

@@ -9,82 +9,85 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras.decoding import MAX_CHANNELS, open_recording
 from vggish_keras.decoding.plain import BLOCK_FRAMES
 
-Source: TypeAlias = str | os.PathLike[str] | BinaryIO | np.ndarray
-Channels: TypeAlias = int | Literal["mix"]
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+Channels: TypeAlias = Literal["mix"] | int
 
-_LOUDEST_PEAK = 10.0
-"""Decoders overshoot 1 by a little; what goes far beyond was not scaled."""
 MAX_SAMPLE_RATE = 768_000
-"""Hz: the fastest audio converters; the filters of faster rates take gigabytes."""
+"""Hz, of the fastest audio converters; the filters of higher rates take gigabytes."""
+
+_MAX_PEAK = 10.0
+"""Decoders overshoot 1 slightly; samples far beyond were not scaled."""
 _PCM_DTYPES = ("uint8", "int8", "int16", "int32")
 _MIN_FILE_RATE = 100
-"""Hz. Lower rates are found in damaged headers, where a second of samples becomes hours."""
+"""Hz. Lower rates come from damaged headers, and turn a second of samples into hours."""
 _CANCELED_LEVEL = 0.01
+"""Level of the mean, relative to the quietest channel, below which channels cancel each other."""
 _LEVEL_FRAMES = 4_096
-"""Levels are estimated from the first frames of each block, which costs next to nothing."""
+"""Levels are estimated from this many frames at the start of each block, at almost no cost."""
 
 
 class Audio(NamedTuple):
-    """A source of samples.
+    """An open source of samples.
 
     Attributes:
         sample_rate: Hz.
-        blocks: float32 arrays [samples], mono, to be read once.
+        blocks: Mono float32 arrays [samples], which can be read once.
     """
 
     sample_rate: int
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[NDArray[np.float32]]
 
 
 def open_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> Audio:
-    """Opens a source, to be read block by block in constant memory.
+    """Opens a source to read it block by block, in constant memory.
 
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads (WAV, FLAC, MP3, Ogg, M4A,
-            WebM, ..), of a video the first audio stream; or an array [samples] or [samples, channels] of floats in
-            [-1, 1] or of uint8, int8, int16 or int32 PCM, scaled here.
-        sample_rate: The array's rate in Hz; a file has its own.
-        channels: "mix" for the mean of the channels, or the index of one.
+            WebM, ..), or a video, whose first audio stream is read; or an array [samples] or [samples, channels] of
+            floats in [-1, 1], or of uint8, int8, int16 or int32 PCM, which is scaled to [-1, 1].
+        sample_rate: The array's sample rate in Hz; a file has its own.
+        channels: "mix" for the mean of the channels, or the index of a channel.
 
     Returns:
-        The rate and the samples.
+        The sample rate and the samples.
 
     Raises:
         FileNotFoundError: The file does not exist.
         OSError: The file cannot be opened.
-        ValueError: A file that is not audio, is damaged or has a sample rate below 100 Hz; an array of a different
-            shape; an array without a rate, or a file with one. While reading: samples that are not finite, a missing
-            channel, a file without samples or that ends before its header says. The documentation lists the formats
-            that do not declare their length.
-        TypeError: A source or an array dtype that cannot be audio.
+        ValueError: The file is not audio, is damaged or has a sample rate below 100 Hz; the array has an unsupported
+            shape; or `sample_rate` is missing for an array or given for a file. While reading: samples are not finite,
+            the channel does not exist, or the file has no samples or ends before its header says. The documentation
+            lists the formats that do not declare their length.
+        TypeError: The source is not a path, file or array, or the array's dtype is not supported.
     """
     check_channels(channels)
     if hasattr(source, "__array__"):
         if sample_rate is None:
-            raise ValueError("the sample_rate of an array must be given")
-        return Audio(check_sample_rate(sample_rate), mono_blocks(_cut(np.asarray(source)), channels=channels))
+            raise ValueError("an array needs a sample_rate")
+        return Audio(check_sample_rate(sample_rate), mono_blocks(_split(np.asarray(source)), channels=channels))
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}")
     if sample_rate is not None:
-        raise ValueError(f"a file has its own sample rate, got sample_rate={sample_rate!r}")
+        raise ValueError(f"sample_rate must be None for a file, which has its own, got {sample_rate!r}")
     if isinstance(source, (str, os.PathLike)):
         file, name = _open_path(Path(source))
-        own = file
+        to_close = file
     else:
         file, name = _open_stream(source)
-        own = None  # a caller's file stays open
+        to_close = None  # the caller's file stays open
     try:
         recording = open_recording(file, name)
         rate = _check_file_rate(recording.sample_rate, name)
     except BaseException:
-        if own is not None:
-            own.close()
+        if to_close is not None:
+            to_close.close()
         raise
-    return Audio(rate, mono_blocks(_close_after(recording.blocks, own), name, channels))
+    return Audio(rate, mono_blocks(_close_after(recording.blocks, to_close), name, channels))
 
 
 def _check_file_rate(sample_rate: int, name: str) -> int:
@@ -93,15 +96,15 @@ def _check_file_rate(sample_rate: int, name: str) -> int:
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if sample_rate < _MIN_FILE_RATE:
-        way_out = "if that is right, pass its samples as an array with that sample_rate"
         raise ValueError(
-            f"{name}: the header declares a sample rate of {sample_rate} Hz, below {_MIN_FILE_RATE}; {way_out}"
+            f"{name}: the header declares a sample rate of {sample_rate} Hz, below {_MIN_FILE_RATE}; if this is "
+            "correct, pass the samples as an array with this sample_rate"
         )
     return sample_rate
 
 
 def check_sample_rate(sample_rate: Any) -> int:
-    """`sample_rate` as an int; raises a ValueError if it is not a whole number from 1 to 768,000."""
+    """Returns `sample_rate` as an int; raises ValueError unless it is a whole number from 1 to 768,000."""
     try:
         rate = int(sample_rate)
     except (TypeError, ValueError, OverflowError):
@@ -112,83 +115,85 @@ def check_sample_rate(sample_rate: Any) -> int:
 
 
 def check_channels(channels: Any) -> None:
-    """Raises a ValueError if `channels` is neither "mix" nor an index."""
+    """Raises ValueError unless `channels` is "mix" or an index."""
     if channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool) and channels >= 0):
         return
     raise ValueError(f'channels must be "mix" or the index of a channel, got {channels!r}')
 
 
-def _cut(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks of an array; an empty one, or one without axes, as a whole, so that its shape is checked."""
+def _split(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Splits an array into blocks; empty and 0-d arrays are yielded whole, so that their shape is still checked."""
     for start in range(0, max(1, array.shape[0] if array.ndim else 0), BLOCK_FRAMES):
         yield array[start : start + BLOCK_FRAMES] if array.ndim else array
 
 
-def mono_blocks(blocks: Iterable[Any], name: str = "waveform", channels: Channels = "mix") -> Iterator[np.ndarray]:
+def mono_blocks(
+    blocks: Iterable[NDArray[Any]], name: str = "waveform", channels: Channels = "mix"
+) -> Iterator[NDArray[np.float32]]:
     """Turns arrays into mono float32 samples in [-1, 1].
 
     Warns of samples far beyond [-1, 1], and of channels whose mean is below a hundredth of each channel's level.
 
     Args:
-        blocks: Arrays [samples] or [samples, channels], float or PCM, as `open_audio` takes them.
-        name: What messages call the source.
+        blocks: Arrays [samples] or [samples, channels], float or PCM, as `open_audio` accepts them.
+        name: The source's name in messages.
         channels: As in `open_audio`.
 
     Yields:
         float32 [samples].
 
     Raises:
-        ValueError: A different shape, a missing channel, or samples that are not finite.
-        TypeError: A dtype that cannot be audio.
+        ValueError: The shape is not supported, the channel does not exist, or samples are not finite.
+        TypeError: The dtype is not supported.
     """
     start = 0
     loud = False
     levels = _Levels()
     for block in blocks:
-        samples, full_scale = _as_float32(np.asarray(block), name, channels)
+        samples, full_scale = _to_float32(_select_channels(np.asarray(block), name, channels), name)
         if samples.ndim == 2:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                # Over an axis this short, numpy's mean takes forty times as long as the product.
+                # NumPy's mean over such a short axis takes forty times as long as this product.
                 mixed = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
                 levels.add(samples, mixed)
             samples = mixed
         if full_scale != 1:
-            samples /= full_scale  # a power of two, so to the bit it may come after the mean
+            samples /= full_scale  # after the mean, with equal bits, because it is a power of two
         peak = float(np.max(np.abs(samples), initial=0))
         if not np.isfinite(peak):
             first = start + int(np.argmin(np.isfinite(samples)))
             raise ValueError(f"{name}: sample {first} is {samples[first - start]}, not a finite number")
-        if peak > _LOUDEST_PEAK and not loud:
+        if peak > _MAX_PEAK and not loud:
             loud = True
-            message = f"{name}: float samples should lie in [-1, 1] but reach {peak:.4g}; were they PCM, never scaled?"
+            message = f"{name}: float samples should be in [-1, 1] but reach {peak:.4g}; is this unscaled integer PCM?"
             warnings.warn(message, stacklevel=2)
         start += len(samples)
         yield samples
     if levels.cancel():
-        message = f"{name}: the channels cancel each other in the mean (inverted stereo?): choose one with channels=0"
+        message = f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0"
         warnings.warn(message, stacklevel=2)
 
 
 class _Levels:
-    """The power of each channel and of their mean."""
+    """The power of each channel, and of their mean."""
 
     def __init__(self) -> None:
         self._channels = np.zeros(0)
         self._mean = 0.0
 
-    def add(self, samples: np.ndarray, mixed: np.ndarray) -> None:
+    def add(self, samples: NDArray[np.float32], mixed: NDArray[np.float32]) -> None:
         if len(self._channels) != samples.shape[1]:
             self._channels, self._mean = np.zeros(samples.shape[1]), 0.0
-        some, mean = samples[:_LEVEL_FRAMES], mixed[:_LEVEL_FRAMES]
-        self._channels += np.einsum("ij,ij->j", some, some)
+        start, mean = samples[:_LEVEL_FRAMES], mixed[:_LEVEL_FRAMES]
+        self._channels += np.einsum("ij,ij->j", start, start)
         self._mean += float(mean @ mean)
 
     def cancel(self) -> bool:
         return len(self._channels) > 0 and self._mean < _CANCELED_LEVEL**2 * float(self._channels.min())
 
 
-def _as_float32(block: np.ndarray, name: str, channels: Channels) -> tuple[np.ndarray, float]:
-    """The chosen channels as float32, and the value that stands for 1."""
+def _select_channels(block: NDArray[Any], name: str, channels: Channels) -> NDArray[Any]:
+    """[samples], or [samples, channels] if there are several channels to mix."""
     if block.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape [samples] or [samples, channels], got {block.shape}")
     if block.ndim == 2 and not 1 <= block.shape[1] <= MAX_CHANNELS:  # more: its axes are swapped
@@ -196,10 +201,13 @@ def _as_float32(block: np.ndarray, name: str, channels: Channels) -> tuple[np.nd
     if channels != "mix":
         count = block.shape[1] if block.ndim == 2 else 1
         if channels >= count:
-            raise ValueError(f"{name}: channel {channels} is missing: it has {count}, counted from 0")
-        block = block[:, channels] if block.ndim == 2 else block
-    elif block.ndim == 2 and block.shape[1] == 1:
-        block = block[:, 0]
+            raise ValueError(f"{name}: channel {channels} does not exist: it has {count}, counted from 0")
+        return block[:, channels] if block.ndim == 2 else block
+    return block[:, 0] if block.shape[1:] == (1,) else block
+
+
+def _to_float32(block: NDArray[Any], name: str) -> tuple[NDArray[np.float32], float]:
+    """The samples as float32, and the value that stands for 1."""
     if block.dtype.kind == "f":
         with np.errstate(over="ignore"):  # reported as infinity by the caller
             return block.astype(np.float32, copy=False), 1
@@ -228,16 +236,16 @@ def _open_path(path: Path) -> tuple[BinaryIO, str]:
 def _open_stream(source: Any) -> tuple[BinaryIO, str]:
     name = str(getattr(source, "name", "file object"))
     if isinstance(source, io.TextIOBase):
-        raise TypeError(f"{name} is open as text: open it in binary mode")
+        raise TypeError(f"{name} is open in text mode: open it in binary mode")
     stream = source
     if not hasattr(source, "seekable") or not source.seekable() or source.tell() != 0:
         # Decoders need to seek, and count from the beginning.
         stream = io.BytesIO(source.read())
     if not stream.seek(0, io.SEEK_END):
-        raise ValueError(f"{name} cannot be read as audio: there is nothing left to read")
+        raise ValueError(f"{name} cannot be read as audio: no bytes are left to read")
     return stream, name
 
 
-def _close_after(blocks: Iterator[np.ndarray], file: BinaryIO | None) -> Iterator[np.ndarray]:
+def _close_after(blocks: Iterator[NDArray[Any]], file: BinaryIO | None) -> Iterator[NDArray[Any]]:
     with contextlib.nullcontext() if file is None else file:
         yield from blocks

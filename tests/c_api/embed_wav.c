@@ -1,9 +1,9 @@
-/* Runs the SavedModel's signatures with TensorFlow's C API alone.
+/* Runs the SavedModel's signatures with nothing but TensorFlow's C API.
  *
  *   embed_wav SAVED_MODEL_DIR INPUT_OP EMBEDDING_OP:INDEX NUM_EXAMPLES_OP:INDEX FILE.wav
- *       prints the number of examples, then their embeddings, one a line.
+ *       prints the number of examples, then their embeddings, one per line.
  *   embed_wav SAVED_MODEL_DIR --rank3 INPUT_OP OUTPUT_OP:INDEX
- *       feeds a waveform with an axis too many, [1, 16000, 1].
+ *       feeds a waveform with an extra axis, [1, 16000, 1].
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ struct model {
     TF_Session *session;
 };
 
-/* TensorFlow's messages may have several lines; callers get one. */
+/* TensorFlow's messages may have several lines; callers expect one. */
 static void check(const TF_Status *status) {
     if (TF_GetCode(status) == TF_OK) return;
     fprintf(stderr, "TensorFlow error %d: ", (int)TF_GetCode(status));
@@ -62,7 +62,7 @@ static TF_Output find(const struct model *model, const char *name) {
     memcpy(operation, name, length);
     TF_Output output = {TF_GraphOperationByName(model->graph, operation), colon ? atoi(colon + 1) : 0};
     free(operation);
-    if (!output.oper) fail("the graph has no operation of this name", name);
+    if (!output.oper) fail("the graph has no operation with this name", name);
     return output;
 }
 

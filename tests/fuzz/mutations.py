@@ -1,8 +1,8 @@
-"""Small damages to files, each made anew from its seed, and the processes in which they are tried.
+"""Reproducible damage to files, and the processes in which many damaged files are tried.
 
     python -m tests.fuzz.test_records 17
 
-tries one seed alone, in this process.
+tries a single seed in this process.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def mutate(content: bytes, rng: np.random.Generator, header: int = 64) -> bytes:
-    """Changes, removes or inserts bytes in one to seven places, half of them in the header."""
+    """Changes, removes or inserts bytes in one to seven places, about half of them in the header."""
     mutated = bytearray(content)
     for _ in range(rng.integers(1, 8)):
         place = int(rng.integers(0, header if rng.random() < 0.5 else max(1, len(mutated))))
@@ -23,7 +23,7 @@ def mutate(content: bytes, rng: np.random.Generator, header: int = 64) -> bytes:
             del mutated[place : place + int(rng.integers(1, 200))]
         elif change == 2:
             mutated[place:place] = rng.bytes(int(rng.integers(1, 200)))
-        else:  # the values at which sizes overflow
+        else:  # values at which sizes overflow
             size = 2 ** int(rng.integers(1, 4))
             value = [0, 1, 2 ** (8 * size - 1) - 1, 2 ** (8 * size - 1), 2 ** (8 * size) - 1][rng.integers(5)]
             mutated[place : place + size] = value.to_bytes(size, ("little", "big")[rng.integers(2)])
@@ -31,7 +31,7 @@ def mutate(content: bytes, rng: np.random.Generator, header: int = 64) -> bytes:
 
 
 def try_seeds(module: str, count: int) -> None:
-    """Runs `check(seed)` of a module for many seeds in a process of its own; if it dies, its last seed is reported."""
+    """Runs a module's `check(seed)` for many seeds in a separate process; reports the last seed if it dies."""
     process = subprocess.run(
         [sys.executable, "-m", module, *map(str, range(count))], capture_output=True, text=True, check=False
     )
@@ -41,7 +41,7 @@ def try_seeds(module: str, count: int) -> None:
 
 
 def main(check) -> None:
-    """The command line of a module with a `check`."""
+    """The command line of a module that has a `check`."""
     for seed in sys.argv[1:]:
         print(seed, flush=True)
         check(int(seed))

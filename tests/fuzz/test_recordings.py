@@ -1,4 +1,4 @@
-"""Damaged recordings: a result, a warning with it, or a failure that names the file, soon and without a crash."""
+"""Damaged recordings are read, perhaps with a warning, or raise an error that names the file; none hangs or crashes."""
 
 import io
 import time
@@ -96,5 +96,5 @@ def test_damaged_recordings(tmp_path):
     finally:
         readers.close()
     assert COUNT // 10 < failed < COUNT
-    # Filters of odd rates and FFmpeg's buffers are kept, up to a limit that is reached early.
+    # Filters of odd rates and FFmpeg's buffers are cached up to a limit, which is reached early.
     assert memory[-1] < memory[len(memory) // 4] + 200e6

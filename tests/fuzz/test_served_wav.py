@@ -1,4 +1,4 @@
-"""Damaged WAV files in a served request: an embedding or a clear error, and never a wrong neighbor."""
+"""Damaged WAV files in a request return embeddings or a clear error, and never affect the clips beside them."""
 
 import functools
 import io

@@ -1,15 +1,15 @@
-"""Recordings of any format as blocks of samples: libsndfile reads samples behind a header, FFmpeg what is compressed.
+"""Read recordings of any format as blocks of samples.
 
-Which of them reads a file depends on its content, never on its suffix. Both read the whole of it, or report what is
-missing.
+libsndfile reads plain samples after a header, FFmpeg compressed audio. A file's content decides between them, never its
+suffix. Both read a file completely, or report what is missing.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras.decoding import compressed, plain
 from vggish_keras.decoding.headers import read_header
@@ -23,32 +23,33 @@ class Recording(NamedTuple):
 
     Attributes:
         sample_rate: Hz.
-        blocks: Arrays [frames, channels] of floats or integer PCM, to be read once.
+        blocks: Arrays [frames, channels] of floats or integer PCM, which can be read once.
     """
 
     sample_rate: int
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[NDArray[Any]]
 
 
 def open_recording(file: BinaryIO, name: str) -> Recording:
-    """Opens a file of any format, to be read block by block in constant memory.
+    """Opens a file of any format to read it block by block, in constant memory.
 
     Args:
         file: A seekable binary file, which stays open.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Returns:
-        The recording. Of a file with several audio streams, such as a video, it is the first.
+        The recording: the first audio stream, if the file has several.
 
     Raises:
-        ValueError: The file is not audio, is damaged, or ends before its header says; some of it only while reading.
+        ValueError: The file is not audio, is damaged, or ends before its header says. Some of this is found only while
+            reading.
     """
     header = read_header(file, name)
     if header is not None and header.encoding is not None:
         if not 1 <= header.channels <= MAX_CHANNELS:
             raise ValueError(f"{name} cannot be read as audio: its header declares {header.channels} channels")
         return Recording(header.sample_rate, plain.read_plain(file, header, name))
-    decoders: list[Callable[..., tuple[int, Iterator[np.ndarray]]]] = [
+    decoders: list[Callable[..., tuple[int, Iterator[NDArray[Any]]]]] = [
         compressed.open_compressed,
         functools.partial(plain.open_sound, header=header),
     ]

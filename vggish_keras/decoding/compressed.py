@@ -1,4 +1,4 @@
-"""Compressed audio and containers, video files among them, read by FFmpeg's libraries through PyAV."""
+"""Compressed audio and containers, including video files, read by FFmpeg's libraries through PyAV."""
 
 import itertools
 import warnings
@@ -6,40 +6,41 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras.decoding import lengths
 from vggish_keras.decoding.plain import BLOCK_FRAMES, UnsupportedError
 from vggish_keras.decoding.section import Section
 
-# Every format that holds sound, and none that opens further files, such as a playlist.
+# All formats that hold sound, but none that opens further files, such as playlists.
 _FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,"
     "tak,tta,w64,wav,wv"
 )
 _MAX_PLANES = 7
-"""PyAV 17 reads beyond the end of a frame that keeps more channels apart."""
+"""PyAV 17 reads beyond the end of a planar frame with more channels."""
 _LOSSLESS = frozenset(["flac", "wavpack", "tta", "ape", "tak"])
 """Codecs whose packets carry a checksum that FFmpeg ignores by default."""
 _READ_ONCE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
-"""Formats in which FFmpeg stops at the end of the first of several files in a row."""
+"""Formats in which FFmpeg stops at the end of the first of several concatenated files."""
 _SYNC = {"mp3": 0xFFE0, "aac": 0xFFF0, "ac3": 0x0B77, "eac3": 0x0B77}
-"""The bits that start each packet of formats that are packets alone."""
+"""The bits that start each packet, for formats that consist only of packets."""
 
 
-def open_compressed(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray]]:
+def open_compressed(file: BinaryIO, name: str) -> tuple[int, Iterator[NDArray[Any]]]:
     """Opens a file that FFmpeg reads, at its first audio stream.
 
     Args:
         file: The file, seekable.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Returns:
         The sample rate in Hz, and blocks [frames, channels] of float32, float64, int16, int32 or uint8.
 
     Raises:
-        UnsupportedError: FFmpeg does not know its format or its codec.
-        ValueError: It is not an audio file, or it is damaged; while reading: it is damaged, ends before its header
-            says, changes its sample rate, or holds no samples. Formats without a length: see `lengths`.
+        UnsupportedError: FFmpeg does not know the format or the codec.
+        ValueError: The file is not audio, or it is damaged. While reading: it is damaged, ends before its header says,
+            changes its sample rate, or holds no samples. See `lengths` for formats that do not declare a length.
     """
     import av
 
@@ -56,7 +57,7 @@ def open_compressed(file: BinaryIO, name: str) -> tuple[int, Iterator[np.ndarray
     except BaseException:
         container.close()
         raise
-    # What a decoder makes of the stream, for example of HE-AAC, may have a rate other than the one in the header.
+    # The decoded stream, for example HE-AAC, may have a sample rate other than the one in the header.
     return first.sample_rate, _blocks(container, itertools.chain([first], frames), name)
 
 
@@ -65,17 +66,17 @@ def _unknown(name: str) -> UnsupportedError:
     return UnsupportedError(f"{name} cannot be read as audio: {reason}")
 
 
-def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.ndarray]:
-    """Joins frames into blocks of a size that is worth the effort."""
+def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[NDArray[Any]]:
+    """Joins frames into blocks large enough for fast processing."""
     with container:
-        waiting: list[np.ndarray] = []
+        waiting: list[NDArray[Any]] = []
         count = 0
         sample_rate = None
         for frame in frames:
             sample_rate = sample_rate or frame.sample_rate
             if frame.sample_rate != sample_rate:
                 raise ValueError(
-                    f"{name} changes its sample rate from {sample_rate} to {frame.sample_rate} Hz: split it"
+                    f"{name} changes its sample rate from {sample_rate} to {frame.sample_rate} Hz: split the file"
                 )
             samples = _as_array(frame, name)
             channels = samples.shape[1]
@@ -91,7 +92,7 @@ def _blocks(container: Any, frames: Iterator[Any], name: str) -> Iterator[np.nda
             yield np.concatenate(waiting)
 
 
-def _as_array(frame: Any, name: str) -> np.ndarray:
+def _as_array(frame: Any, name: str) -> NDArray[Any]:
     """The samples of a frame, [frames, channels]."""
     channels = frame.layout.nb_channels
     if frame.format.is_planar and channels <= _MAX_PLANES:
@@ -111,7 +112,7 @@ def _interleaved(frame: Any, name: str) -> Any:
 
 
 class _Frames:
-    """The decoded frames of a file; at the end, its length is compared with what its header declares."""
+    """The decoded frames of a file. At the end, its length is compared with the length that its header declares."""
 
     def __init__(self, container: Any, file: BinaryIO, name: str) -> None:
         self._container, self._file, self._name = container, file, name
@@ -133,11 +134,11 @@ class _Frames:
         while True:
             try:
                 packet = next(demuxed, None)
-            # A damaged file may grow a stream that PyAV does not know.
+            # In a damaged file a stream may appear that PyAV does not know.
             except (av.FFmpegError, IndexError) as error:
                 if not self._declared or self._declared.missing(self._length):
                     raise self._damaged(error) from error
-                warnings.warn(f"{self._name}: what follows the end that its header declares is not audio", stacklevel=2)
+                warnings.warn(f"{self._name}: the bytes after its declared end are not audio", stacklevel=2)
                 break
             if packet is None:
                 break
@@ -162,19 +163,19 @@ class _Frames:
             yield frame
 
     def _starts_as_audio(self, packet: Any) -> bool:
-        """False for tags and other bytes between packets, which formats without a container hand on as packets."""
+        """False for bytes between packets, such as tags, which FFmpeg returns as packets if there is no container."""
         sync = _SYNC.get(self._format)
         return sync is None or not packet.size or int.from_bytes(bytes(packet)[:2], "big") & sync == sync
 
     def _note_position(self, packet: Any) -> None:
-        """Counts bytes that were skipped in formats whose packets follow each other without a gap."""
+        """Counts skipped bytes, for formats whose packets follow each other without gaps."""
         if packet.size and packet.pos is not None:
             if self._format in _SYNC and 0 < self._end < packet.pos:
                 self._skipped += packet.pos - self._end
             self._end = packet.pos + packet.size
 
     def _check_order(self, frame: Any) -> None:
-        """FLAC numbers its frames, and FFmpeg leaves out without an error what it does not recognize as one."""
+        """Finds missing frames by their numbers in FLAC, where FFmpeg silently skips frames it does not recognize."""
         if self._format == "flac" and frame.pts is not None:
             if self._next_pts is not None and frame.pts > self._next_pts:
                 raise self._damaged(ValueError(f"{frame.pts - self._next_pts} samples are missing"))
@@ -188,10 +189,10 @@ class _Frames:
         if self._declared:
             self._declared.check(self._length, self._name)
         if not self._length.samples:
-            # Formats without a header are a guess.
+            # FFmpeg only guesses formats that have no header.
             raise _unknown(self._name) if self._format in _SYNC else ValueError(f"{self._name} holds no samples")
         if self._format in _READ_ONCE and self._is_repeated():
-            raise ValueError(f"{self._name} holds several files in a row: split it")
+            raise ValueError(f"{self._name} holds several concatenated files: split it")
         if self._skipped:
             warnings.warn(f"{self._name}: skipped {self._skipped} bytes that are not audio", stacklevel=2)
 

@@ -1,7 +1,6 @@
-"""Where the samples of a file lie and how they are written, for containers of plain samples: WAV, W64, AIFF, AU, CAF.
+"""The position and encoding of samples in containers of plain samples: WAV, W64, AIFF, AU, CAF.
 
-The headers are read here and not by libsndfile, which takes a wrong size at its word and never returns from some
-malformed chunks.
+The headers are not left to libsndfile, which trusts wrong sizes and loops forever on some malformed chunks.
 """
 
 import math
@@ -12,34 +11,34 @@ from typing import BinaryIO, NamedTuple
 
 _MAX_CHUNKS = 10_000
 MAX_MISSING_FRAMES = 16
-"""Some programs count a header among the samples."""
+"""Some programs count a header as samples."""
 MAX_PADDING_BYTES = 4_096
 _MAX_ESSENTIAL_BYTES = 4_096
 TRAILERS = frozenset(
     b"LIST,id3 ,ID3 ,bext,iXML,_PMX,JUNK,PAD ,FLLR,cue ,smpl,PEAK,fact,afsp,MARK,INST,APPL,NAME,AUTH,ANNO,COMT,(c) "
     b",info,uuid,free".split(b",")
 )
-"""Chunks that often follow the samples, of WAV, AIFF and CAF; a last one of them may be cut off."""
+"""Chunks that often follow the samples in WAV, AIFF and CAF files; the last chunk may be cut off."""
 ID3V1_BYTES = 128
 
-# The GUIDs of W64 start with the names that WAV has; those of the last row stand for "riff".
+# W64 has GUIDs that start with the names of WAV's chunks; this is the GUID of "riff".
 _W64_MAGIC = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _WAV_MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 
 
 class Header(NamedTuple):
-    """What the header of a container of plain samples says.
+    """The header of a container of plain samples.
 
     Attributes:
         sample_rate: Hz.
         channels: Samples per frame.
-        encoding: libsndfile's name of how a sample is written, such as "PCM_16"; None for any other.
-        big_endian: The order of a sample's bytes.
-        frame_bytes: Bytes per frame; 0 where `encoding` is None and frames have no fixed size.
+        encoding: libsndfile's name for the encoding of a sample, such as "PCM_16"; None for encodings not read here.
+        big_endian: Whether the most significant byte of a sample comes first.
+        frame_bytes: Bytes per frame; 1 if `encoding` is None and frames have no fixed size.
         start: Position of the first sample in the file.
         size: Bytes of samples.
         is_mpeg: Whether the samples are MPEG audio.
-        essentials: Of a WAV file, a header without any other chunks, for decoders that read it anew.
+        essentials: For WAV files, a header without optional chunks, for decoders that read it again.
     """
 
     sample_rate: int
@@ -56,19 +55,19 @@ class Header(NamedTuple):
 def read_header(file: BinaryIO, name: str) -> Header | None:
     """Reads the header of a container of plain samples and compares its sizes with the file.
 
-    A size that is too small, zero or the placeholder of a program that wrote to a pipe is replaced: the samples go on
-    to the end of the file. They end earlier only where a chain of chunks follows that reaches the end of the file, an
-    ID3 tag, or less than 4 kB of zeros.
+    A size is replaced if it is too small, zero or the placeholder of a program that wrote to a pipe: the samples then
+    extend to the end of the file. A size is trusted if the samples are followed by chunks up to the end of the file, by
+    an ID3 tag, or by less than 4 kB of zeros.
 
     Args:
         file: A seekable file.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Returns:
-        The header; None for any other kind of file.
+        The header; None for other kinds of files.
 
     Raises:
-        ValueError: The header is damaged, the file ends before its header says, or another file follows in it.
+        ValueError: The header is damaged, the file ends before its header says, or a second file follows in it.
     """
     file.seek(0)
     magic = file.read(16)
@@ -92,7 +91,7 @@ def read_header(file: BinaryIO, name: str) -> Header | None:
 
 
 class _Layout(NamedTuple):
-    """How chunks are written: the start of the first, the form of a name and a size, and what sizes count."""
+    """The layout of chunks: the start of the first, the struct of a name and a size, and what sizes include."""
 
     start: int
     header: str
@@ -122,11 +121,11 @@ def _chunks(file: BinaryIO, layout: _Layout) -> Iterator[_Chunk]:
         yield _Chunk(name, position + header.size, size)
         if size < 0:
             return
-        position += header.size + -(-size // layout.alignment) * layout.alignment
+        position += header.size + size + -size % layout.alignment
 
 
 def _find_chunks(file: BinaryIO, name: str, layout: _Layout, wanted: dict[bytes, str]) -> dict[str, _Chunk]:
-    """The first chunk of each wanted name up to the one with the samples, by what `wanted` calls it."""
+    """Finds the first chunk of each wanted name, up to the samples, and returns them by their keys in `wanted`."""
     found: dict[str, _Chunk] = {}
     for chunk in _chunks(file, layout):
         key = wanted.get(chunk.name)
@@ -150,14 +149,14 @@ def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a size stands for "unknown": programs that write to a pipe put 2^31, 2^32 or 2^63 less a little."""
+    """Whether a size means "unknown": programs that write to a pipe use values near 2^31, 2^32 or 2^63."""
     return size < 0 or 2**31 - 4096 <= size <= 2**31 or 2**32 - 4096 <= size <= 2**32 or size >= 2**63 - 4096
 
 
 def _resolve_size(
     file: BinaryIO, name: str, start: int, declared: int, frame_bytes: int, layout: _Layout | None
 ) -> int:
-    """How many bytes of samples there are, whatever the header says; see `read_header`."""
+    """The actual number of bytes of samples, whatever the header declares; see `read_header`."""
     length = file.seek(0, 2)
     present = max(0, length - start)
     if declared < 0 or (is_placeholder(declared) and declared > present):
@@ -165,28 +164,28 @@ def _resolve_size(
     if declared > present:
         if declared - present > MAX_MISSING_FRAMES * frame_bytes or not present:
             raise ValueError(f"{name} is truncated: it has {present} of {declared} bytes")
-        warnings.warn(f"{name}: the header declares {declared} bytes of samples, but there are {present}", stacklevel=2)
+        warnings.warn(f"{name}: the header declares {declared} bytes of samples, the file has {present}", stacklevel=2)
         return present
     return declared if _ends_at(file, name, start, declared, length, layout) else present
 
 
 def _ends_at(file: BinaryIO, name: str, start: int, size: int, length: int, layout: _Layout | None) -> bool:
-    """Whether samples end where their size says: what follows is not samples."""
+    """Whether the declared size is right: the bytes after it are not samples."""
     end = start + size
     if layout is None:
         return size > 0 and _is_padding(file, end, length)
     padding = (end - layout.start) % layout.alignment
-    # A program may have left the byte of padding out.
+    # Some programs omit the padding byte.
     return any(_is_trailer(file, name, first, size, length, layout) for first in {end + padding, end})
 
 
 def _is_trailer(file: BinaryIO, name: str, first: int, size: int, length: int, layout: _Layout) -> bool:
-    """Whether chunks follow each other from there to the end of the file; without samples in front, at least one."""
+    """Whether a chain of chunks leads from `first` to the end of the file; at least one chunk if `size` is 0."""
     position = first
     for chunk in _chunks(file, layout._replace(start=first)):
         label = chunk.name[:4]
         if label in (*_WAV_MAGICS, b"FORM", b"caff", b"riff"):
-            raise ValueError(f"{name} holds several files in a row: split it")
+            raise ValueError(f"{name} holds several concatenated files: split it")
         if not all(32 <= byte < 127 for byte in label):
             break
         position = chunk.start + chunk.size
@@ -196,7 +195,7 @@ def _is_trailer(file: BinaryIO, name: str, first: int, size: int, length: int, l
 
 
 def _is_padding(file: BinaryIO, position: int, length: int, header_bytes: int = 1) -> bool:
-    """Whether the file ends there, or only less than a chunk's header, zeros or a tag follow."""
+    """Whether only zeros, an ID3 tag or less than a chunk's header follow, or nothing."""
     rest = _read_at(file, position, MAX_PADDING_BYTES)
     is_zero = length - position < MAX_PADDING_BYTES and not rest.strip(b"\0")
     return length - position < header_bytes or is_zero or (rest[:3] == b"TAG" and length - position == ID3V1_BYTES)
@@ -223,7 +222,7 @@ def _read_wav(file: BinaryIO, name: str, magic: bytes) -> Header:
 
 
 def _essentials(file: BinaryIO, chunks: dict[str, _Chunk], size: int, big_endian: bool) -> bytes:
-    """The header of a WAV file with the chunks that matter, up to its samples, whose size may be too large for it."""
+    """A WAV header with only the required chunks, up to the samples; sizes too large for WAV are reduced."""
     number = struct.Struct(">I" if big_endian else "<I")
     kept = b""
     for key in ("format", "count"):
@@ -282,12 +281,14 @@ def _read_aiff(file: BinaryIO, name: str) -> Header:
     chunks = _find_chunks(file, name, layout, {b"COMM": "format", b"SSND": "samples"})
     content = _read_at(file, chunks["format"].start, min(chunks["format"].size, 22))
     channels, frames, bits, exponent, mantissa = struct.unpack_from(">HIHHQ", content)
-    exponent = (exponent & 0x7FFF) - 16383 - 63  # of a float of 80 bits
+    exponent = (exponent & 0x7FFF) - 16383 - 63  # the sample rate is an 80-bit float
     sample_rate = round(math.ldexp(mantissa, exponent)) if exponent <= 0 else 0
     kind = content[18:22] if len(content) == 22 else b"NONE"
     encodings, big_endian = _AIFC_ENCODINGS.get(kind, ({}, True))
-    encoding = encodings.get(-(-bits // 8))
-    sample_bytes = 1 if encoding in ("ALAW", "ULAW") else -(-bits // 8)
+    sample_bytes = math.ceil(bits / 8)
+    encoding = encodings.get(sample_bytes)
+    if encoding in ("ALAW", "ULAW"):
+        sample_bytes = 1
     frame_bytes = max(1, channels * sample_bytes) if encoding else 1
     (offset,) = struct.unpack(">I4x", _read_at(file, chunks["samples"].start, 8))
     start = chunks["samples"].start + 8 + offset
@@ -333,7 +334,7 @@ def _read_caf(file: BinaryIO, name: str) -> Header:
         encoding = (_FLOATS if is_float else _INTEGERS).get(sample_bytes)
     elif kind in (b"alaw", b"ulaw"):
         encoding = kind.decode().upper()
-    start = chunks["samples"].start + 4  # a count of edits comes first
+    start = chunks["samples"].start + 4  # after an edit count
     declared = chunks["samples"].size
     size = _resolve_size(file, name, start, declared - 4 if declared >= 4 else declared, packet_bytes or 1, layout)
     sample_rate = round(rate) if math.isfinite(rate) else 0

@@ -1,32 +1,32 @@
-"""How long a compressed recording is by its own account, to compare with what was decoded.
+"""The length that a compressed recording declares, to compare with what was decoded.
 
-| format | what declares the length |
+| format | declaration of the length |
 |---|---|
 | FLAC, WavPack, TTA, Monkey's Audio | number of samples in the header, unless written to a pipe |
 | MP3 with a Xing, Info or VBRI header | number of frames |
-| MP4, M4A, MOV, 3GP | duration, sizes of the boxes; a fragmented file: those of the fragments that are present |
+| MP4, M4A, MOV, 3GP | duration, sizes of the boxes; in a fragmented file, of the existing fragments |
 | WebM, Matroska | duration, size of the segment, unless written to a pipe |
 | WMA, ASF | duration, size of the data |
-| Ogg | granule positions and the mark of the last page |
+| Ogg | granule positions, mark of the last page |
 | AVI | duration, size of the file |
-| MP3 without such a header, ADTS (.aac), AC-3, AMR, MPEG | nothing: an end cut off between two packets goes unnoticed |
+| MP3 without such a header, ADTS (.aac), AC-3, AMR, MPEG | none: a cut between two packets goes unnoticed |
 """
 
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, is_placeholder
 
 _TOLERATED_SECONDS = 0.1
 _TOLERATED_FRAMES = 2
-"""Durations in containers are rounded, and often count the frames of silence that encoders add and decoders remove."""
+"""Durations in containers are rounded, and often include the silence that encoders add and decoders remove."""
 _EXACT_FORMATS = frozenset(["flac", "wv", "tta", "ape"])
 
 
 class Length:
-    """How much of a recording was decoded."""
+    """The decoded length of a recording."""
 
     def __init__(self) -> None:
         self.packets = self.samples = 0
@@ -40,44 +40,44 @@ class Length:
 
 
 class Declared(NamedTuple):
-    """How long a recording claims to be.
+    """The declared length of a recording.
 
     Attributes:
         unit: "packets", "samples" or "seconds".
-        amount: How many.
-        tolerated: Up to how many may be missing.
+        amount: The declared length.
+        tolerated: How much may be missing.
     """
 
-    unit: str
+    unit: Literal["packets", "samples", "seconds"]
     amount: float
     tolerated: float
 
     def missing(self, length: Length) -> bool:
         """Whether more is missing than is tolerated."""
         tolerated = self.tolerated + (_TOLERATED_FRAMES * length.longest_frame if self.unit == "seconds" else 0)
-        return self.amount - getattr(length, self.unit) > tolerated
+        return self.amount - float(getattr(length, self.unit)) > tolerated
 
     def check(self, length: Length, name: str) -> None:
-        """Raises a ValueError if too much is missing, and warns if less is."""
+        """Raises ValueError if more is missing than is tolerated, and warns if less is missing."""
         present = getattr(length, self.unit)
         described = f"{present:.10g} of {self.amount:.10g} {self.unit}"
         if self.missing(length):
             raise ValueError(f"{name} is truncated: it has {described}")
         if present < self.amount and self.unit != "seconds":
-            warnings.warn(f"{name}: the header declares more than there is: {described}", stacklevel=2)
+            warnings.warn(f"{name} is shorter than its header declares: it has {described}", stacklevel=2)
 
 
 def declared_length(file: BinaryIO, name: str, container: Any, stream: Any) -> Declared | None:
-    """What a file that FFmpeg opened declares.
+    """The length that a file opened by FFmpeg declares.
 
     Args:
         file: The file.
-        name: What messages call it.
+        name: The file's name in messages.
         container: PyAV's container.
         stream: Its audio stream.
 
     Returns:
-        The length, or None where the format, or this file, does not declare one.
+        The length, or None if the format or the file does not declare it.
 
     Raises:
         ValueError: A page of an Ogg file is missing or cut off.
@@ -102,7 +102,7 @@ def declared_length(file: BinaryIO, name: str, container: Any, stream: Any) -> D
 
 
 def _tagged_seconds(tag: str) -> float:
-    """Seconds of a Matroska tag such as 00:00:10.008000000."""
+    """Seconds in a Matroska tag such as 00:00:10.008000000."""
     try:
         hours, minutes, seconds = map(float, tag.split(":"))
     except ValueError:
@@ -140,7 +140,7 @@ _FIRST_PAGE, _LAST_PAGE = 2, 4
 
 
 class _OggStream:
-    """What the pages of a logical stream say."""
+    """A logical stream, as its pages describe it."""
 
     def __init__(self, serial: int, packet: bytes) -> None:
         self.serial = serial
@@ -151,7 +151,7 @@ class _OggStream:
 
 
 def _ogg_rate(packet: bytes) -> tuple[int, int]:
-    """Granules per second of a stream that starts with this packet, and how many of them come before the sound."""
+    """Granules per second of the stream that starts with this packet, and the number of granules before its sound."""
     if packet.startswith(b"OpusHead"):
         return 48_000, int.from_bytes(packet[10:12], "little")
     if packet.startswith(b"\x7fFLAC"):
@@ -161,14 +161,14 @@ def _ogg_rate(packet: bytes) -> tuple[int, int]:
 
 
 def _ogg_streams(file: BinaryIO, name: str) -> list[_OggStream]:
-    """The streams of sound, one after the other, that make up the first audio stream of an Ogg file."""
+    """The successive sound streams that make up the first audio stream of an Ogg file."""
     links: list[_OggStream] = []
     for flags, granule, serial, sequence, position, packet in _ogg_pages(file, name):
         current = links[-1] if links else None
         if flags & _FIRST_PAGE:
-            # Streams that lie beside each other start together, before the first page of data.
-            beside = current is not None and current.sequence <= 0 and not current.has_end
-            if not beside and packet.startswith(_AUDIO_HEADERS):
+            # Parallel streams start together, before the first page of data.
+            parallel = current is not None and current.sequence <= 0 and not current.has_end
+            if not parallel and packet.startswith(_AUDIO_HEADERS):
                 links.append(_OggStream(serial, packet))
                 current = links[-1]
         if current is None or serial != current.serial:
@@ -181,7 +181,7 @@ def _ogg_streams(file: BinaryIO, name: str) -> list[_OggStream]:
             current.last = granule
         current.has_end = bool(flags & _LAST_PAGE)
     if links and not links[-1].has_end:
-        warnings.warn(f"{name}: its last page is not marked as the last: its end may be missing", stacklevel=2)
+        warnings.warn(f"{name}: the last page is not marked as the last: the end may be missing", stacklevel=2)
     return links
 
 
@@ -210,7 +210,7 @@ def _ogg_pages(file: BinaryIO, name: str) -> Iterator[tuple[int, int, int, int, 
 
 def _next_page(file: BinaryIO, position: int) -> int | None:
     overlap = b""
-    size = 256  # and more where there is more between two pages, so that many small gaps are found fast
+    size = 256  # doubled below: small gaps are frequent, and large ones should also be searched quickly
     file.seek(position)
     while block := file.read(size):
         found = (overlap + block).find(b"OggS")
@@ -236,14 +236,14 @@ def _ogg_seconds(streams: list[_OggStream], start: float) -> float:
 
 
 def check_extents(file: BinaryIO, name: str) -> None:
-    """Compares the sizes of a container's outermost parts with the file.
+    """Compares the sizes of a container's outermost parts with the file's size.
 
     Args:
         file: A seekable file.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Raises:
-        ValueError: The file ends before a part does, or another file follows.
+        ValueError: The file ends before a part does, or a second file follows.
     """
     file.seek(0)
     magic = file.read(16)
@@ -261,7 +261,7 @@ def check_extents(file: BinaryIO, name: str) -> None:
 def _check_parts(
     file: BinaryIO, name: str, parts: Iterator[tuple[bytes, int, int]], unique: bytes | None = None
 ) -> None:
-    """Checks parts of (kind, position, size); a part of the unique kind must not come twice."""
+    """Checks parts of (kind, position, size); a part of the unique kind must not occur twice."""
     length = file.seek(0, 2)
     seen = False
     for kind, position, size in parts:
@@ -269,7 +269,7 @@ def _check_parts(
             raise ValueError(f"{name} is truncated: it has {length} of {position + size} bytes")
         if kind == unique:
             if seen:
-                raise ValueError(f"{name} holds several files in a row: split it")
+                raise ValueError(f"{name} holds several concatenated files: split it")
             seen = True
 
 
@@ -304,9 +304,9 @@ def _asf_objects(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         file.seek(position)
         header = file.read(24)
         if len(header) < 24 or header[:16] not in (_ASF_HEADER, _ASF_DATA):
-            return  # an index, which is not needed, or bytes after the end
+            return  # an index, which is not required, or bytes after the end
         (size,) = struct.unpack_from("<Q", header, 16)
-        if size < 24:  # a broadcast does not know the size of its data
+        if size < 24:  # unknown, as in broadcasts
             return
         yield header[:16], position, size
         position += size

@@ -1,17 +1,17 @@
-"""Samples behind a header, read by libsndfile."""
+"""Plain samples after a header, read by libsndfile."""
 
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, Header
 from vggish_keras.decoding.section import Section
 
 BLOCK_FRAMES = 1 << 16
 
-# FFmpeg reads these to their end; libsndfile also takes other files for MPEG audio, and prints what is wrong with it.
+# FFmpeg reads these to their end; libsndfile also mistakes other files for MPEG audio, and prints messages about them.
 _LEFT_TO_FFMPEG = frozenset(["MP3", "OGG", "FLAC"])
 _MPEG_STARTS = (b"ID3", b"\xff")
 _SPHERE_HEADER_BYTES = 1_024
@@ -21,13 +21,13 @@ class UnsupportedError(ValueError):
     """A library does not read this kind of file."""
 
 
-def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray]:
+def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[NDArray[Any]]:
     """Reads the samples that a header describes.
 
     Args:
         file: The file.
         header: Its header, with an encoding.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Yields:
         int16 or float32 [frames, channels].
@@ -43,25 +43,25 @@ def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray
         format="RAW",
         subtype=header.encoding,
         endian=order,
-        samplerate=1,  # changes no sample
+        samplerate=1,  # any value: it does not affect the samples
         channels=header.channels,
     )
     return _read(sound, name)
 
 
-def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, Iterator[np.ndarray]]:
-    """Opens a file whose header libsndfile reads itself.
+def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, Iterator[NDArray[Any]]]:
+    """Opens a file whose header is left to libsndfile.
 
     Args:
         file: The file.
-        header: Its header, if it is in one of the containers that `headers` knows.
-        name: What messages call it.
+        header: Its header, if `headers` knows the container.
+        name: The file's name in messages.
 
     Returns:
         The sample rate in Hz, and int16 or float32 blocks [frames, channels].
 
     Raises:
-        UnsupportedError: libsndfile does not read it.
+        UnsupportedError: libsndfile does not read this kind of file.
         ValueError: While reading: the file is damaged, ends before its header says, or holds no samples.
     """
     file.seek(0)
@@ -83,13 +83,13 @@ def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, I
     return sound.samplerate, _read(sound, name)
 
 
-# What libsndfile 1.2.2 notes in its log, and nowhere else, of files that end too soon; SPHERE's header is text itself.
+# libsndfile 1.2.2 reports only in its log, in these words, that a file ends too soon; a SPHERE header is text itself.
 _FRAMES = r"(?:Frames|Cols|sample_count -i)[ :]*(\d+)"
 _SIZES = r"(?:BODY|Data length)[ :]*(\d+) \(?should be (\d+)"
 
 
 def _check_length(sound: Any, section: Section, name: str) -> None:
-    """Raises a ValueError if a file is shorter than its header declares, which libsndfile corrects in silence."""
+    """Raises ValueError if a file is shorter than its header declares, which libsndfile silently corrects."""
     log = sound.extra_info
     if sound.format == "NIST":
         position = section.tell()
@@ -116,11 +116,11 @@ def _open(file: Any, name: str, **options: Any) -> Any:
         raise UnsupportedError(f"{name} cannot be read as audio: {reason}") from error
 
 
-def _read(sound: Any, name: str) -> Iterator[np.ndarray]:
+def _read(sound: Any, name: str) -> Iterator[NDArray[Any]]:
     import soundfile
 
     read = 0
-    dtype = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile is slow to scale
+    dtype = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile scales slowly
     with sound:
         while True:
             try:

@@ -5,15 +5,15 @@ from typing import Any, BinaryIO
 
 
 class Section(io.RawIOBase):
-    """Part of a file, with a position of its own, for decoders that take Python's files.
+    """Part of a file with its own position, for decoders that accept Python's file objects.
 
-    A position beyond either end, which a damaged header may ask for, becomes that end.
+    A position beyond either end, as in a damaged header, becomes that end.
 
     Args:
         file: The file, which stays open.
         start: Where the part begins.
-        size: Bytes of the part; None goes to the end of the file.
-        prefix: Bytes that come before it.
+        size: Bytes of the part; None for all bytes up to the end of the file.
+        prefix: Bytes to read before the part.
     """
 
     def __init__(self, file: BinaryIO, start: int = 0, size: int | None = None, prefix: bytes = b"") -> None:
@@ -35,12 +35,12 @@ class Section(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the position as any file does."""
+        """Moves the position, as in any file."""
         self._position = min(max(0, offset + (0, self._position, self._size)[whence]), self._size)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Reads up to as many bytes as the buffer holds."""
+        """Reads at most as many bytes as the buffer holds."""
         wanted = memoryview(buffer)[: self._size - self._position]
         if self._position < len(self._prefix):
             read = min(len(wanted), len(self._prefix) - self._position)

@@ -79,7 +79,7 @@ def _submodel_from(tensor: Any, model: keras.Model) -> list[keras.Model]:
     return [submodel]
 
 
-# === Private attributes of Keras, the same in Keras 3.0 to 3.15 and Keras 2.16 to 2.21 ===
+# === Private attributes of Keras, seen in Keras 3.15 and tf_keras 2.21 ===
 
 
 def _source_layer(tensor: Any) -> Any:

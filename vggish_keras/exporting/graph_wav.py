@@ -1,6 +1,6 @@
-"""WAV bytes to samples inside a TensorFlow graph.
+"""WAV bytes to samples as TensorFlow ops.
 
-TensorFlow's own decoder reads 16-bit PCM alone, and neither WAVE_FORMAT_EXTENSIBLE nor what programs write to a pipe.
+TensorFlow's own decoder reads only 16-bit PCM, and neither WAVE_FORMAT_EXTENSIBLE nor files written to a pipe.
 """
 
 import re
@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from vggish_keras.decoding.headers import ID3V1_BYTES, MAX_MISSING_FRAMES, MAX_PADDING_BYTES, TRAILERS
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 """Hz."""
 MAX_HOURS = 36
-"""Longer ones have more samples than 32 bits can count."""
+"""Longer clips have more samples than 32 bits can count."""
 MAX_CHUNKS = 128
-"""Chunks read up to the samples, and after them: programs write a dozen."""
+"""Chunks read before the samples, and after them: programs write at most a dozen."""
 
 _STREAMED_SIZE = 0x7FFFF000
-"""Programs that write to a pipe put 2^31 or 2^32 less a little, more than a request can hold."""
+"""Programs that write to a pipe use sizes near 2^31 or 2^32, more than a request can hold."""
 _TRAILERS = "|".join(re.escape(name.decode()) for name in sorted(TRAILERS))
 _EXTENSIBLE = 0xFFFE
 _LAYOUT_SIZE, _EXTENSIBLE_SIZE = 16, 40
@@ -44,11 +45,11 @@ _FORMATS = {
 
 
 class WavHeader(NamedTuple):
-    """Where the samples of WAV files are: int64 tensors [clips].
+    """The position and layout of samples in WAV files, as int64 tensors [clips].
 
     Attributes:
         sample_rate: Hz.
-        channels: Samples of a frame.
+        channels: Samples per frame.
         encoding: Index into `_ENCODINGS`.
         start: First byte of the samples.
         frames: Whole frames, at least one.
@@ -80,20 +81,20 @@ def _floats(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda content: tf.cast(tf.io.decode_raw(content, dtype), tf.float32)
 
 
-def _companded(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+def _companded(values: NDArray[np.float64]) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda content: tf.gather(values.astype(np.float32), tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32))
 
 
-def _a_law() -> np.ndarray:
-    """The values of the 256 codes of ITU-T G.711 in [-1, 1]."""
+def _a_law() -> NDArray[np.float64]:
+    """The values of the 256 A-law codes in [-1, 1] (ITU-T G.711)."""
     code = np.arange(256) ^ 0x55
     exponent, mantissa = code >> 4 & 7, code & 15
     size = np.where(exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0))
     return np.where(code & 0x80, size, -size) * 8 / 2.0**15
 
 
-def _mu_law() -> np.ndarray:
-    """The values of the 256 codes of ITU-T G.711 in [-1, 1]."""
+def _mu_law() -> NDArray[np.float64]:
+    """The values of the 256 mu-law codes in [-1, 1] (ITU-T G.711)."""
     code = np.arange(256) ^ 0xFF
     size = ((2 * (code & 15) + 33) << (code >> 4 & 7)) - 33
     return np.where(code & 0x80, -size, size) * 4 / 2.0**15
@@ -125,7 +126,7 @@ def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Te
     Args:
         audio: The bytes of the files, string [clips].
         headers: Their headers.
-        clip: The index of the one to decode, integer scalar.
+        clip: The index of the file to decode, integer scalar.
 
     Returns:
         float32 [frames], the mean of the channels; integers and companded samples scaled to [-1, 1].
@@ -140,7 +141,7 @@ def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Te
     samples = tf.switch_case(tf.cast(header.encoding, tf.int32), branches)
     mono = tf.reduce_mean(tf.reshape(samples, [header.frames, header.channels]), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(mono))
-    reason = ["audio holds samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
+    reason = ["audio has samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
     with tf.control_dependencies([tf.debugging.Assert(finite, reason)]):
         return tf.identity(mono)
 
@@ -153,11 +154,11 @@ def _sample_bytes() -> tf.Tensor:
 
 
 def read_headers(audio: tf.Tensor) -> WavHeader:
-    """Reads the headers of WAV files and checks them; autograph must have converted the caller.
+    """Reads and checks the headers of WAV files; autograph must have converted the caller.
 
-    A `data` chunk whose size is 0, too small, or what programs write to a pipe goes on to the end of the bytes. Its
-    size is trusted if what follows is other chunks up to the end, an ID3 tag, less than 4 kB of zeros, or fewer bytes
-    than a chunk's header has. Up to 16 frames may be missing.
+    A `data` chunk extends to the end of the bytes if its size is 0, too small, or the placeholder of a program that
+    wrote to a pipe. Its size is trusted if it is followed by chunks up to the end of the bytes, an ID3 tag, less than
+    4 kB of zeros, or fewer bytes than a chunk's header. Up to 16 frames may be missing.
 
     Args:
         audio: The bytes of the files, string [clips].
@@ -166,69 +167,80 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
         Their headers.
 
     Raises:
-        tf.errors.InvalidArgumentError: While running: one is not a WAV file of an accepted encoding, is truncated,
-            holds no samples or too many chunks, or its rate is out of range.
+        tf.errors.InvalidArgumentError: While running: a file is not a WAV file of an accepted encoding, is truncated,
+            has no samples or too many chunks, or its sample rate is out of range.
     """
     length = tf.cast(tf.strings.length(audio), tf.int64)
     is_wav = (_text(audio, tf.zeros_like(length)) == b"RIFF") & (_text(audio, tf.fill(tf.shape(length), 8)) == b"WAVE")
     layout, layout_size, start, size, has_more = _find_chunks(audio, length, is_wav)
     present = tf.maximum(length - start, 0)
-    size, has_more_behind, repeated = _true_size(audio, length, start, size)
+    size, has_more_after, repeated = _true_size(audio, length, start, size)
 
     kind, channels, bits = (_number(audio, layout + offset, 2) for offset in (0, 2, 14))
-    # What stands for the format there starts with the plain format's number.
+    # The extensible sub-format starts with the code of the plain format.
     kind = tf.where((kind == _EXTENSIBLE) & (layout_size >= _EXTENSIBLE_SIZE), _number(audio, layout + 24, 2), kind)
     sample_rate = _number(audio, layout + 4, 4)
-    formats, widths, any_bits = (
-        tf.constant([getattr(encoding, name) for encoding in _ENCODINGS]) for name in ("format", "bits", "any_bits")
-    )
-    matches = (kind[:, tf.newaxis] == tf.cast(formats, tf.int64)) & (
-        (bits[:, tf.newaxis] == tf.cast(widths, tf.int64)) | any_bits
-    )
+    matches = _matching_encodings(kind, bits)
     encoding = tf.argmax(matches, axis=1)
-    bytes_of_frame = channels * tf.gather(_sample_bytes(), encoding)
+    frame_bytes = channels * tf.gather(_sample_bytes(), encoding)
 
     checks: list[tuple[tf.Tensor, list[Any]]] = [
-        (is_wav, ["it does not start as one"]),
-        (~(has_more | has_more_behind), [f"it has more than {MAX_CHUNKS} chunks"]),
+        (is_wav, ["it has no RIFF WAVE header"]),
+        (~(has_more | has_more_after), [f"it has more than {MAX_CHUNKS} chunks"]),
         ((layout >= 0) & (start >= 0), ["it has no fmt chunk with a data chunk after it"]),
-        (layout_size >= _LAYOUT_SIZE, ["its fmt chunk has ", layout_size, f" of at least {_LAYOUT_SIZE} bytes"]),
-        (tf.reduce_any(matches, axis=1), ["it holds format ", kind, _format_name(kind), " of ", bits, " bits"]),
-        (channels > 0, ["it has no channels"]),
-        (~repeated, ["it holds several files in a row"]),
         (
-            (size <= present) | ((present > 0) & (size - present <= MAX_MISSING_FRAMES * bytes_of_frame)),
+            layout_size >= _LAYOUT_SIZE,
+            ["its fmt chunk has ", layout_size, f" bytes instead of at least {_LAYOUT_SIZE}"],
+        ),
+        (tf.reduce_any(matches, axis=1), ["it has format ", kind, _format_name(kind), " with ", bits, " bits"]),
+        (channels > 0, ["it has no channels"]),
+        (~repeated, ["it holds several concatenated files"]),
+        (
+            (size <= present) | ((present > 0) & (size - present <= MAX_MISSING_FRAMES * frame_bytes)),
             ["it is truncated, with ", present, " of ", size, " bytes of samples"],
         ),
-        (tf.minimum(size, present) >= bytes_of_frame, ["it holds no samples"]),
+        (tf.minimum(size, present) >= frame_bytes, ["it holds no samples"]),
         (
             (sample_rate >= MIN_SAMPLE_RATE) & (sample_rate <= MAX_SAMPLE_RATE),
-            [f"the sample rate must lie between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz, got ", sample_rate],
+            [f"the sample rate must be between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz, got ", sample_rate],
         ),
-        (size <= MAX_HOURS * 3_600 * sample_rate * bytes_of_frame, [f"it is longer than {MAX_HOURS} hours"]),
+        (size <= MAX_HOURS * 3_600 * sample_rate * frame_bytes, [f"it is longer than {MAX_HOURS} hours"]),
     ]
-    passed: list[tf.Operation] = []
-    for good, reason in checks:
-        with tf.control_dependencies(passed):
-            passed = [_require(good, reason)]
-    with tf.control_dependencies(passed):
-        bytes_of_frame = tf.identity(bytes_of_frame)
-        frames = tf.minimum(size, present) // bytes_of_frame
+    with tf.control_dependencies(_require_all(checks)):
+        frame_bytes = tf.identity(frame_bytes)
+        frames = tf.minimum(size, present) // frame_bytes
         return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, frames)))
 
 
-def _require(good: tf.Tensor, reason: list[Any]) -> tf.Operation:
-    """An assertion [clips] that reports the first clip that fails it; tensors in its reason are [clips]."""
+def _matching_encodings(kind: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """The encodings that fit a format and bits per sample, bool [clips, encodings]."""
+    formats = tf.constant([encoding.format for encoding in _ENCODINGS], tf.int64)
+    widths = tf.constant([encoding.bits for encoding in _ENCODINGS], tf.int64)
+    any_bits = tf.constant([encoding.any_bits for encoding in _ENCODINGS])
+    return (kind[:, tf.newaxis] == formats) & ((bits[:, tf.newaxis] == widths) | any_bits)
+
+
+def _require_all(checks: list[tuple[tf.Tensor, list[Any]]]) -> list[tf.Operation]:
+    """Asserts conditions one after the other, so that the first that fails is reported."""
+    passed: list[tf.Operation] = []
+    for passes, reason in checks:
+        with tf.control_dependencies(passed):
+            passed = [_require(passes, reason)]
+    return passed
+
+
+def _require(passes: tf.Tensor, reason: list[Any]) -> tf.Operation:
+    """Asserts a condition [clips], and reports the first clip that fails it; tensors in the reason are [clips]."""
 
     def message() -> tf.Tensor:
-        clip = tf.where(~good)[0, 0]
+        clip = tf.where(~passes)[0, 0]
         words = [word if isinstance(word, str) else _as_text(word[clip]) for word in reason]
         return tf.strings.join(
             ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file of {_ACCEPTED}: ", *words]
         )
 
-    all_good = tf.reduce_all(good)
-    return tf.debugging.Assert(all_good, [tf.cond(all_good, lambda: tf.constant(""), message)])
+    all_pass = tf.reduce_all(passes)
+    return tf.debugging.Assert(all_pass, [tf.cond(all_pass, lambda: tf.constant(""), message)])
 
 
 def _as_text(value: tf.Tensor) -> tf.Tensor:
@@ -236,7 +248,7 @@ def _as_text(value: tf.Tensor) -> tf.Tensor:
 
 
 def _format_name(kind: tf.Tensor) -> tf.Tensor:
-    """The name of each format, " (name)", or nothing if it is a rare one."""
+    """The name of each format as " (name)"; empty for rare formats."""
     names = tf.constant(["", *(f" ({name})" for name in _FORMATS.values())])
     return tf.gather(names, tf.argmax(kind[:, tf.newaxis] == tf.constant([-1, *_FORMATS], tf.int64), axis=1))
 
@@ -245,8 +257,8 @@ def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tupl
     """Finds the fmt chunk of each file and the data chunk after it.
 
     Returns:
-        Where the content of each fmt chunk starts and its size, the same for the data chunk, -1 for what is missing;
-        and whether a file has more chunks than are read.
+        The start and size of each fmt chunk's content, the same for the data chunk, -1 where a chunk is missing; and
+        whether a file has more chunks than are read.
     """
     missing = -tf.ones_like(length)
     layout, layout_size, start, size = missing, missing, missing, missing
@@ -267,10 +279,10 @@ def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tupl
 
 
 def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """What a file holds or promises, whatever the size in its header; the rules are those of `decoding.headers`.
+    """Corrects the size of each data chunk, by the rules of `decoding.headers`.
 
     Returns:
-        The bytes of samples, whether there are more chunks than are read, and whether a second file follows.
+        The bytes of samples, whether a file has more chunks than are read, and whether a second file follows.
     """
     present = tf.maximum(length - start, 0)
     first = start + size + size % 2
@@ -293,7 +305,7 @@ def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.T
     )
     is_padding = (left < MAX_PADDING_BYTES) & tf.strings.regex_full_match(rest, r"\x00*")
     is_tag = (left == ID3V1_BYTES) & (tf.strings.substr(rest, 0, 3) == b"TAG")
-    # The last chunk may lack its byte of padding.
+    # The last chunk may lack its padding byte.
     ended = cut_off | ((position <= length + 1) & ((left < _CHUNK_HEADER) | is_padding | is_tag))
     trusted = tf.where(size == 0, ended & (position > first), ended)
     return tf.where((size >= _STREAMED_SIZE) | (doubtful & ~trusted), present, size), walking, repeated
@@ -302,16 +314,20 @@ def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.T
 def _chunk(audio: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The name and size of the chunk at a position, and the position after it."""
     size = _number(audio, position + 4, 4)
-    return _text(audio, position), size, position + _CHUNK_HEADER + size + size % 2  # odd chunks are padded by a byte
+    return (
+        _text(audio, position),
+        size,
+        position + _CHUNK_HEADER + size + size % 2,
+    )  # chunks of odd size have a padding byte
 
 
 def _text(audio: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Four bytes of each file, or fewer at its end."""
+    """Four bytes of each file, fewer at its end."""
     return _cut(audio, start, 4)
 
 
 def _number(audio: tf.Tensor, start: tf.Tensor, size: int) -> tf.Tensor:
-    """An unsigned number of 2 or 4 bytes of each file, int64; zeros stand in for missing bytes."""
+    """An unsigned number of 2 or 4 bytes in each file, int64; missing bytes read as zero."""
     return tf.io.decode_raw(_cut(audio, start, size), tf.int64, fixed_length=8)[:, 0]
 
 

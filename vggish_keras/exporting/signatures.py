@@ -235,7 +235,7 @@ def _count_steps(num_samples: tf.Tensor) -> tf.Tensor:
 
 
 def _check_rows(num_examples: tf.Tensor, max_examples: tf.Tensor) -> tf.Operation:
-    """Asserts that the output does not have many more rows than there are examples [clips]."""
+    """Asserts that the rows of the output do not far outnumber the examples [clips]."""
     existing = tf.reduce_sum(tf.cast(num_examples, tf.int64))
     rows = tf.size(num_examples, tf.int64) * tf.cast(max_examples, tf.int64)
     message = tf.strings.format(
