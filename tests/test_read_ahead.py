@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -9,40 +10,40 @@ from vggish_keras._read_ahead import read_ahead
 
 
 def counting(source):
-    """`source` items; a negative source fails after one."""
+    """Yields `source` items; a negative source fails after one."""
     for index in range(abs(source)):
         yield (source, index)
         if source < 0:
-            raise ValueError(f"bad {source}")
+            raise ValueError(f"invalid {source}")
 
 
 def test_all_items_in_order():
     sources = [3, 0, 1, 200, 5] * 30
-    got = [(source, list(items)) for source, items in read_ahead(sources, counting, threads=4, most_items=10)]
+    got = [(source, list(items)) for source, items in read_ahead(sources, counting, threads=4, max_items=10)]
     assert got == [(source, list(counting(source))) for source in sources]
 
 
-def test_what_fails_is_raised_where_it_is_used():
+def test_errors_of_a_source_are_raised_by_its_items():
     got = []
-    for source, items in read_ahead([2, -1, 3], counting, threads=2, most_items=10):
+    for source, items in read_ahead([2, -1, 3], counting, threads=2, max_items=10):
         try:
             got.append((source, list(items)))
         except ValueError as error:
             got.append((source, str(error)))
-    assert [kind for _, kind in got] == [list(counting(2)), "bad -1", list(counting(3))]
+    assert [kind for _, kind in got] == [list(counting(2)), "invalid -1", list(counting(3))]
 
 
-def test_what_fails_to_name_a_source_is_raised():
+def test_errors_of_the_iterable_of_sources_are_raised():
     def sources():
         yield 1
-        raise RuntimeError("no more names")
+        raise RuntimeError("no more sources")
 
-    with pytest.raises(RuntimeError, match="no more names"):
-        [list(items) for _, items in read_ahead(sources(), counting, threads=2, most_items=10)]
+    with pytest.raises(RuntimeError, match="no more sources"):
+        [list(items) for _, items in read_ahead(sources(), counting, threads=2, max_items=10)]
 
 
-def test_reads_ahead_and_no_further_than_is_asked():
-    produced, named = [], []
+def test_reads_ahead_up_to_the_limits():
+    produced, requested = [], []
 
     def endless(source):
         for index in range(10**9):
@@ -51,44 +52,48 @@ def test_reads_ahead_and_no_further_than_is_asked():
 
     def sources():
         for source in range(10**9):
-            named.append(source)
+            requested.append(source)
             yield source
 
-    files = read_ahead(sources(), endless, threads=3, most_items=10)
+    files = read_ahead(sources(), endless, threads=3, max_items=10)
     _, items = next(files)
     assert next(items) == 0
-    time.sleep(0.2)
-    # Of each that is read: what was used, what waits, and one that is held until there is room.
-    assert {source: produced.count(source) for source in set(produced)} == {0: 12, 1: 11, 2: 11}
-    assert len(named) <= 64
+    # Per source being read: items used, items waiting, and one item that is held until there is room.
+    expected = {0: 1 + 10 + 1, 1: 10 + 1, 2: 10 + 1}
+    deadline = time.monotonic() + 60
+    while Counter(produced) != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # to go beyond the limits, if it did
+    assert Counter(produced) == expected
+    assert len(requested) <= 64
     files.close()
 
 
-def test_sources_run_at_a_time():
-    barrier = threading.Barrier(3, timeout=10)
+def test_sources_are_read_concurrently():
+    barrier = threading.Barrier(3, timeout=60)
 
     def together(source):
         barrier.wait()
         yield source
 
-    got = [list(items) for _, items in read_ahead(range(6), together, threads=3, most_items=10)]
+    got = [list(items) for _, items in read_ahead(range(6), together, threads=3, max_items=10)]
     assert got == [[source] for source in range(6)]
 
 
 @pytest.mark.parametrize("used", [0, 1, 5])
-def test_no_thread_is_left_when_it_is_closed(used):
+def test_closing_ends_all_threads(used):
     before = threading.active_count()
-    files = read_ahead([100] * 100, counting, threads=4, most_items=10)
+    files = read_ahead([100] * 100, counting, threads=4, max_items=10)
     for _, (_, items) in zip(range(used), files, strict=False):
         next(items)
     files.close()
     assert threading.active_count() == before
 
 
-def test_a_process_ends_though_nobody_closed_it():
+def test_unclosed_generator_does_not_keep_the_process_alive():
     script = (
         "from vggish_keras._read_ahead import read_ahead\n"
         "files = read_ahead(range(100), lambda source: iter(range(1_000)), 4, 10)\n"
         "next(files)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Work on many sources in background threads, handed on in order and bounded in memory."""
+"""Read many sources in background threads, in order and in bounded memory."""
 
 import collections
 import itertools
@@ -14,35 +14,35 @@ _SOURCES_AHEAD = 64
 
 
 def read_ahead(
-    sources: Iterable[S], read: Callable[[S], Iterator[T]], threads: int, most_items: int
+    sources: Iterable[S], read: Callable[[S], Iterator[T]], threads: int, max_items: int
 ) -> Generator[tuple[S, Iterator[T]], None, None]:
-    """Reads the next sources while the caller works on this one.
+    """Reads the next sources while the caller processes the current one.
 
     Args:
-        sources: What to read, taken one by one as there is room.
-        read: Gives the items of a source. It runs in a background thread.
-        threads: How many sources are read at a time.
-        most_items: How many items of a source, and as many of all sources that follow it, wait at a time.
+        sources: The sources to read, requested one by one as there is room.
+        read: Yields the items of a source. It runs in a background thread.
+        threads: Number of sources that are read concurrently.
+        max_items: Limit of waiting items: of the current source, and of all following sources together.
 
     Yields:
-        Each source, in order, with an iterator of its items, to be used up before the next source is asked for. It
-        raises what `read` raises. When this generator is closed, all threads have ended.
+        Each source, in order, with an iterator of its items, which the caller exhausts before it requests the next
+        source. The iterator raises the errors of `read`. Closing this generator ends all threads.
     """
     sources = iter(sources)
     ahead: collections.deque[_Reading[S, T]] = collections.deque()
     started: queue.SimpleQueue[_Reading[S, T] | None] = queue.SimpleQueue()
-    # Daemons, so that a generator that nobody closed does not keep the process from ending.
+    # Daemons, so that a generator that is never closed does not keep the process alive.
     workers = [threading.Thread(target=_work, args=(started,), daemon=True) for _ in range(threads)]
     for worker in workers:
         worker.start()
     try:
         while True:
-            # The first may wait for its caller; only those behind it are held back.
+            # The current source may wait for the caller; only those behind it are held back.
             while len(ahead) < _SOURCES_AHEAD and (
-                not ahead or sum(reading.waiting for reading in itertools.islice(ahead, 1, None)) < most_items
+                not ahead or sum(reading.waiting for reading in itertools.islice(ahead, 1, None)) < max_items
             ):
                 try:
-                    reading = _Reading(next(sources), read, most_items)
+                    reading = _Reading(next(sources), read, max_items)
                 except StopIteration:
                     break
                 ahead.append(reading)
@@ -63,23 +63,23 @@ def read_ahead(
 def _work(started: "queue.SimpleQueue[_Reading[S, T] | None]") -> None:
     while reading := started.get():
         reading.run()
-        del reading  # it holds what it was read from
+        del reading  # it holds a reference to its source
 
 
 class _Reading(Generic[S, T]):
-    """A source that is read in one thread and used in another."""
+    """A source that one thread reads and a different one consumes."""
 
-    def __init__(self, source: S, read: Callable[[S], Iterator[T]], most_items: int) -> None:
+    def __init__(self, source: S, read: Callable[[S], Iterator[T]], max_items: int) -> None:
         self.source = source
         self._read = read
-        self._room = threading.Semaphore(most_items)
+        self._room = threading.Semaphore(max_items)
         self._stopped = False
-        # An item; or, at the end, what was raised or None.
+        # Items in 1-tuples and, at the end, the error or None.
         self._queue: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
 
     @property
     def waiting(self) -> int:
-        """Items that are read and not used."""
+        """Number of items that are read but not consumed."""
         return self._queue.qsize()
 
     def run(self) -> None:

@@ -1,6 +1,6 @@
-"""Recordings read in other processes, where a decoder that crashes or never returns harms one recording alone.
+"""Read recordings in child processes, where a decoder that crashes or never returns affects only one recording.
 
-A child process is started with pipes and not by `multiprocessing`, which would import the caller's main module in it.
+The child processes communicate through pipes, without `multiprocessing`, which would import the caller's main module.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras.audio import Channels
 from vggish_keras.resample import read_waveform
 
 _MAX_CPU_SECONDS = 3.0
-"""For a block of samples, which takes milliseconds."""
+"""Limit per block of samples, which normally takes milliseconds."""
 
 _START = """
 import pickle, sys
@@ -29,14 +30,14 @@ sys.path[:] = pickle.load(sys.stdin.buffer)
 from vggish_keras._reader_process import serve
 serve()
 """
-# NumPy's products in one thread: the network needs the processors.
+# Matrix products of NumPy in one thread, because the network needs the processors.
 _ENVIRONMENT = dict.fromkeys(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"], "1")
 
 
 class ReaderProcesses:
-    """Child processes that read recordings, one for each thread that reads at a time.
+    """Child processes that read recordings, one per thread that is reading.
 
-    They are started when they are needed, and used again.
+    They are started on demand and reused.
     """
 
     def __init__(self) -> None:
@@ -50,22 +51,22 @@ class ReaderProcesses:
         path: str | os.PathLike[str],
         channels: Channels = "mix",
         on_audio: Callable[[float], object] | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[NDArray[np.float32]]:
         """Reads a recording as `resample.read_waveform` does, from any thread.
 
         Args:
             path: The file.
             channels: As in `audio.open_audio`.
-            on_audio: Called with the seconds of audio that were read.
+            on_audio: Called with the seconds of audio read since the last call.
 
         Yields:
             float32 [samples] at 16 kHz.
 
         Raises:
-            ValueError: As in `audio.open_audio`; or the decoder crashed, or took 3 s of processor time for a block.
+            ValueError: As in `audio.open_audio`; or the decoder crashed, or used 3 s of processor time for one block.
             OSError: As in `audio.open_audio`.
         """
-        reader = self._take()
+        reader = self._acquire()
         finished = False
         try:
             yield from reader.read(path, channels, on_audio)
@@ -73,7 +74,7 @@ class ReaderProcesses:
         except _ReaderDiedError as error:
             raise ValueError(f"{path} cannot be read as audio: {error}") from error
         except Exception:
-            finished = True  # the recording's own error, after which the process waits for the next
+            finished = True  # an error of the recording: the process is ready for the next one
             raise
         finally:
             if finished:
@@ -82,19 +83,19 @@ class ReaderProcesses:
                 self._discard(reader)
 
     def close(self) -> None:
-        """Ends all processes, whatever they do; what is being read elsewhere fails."""
+        """Ends all processes, whatever they are doing. Recordings that other threads are reading fail."""
         with self._lock:
             self._closed = True
             readers = list(self._all)
         for reader in readers:
             self._discard(reader)
 
-    def _take(self) -> "_Reader":
+    def _acquire(self) -> "_Reader":
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         with self._lock:
             if self._closed:
-                raise RuntimeError("the processes that read recordings were closed")
+                raise RuntimeError("the reader processes are closed")
             reader = _Reader()
             self._all.add(reader)
         return reader
@@ -113,7 +114,7 @@ class _Reader:
     """One child process."""
 
     def __init__(self) -> None:
-        # A session of its own, so that Ctrl-C in a terminal reaches the parent alone.
+        # A new session, so that Ctrl-C in a terminal reaches only the parent.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
@@ -127,7 +128,7 @@ class _Reader:
 
     def read(
         self, path: str | os.PathLike[str], channels: Channels, on_audio: Callable[[float], object] | None
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[NDArray[np.float32]]:
         self._send((os.fspath(path), os.getcwd(), channels))
         while True:
             kind, value = self._receive()
@@ -159,9 +160,10 @@ class _Reader:
 
     def _receive(self) -> tuple[str, Any]:
         try:
-            return pickle.load(self._answers)
+            kind, value = pickle.load(self._answers)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             raise self._died() from error
+        return kind, value
 
     def _died(self) -> _ReaderDiedError:
         self._process.kill()
@@ -178,10 +180,10 @@ class _Reader:
 def serve() -> None:
     """Reads recordings for the parent process until it closes the pipe."""
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    # From here on what libraries print reaches neither the pipe nor the terminal.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    # Keeps the output of libraries out of the pipe and the terminal.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
 
     def send(kind: str, value: Any = None) -> None:
         pickle.dump((kind, value), answers, pickle.HIGHEST_PROTOCOL)
@@ -204,8 +206,8 @@ def serve() -> None:
                 send("end")
 
 
-def _limited(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Ends the process when a block takes too much processor time, whatever library it is in."""
+def _limited(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Ends the process when a block needs too much processor time, whichever library is running."""
     if not hasattr(signal, "setitimer"):  # Windows
         yield from blocks
         return
@@ -219,10 +221,10 @@ def _limited(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as it can be sent: without its causes, and as a ValueError if it does not survive pickling."""
+    """The error in a form that can be sent: without its causes, and as a ValueError if it does not survive pickling."""
     try:
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class raises
+    except Exception:  # whatever the error's class raises
         copy = None
     if type(copy) is type(error) and str(copy) == str(error):
         return copy

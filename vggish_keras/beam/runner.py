@@ -22,7 +22,7 @@ from vggish_keras.beam.local_workers import lost_workers
 from vggish_keras.beam.transforms import LEFT_OUT, NAMESPACE, NO_SUFFIX, EmbedCorpus, is_remote
 
 LOCAL_RUNNER = "FnApiRunner"
-"""Beam's DirectRunner would download another program."""
+"""Beam's DirectRunner would download a separate program."""
 _MAX_ATTEMPTS = 3
 
 
