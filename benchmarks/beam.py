@@ -1,8 +1,8 @@
-"""The Beam command with two worker processes against the single-machine command, on mixed clips.
+"""Measure `vggish beam` with two worker processes against `vggish embed`, on clips of different lengths.
 
     python -m benchmarks.beam [--weights CHECKPOINT] [--clips 500] [--rounds 3]
 
-Both are run as commands, on all clips and on ten, so that what the second takes, which is their start, can be left out.
+Both commands are also run on ten clips only, and these times are subtracted to exclude the start-up.
 """
 
 import statistics
@@ -40,17 +40,17 @@ def export(folder: Path, weights: str | None) -> Path:
     return vk.export_saved_model(vk.VGGish(weights), folder / "vggish", pca)
 
 
-def run(command: Sequence[object]) -> tuple[float, float]:
-    """Seconds, and the most bytes that the processes had together, each shared page counted once."""
-    start, most = time.perf_counter(), 0
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+def run(command: Sequence[str | Path]) -> tuple[float, float]:
+    """The duration in seconds, and the peak memory of all processes in bytes, counting each shared page once."""
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         os_process = psutil.Process(process.pid)
         while process.poll() is None:
-            most = max(most, memory(os_process))
+            peak = max(peak, memory(os_process))
             time.sleep(1)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - start, most
+    return time.perf_counter() - start, peak
 
 
 def memory(process: psutil.Process) -> int:
@@ -58,7 +58,7 @@ def memory(process: psutil.Process) -> int:
     for each in [process, *process.children(recursive=True)]:
         try:
             total += each.memory_full_info().pss
-        except psutil.Error:  # it has ended
+        except psutil.Error:  # the process has ended
             continue
     return total
 
@@ -82,7 +82,7 @@ def main() -> None:
             return run([COMMAND, "beam", "--input", folder / clips, "--output", output, "--weights", model, *WORKERS])
 
         rates: dict[str, list[float]] = {"embed": [], "beam": []}
-        most: dict[str, list[float]] = {"embed": [], "beam": []}
+        peaks: dict[str, list[float]] = {"embed": [], "beam": []}
         for _ in range(arguments.rounds):
             taken = {(command, clips): command(clips) for clips in ("few", "all") for command in (embed, beam)}
             counted = {clips: sum(map(examples, folder.glob(f"embed-{clips}*"))) for clips in ("few", "all")}
@@ -90,14 +90,15 @@ def main() -> None:
             for command in (embed, beam):
                 seconds = taken[command, "all"][0] - taken[command, "few"][0]
                 rates[command.__name__].append((counted["all"] - counted["few"]) / seconds)
-                most[command.__name__].append(taken[command, "all"][1] / 1e6)
+                peaks[command.__name__].append(taken[command, "all"][1] / 1e6)
             print(f"{counted['all']} examples; seconds and bytes: {list(taken.values())}", flush=True)
     ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["beam"], rates["embed"], strict=True))
     measure.report("what", "beam", "embed", "ratio", "bound")
-    shown = [f"{statistics.median(rates[command]):.0f} examples/s" for command in ("beam", "embed")]
-    measure.report(f"{arguments.clips} clips, without the start", *shown, f"{100 * ratio:.1f} %", "at least 85 %")
-    shown = [f"{max(most[command]):.0f} MB" for command in ("beam", "embed")]
-    measure.report("memory of all processes", *shown, f"{max(most['beam']) / max(most['embed']):.2f}x", "")
+    row = f"{statistics.median(rates['beam']):.0f} examples/s", f"{statistics.median(rates['embed']):.0f} examples/s"
+    measure.report(f"{arguments.clips} clips, without start-up", *row, f"{100 * ratio:.1f} %", "at least 85 %")
+    beam_peak, embed_peak = max(peaks["beam"]), max(peaks["embed"])
+    row = f"{beam_peak:.0f} MB", f"{embed_peak:.0f} MB"
+    measure.report("memory of all processes", *row, f"{beam_peak / embed_peak:.2f}x", "")
 
 
 def examples(path: Path) -> int:

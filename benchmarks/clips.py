@@ -1,4 +1,4 @@
-"""What many files cost: clips of a second against one long file, and what 10,000 of them leave behind.
+"""Measure many files: clips of one second against one long file, and the resources that 10,000 files leave behind.
 
 python -m benchmarks.clips [--weights CHECKPOINT] [--files 10000]
 """
@@ -26,7 +26,7 @@ def main() -> None:
     process = psutil.Process()
 
     def run(paths: list[Path]) -> int:
-        return sum(len(result.times) for _, result in embedder.embed_many(paths))
+        return measure.count_examples(embedder.embed_many(paths))
 
     with tempfile.TemporaryDirectory() as folder:
         clips = [Path(folder) / f"{index}.wav" for index in range(CLIPS)]
@@ -34,12 +34,12 @@ def main() -> None:
             soundfile.write(clip, rng.uniform(-0.5, 0.5, 16_000), 16_000)
         long = Path(folder) / "long.wav"
         soundfile.write(long, rng.uniform(-0.5, 0.5, CLIPS * 16_000), 16_000)
-        examples = [run(clips), run([long])]
-        ours, theirs, _ = measure.in_turns(lambda: run(clips), lambda: run([long]), 5)
-        rates = [count / seconds for count, seconds in zip(examples, (ours, theirs), strict=True)]
+        examples = run(clips), run([long])
+        ours, theirs, _ = measure.interleaved(lambda: run(clips), lambda: run([long]), 5)
+        rates = examples[0] / ours, examples[1] / theirs
         measure.report("what", "clips", "one file", "rate", "bound")
-        each = [f"{rate:.0f} examples/s" for rate in rates]
-        measure.report(f"{CLIPS} s of audio", *each, f"{100 * rates[0] / rates[1]:.1f} %", "at least 85 %")
+        row = f"{rates[0]:.0f} examples/s", f"{rates[1]:.0f} examples/s"
+        measure.report(f"{CLIPS} s of audio", *row, f"{100 * rates[0] / rates[1]:.1f} %", "at least 85 %")
 
         before = threading.active_count(), process.num_fds()
         files = itertools.islice(itertools.cycle(clips), arguments.files)
@@ -47,8 +47,8 @@ def main() -> None:
             if index in (arguments.files // 10, arguments.files):
                 gc.collect()
                 print(f"memory after {index} files: {process.memory_info().rss / 1e6:.0f} MB")
-        left = [now - was for now, was in zip((threading.active_count(), process.num_fds()), before, strict=True)]
-        print(f"left behind: {left[0]} threads, {left[1]} open files")
+        threads, open_files = threading.active_count() - before[0], process.num_fds() - before[1]
+        print(f"left behind: {threads} threads, {open_files} open files")
 
 
 if __name__ == "__main__":

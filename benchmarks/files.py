@@ -1,10 +1,10 @@
-"""How fast audio files become embeddings, against the published pipeline and torchvggish; MP3 and FLAC against WAV.
+"""Measure the speed of embedding files, against the published pipeline and torchvggish; MP3 and FLAC against WAV.
 
     python -m benchmarks.files --weights CHECKPOINT [--torch PYTHON] [--files 96]
 
-The published pipeline is a NumPy front end, resampy and TF-Slim's graph, file after file. torchvggish runs with random
-weights in the interpreter --torch, which may be that of another environment, if the packages torch and torchvggish
-are there.
+The published pipeline is a NumPy front end, resampy and the TF-Slim graph, one file at a time. torchvggish runs with
+random weights in the interpreter --torch, which may belong to a different environment; it is skipped if the packages
+torch and torchvggish are missing there.
 """
 
 import subprocess
@@ -12,19 +12,20 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resampy
 import soundfile
 import tensorflow as tf
+from numpy.typing import NDArray
 
 import vggish_keras as vk
 from benchmarks import measure
 from tests import published
 
 SECONDS = 10
-EXAMPLES = 10
-"""Of a file."""
+EXAMPLES_PER_FILE = 10
 ROUNDS = 3
 
 _TORCHVGGISH = """
@@ -50,7 +51,7 @@ def write_files(folder: Path, count: int, sample_rate: int, channels: int, suffi
 
 def ours(weights: str | None, dtype: str) -> Callable[[list[Path]], int]:
     embedder = vk.Embedder(weights, padding="valid", dtype=dtype)
-    return lambda paths: sum(len(result.times) for _, result in embedder.embed_many(paths))
+    return lambda paths: measure.count_examples(embedder.embed_many(paths))
 
 
 def published_pipeline(weights: str) -> Callable[[list[Path]], int]:
@@ -62,7 +63,7 @@ def published_pipeline(weights: str) -> Callable[[list[Path]], int]:
         tf.compat.v1.train.Saver().restore(session, weights)
     mel, window = published.mel_weights(), 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
 
-    def frames(values: np.ndarray, length: int, hop: int) -> np.ndarray:
+    def frames(values: NDArray[Any], length: int, hop: int) -> NDArray[Any]:
         return np.lib.stride_tricks.sliding_window_view(values, length, axis=0)[::hop]
 
     def run(paths: list[Path]) -> int:
@@ -87,14 +88,18 @@ def torchvggish(python: str) -> Callable[[list[Path]], int] | None:
     process = subprocess.Popen(
         [python, "-c", _TORCHVGGISH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    if process.stdout.readline() != "ready\n":
-        print(f"torchvggish is left out: {process.stderr.read().strip().splitlines()[-1]}")
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    assert stdin is not None
+    assert stdout is not None
+    assert stderr is not None
+    if stdout.readline() != "ready\n":
+        print(f"skipping torchvggish: {stderr.read().strip().splitlines()[-1]}")
         return None
 
     def run(paths: list[Path]) -> int:
-        process.stdin.write("\t".join(map(str, paths)) + "\n")
-        process.stdin.flush()
-        return int(process.stdout.readline())
+        stdin.write("\t".join(map(str, paths)) + "\n")
+        stdin.flush()
+        return int(stdout.readline())
 
     return run
 
@@ -102,14 +107,14 @@ def torchvggish(python: str) -> Callable[[list[Path]], int] | None:
 def main() -> None:
     arguments = measure.arguments(__doc__, torch=sys.executable, files=96)
     if not arguments.weights:
-        sys.exit("--weights is needed: a TF-Slim checkpoint")
+        sys.exit("--weights is required: a TF-Slim checkpoint")
     float32, bfloat16 = ours(arguments.weights, "float32"), ours(arguments.weights, "bfloat16")
     others = {
         "published pipeline": (published_pipeline(arguments.weights), {16_000: "at least 1.3x"}),
         "torchvggish": (torchvggish(arguments.torch), {16_000: "at least 2.2x", 44_100: "at least 4x"}),
     }
-    network = measure.network_alone(arguments.weights)
-    examples = EXAMPLES * arguments.files
+    network = measure.network_only(arguments.weights)
+    examples = EXAMPLES_PER_FILE * arguments.files
 
     def rate(seconds: float) -> str:
         return f"{examples / seconds:.0f} examples/s"
@@ -125,24 +130,22 @@ def main() -> None:
                 return float32(paths)  # noqa: B023
 
             assert run_ours() == examples
-            us, them, ratio = measure.in_turns(run_ours, lambda: [network() for _ in range(batches)], ROUNDS)  # noqa: B023
-            of_all = examples / (32 * batches)
-            measure.report(
-                f"{name}: network alone", rate(us), rate(them * of_all), f"{100 * ratio * of_all:.1f} %", share
-            )
+            us, them, ratio = measure.interleaved(run_ours, lambda: [network() for _ in range(batches)], ROUNDS)  # noqa: B023
+            scale = examples / (32 * batches)
+            measure.report(f"{name}: only network", rate(us), rate(them * scale), f"{100 * ratio * scale:.1f} %", share)
             for other, (run, bounds) in others.items():
                 if run is None:
                     continue
                 assert run(paths) == examples
-                us, them, ratio = measure.in_turns(run_ours, lambda: run(paths), ROUNDS)  # noqa: B023
+                us, them, ratio = measure.interleaved(run_ours, lambda: run(paths), ROUNDS)  # noqa: B023
                 measure.report(f"{name}: {other}", rate(us), rate(them), f"{ratio:.2f}x", bounds.get(sample_rate, ""))
-            us, them, ratio = measure.in_turns(lambda: bfloat16(paths), run_ours, ROUNDS)  # noqa: B023
+            us, them, ratio = measure.interleaved(lambda: bfloat16(paths), run_ours, ROUNDS)  # noqa: B023
             bound = "at least 1.6x" if sample_rate == 44_100 else ""
             measure.report(f"{name}: bfloat16, float32", rate(us), rate(them), f"{ratio:.2f}x", bound)
         for suffix in ("mp3", "flac"):
             compressed = write_files(Path(folder), arguments.files, 44_100, 2, suffix)
             assert float32(compressed) == examples
-            us, them, ratio = measure.in_turns(lambda: float32(compressed), run_ours, ROUNDS)  # noqa: B023
+            us, them, ratio = measure.interleaved(lambda: float32(compressed), run_ours, ROUNDS)  # noqa: B023
             measure.report(
                 f"44100 Hz, 2 channels: {suffix}, wav", rate(us), rate(them), f"{ratio:.2f}x", "at least 0.9x"
             )

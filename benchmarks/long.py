@@ -1,4 +1,4 @@
-"""What a long recording costs: memory above the loaded model, and the rate against that of ten minutes.
+"""Measure a long recording: memory beyond the loaded model, and speed against a recording of ten minutes.
 
 python -m benchmarks.long [--weights CHECKPOINT] [--hours 24]
 """
@@ -6,6 +6,7 @@ python -m benchmarks.long [--weights CHECKPOINT] [--hours 24]
 import gc
 import resource
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,12 @@ def main() -> None:
                     file.write(minute)
             gc.collect()
             loaded = psutil.Process().memory_info().rss
-            count = []
-            taken = measure.seconds(lambda: count.extend(len(r.times) for _, r in embedder.embed_many([path])))  # noqa: B023
-            rates.append(count[0] / taken)
+            start = time.perf_counter()
+            count = measure.count_examples(embedder.embed_many([path]))
+            rates.append(count / (time.perf_counter() - start))
             peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded
-            print(f"{name}: {rates[-1]:.0f} examples/s, peak {peak / 1e6:.0f} MB above the loaded model", flush=True)
-    print(f"rate against that of ten minutes: {100 * rates[-1] / rates[-2]:.0f} %; at most 350 MB")
+            print(f"{name}: {rates[-1]:.0f} examples/s, peak {peak / 1e6:.0f} MB beyond the loaded model", flush=True)
+    print(f"speed relative to ten minutes: {100 * rates[-1] / rates[-2]:.0f} %; memory: at most 350 MB")
 
 
 if __name__ == "__main__":

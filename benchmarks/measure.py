@@ -1,12 +1,13 @@
-"""What the benchmarks share: pairs of figures taken in turns, and a line that reports them.
+"""Interleaved measurements and a table of results, shared by the benchmarks.
 
-A machine whose speed drifts slows both of a pair alike; the ratio is the median over the pairs.
+Interleaving cancels drifts of the machine's speed: both measurements of a pair slow down alike. The ratio is the median
+over the pairs.
 """
 
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,10 +18,10 @@ import tensorflow as tf
 import vggish_keras as vk
 
 
-def arguments(what: str | None, **options: Any) -> argparse.Namespace:
-    """The command line of a benchmark: --weights, and `options` with their defaults. Prints the machine."""
-    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--weights", help="a TF-Slim checkpoint or Keras weights file; random ones are as fast")
+def arguments(description: str | None, **options: Any) -> argparse.Namespace:
+    """Parses --weights and `options`, which maps names to defaults, and prints a description of the machine."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--weights", help="a TF-Slim checkpoint or Keras weights file; random weights are as fast")
     for name, default in options.items():
         parser.add_argument(f"--{name}", default=default, type=type(default))
     parsed = parser.parse_args()
@@ -37,27 +38,38 @@ def _processor() -> str:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long `work` takes."""
+    """The duration of `work`."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of theirs over ours, after a warm-up."""
+def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """The median seconds of each, and the median of theirs divided by ours, after a warm-up."""
     ours(), theirs()
     pairs = np.array([(seconds(ours), seconds(theirs)) for _ in range(rounds)])
-    return (*np.median(pairs, axis=0), float(np.median(pairs[:, 1] / pairs[:, 0])))
+    our_seconds, their_seconds = np.median(pairs, axis=0)
+    return float(our_seconds), float(their_seconds), float(np.median(pairs[:, 1] / pairs[:, 0]))
 
 
-def network_alone(weights: str | None, dtype: str | None = None) -> Callable[[], Any]:
-    """A call of the network on a ready batch of 32 examples."""
-    model = vk.VGGish(weights, dtype=dtype)
+def count_examples(results: Iterable[tuple[Any, vk.Embeddings | Exception]]) -> int:
+    """The number of embeddings in the results of `Embedder.embed_many`; raises the error of a file that failed."""
+    count = 0
+    for _, result in results:
+        if isinstance(result, Exception):
+            raise result
+        count += len(result.times)
+    return count
+
+
+def network_only(weights: str | None) -> Callable[[], Any]:
+    """A function that runs only the network, on a batch of 32 log-mel examples."""
+    model = vk.VGGish(weights)
     network = tf.function(tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output))
     examples = tf.constant(np.random.default_rng(0).normal(-1, 2, (32, 96, 64, 1)), tf.float32)
     return lambda: network(examples).numpy()
 
 
 def report(what: str, ours: str, theirs: str, ratio: str, bound: str) -> None:
-    """Prints a line."""
+    """Prints a row of the table."""
     print(f"{what:<48} {ours:>16} {theirs:>16} {ratio:>9}   {bound}", flush=True)

@@ -1,4 +1,4 @@
-"""How fast recordings become 16 kHz, against resampy.
+"""Measure the speed of resampling to 16 kHz, against resampy.
 
 python -m benchmarks.resampling
 """
@@ -17,7 +17,7 @@ def main() -> None:
         waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 60 * rate).astype(np.float32)
         filter_bank.cache_clear()
         construction = measure.seconds(lambda: filter_bank(rate))  # noqa: B023
-        ours, theirs, ratio = measure.in_turns(
+        ours, theirs, ratio = measure.interleaved(
             lambda: resample(waveform, rate),  # noqa: B023
             lambda: resampy.resample(waveform, rate, 16_000, filter="kaiser_best"),  # noqa: B023
             7,

@@ -1,4 +1,4 @@
-"""What the SavedModel costs: export, load, and its signatures against the model in process.
+"""Measure the cost of the SavedModel: export, load, and its signatures against the model in this process.
 
 python -m benchmarks.saved_model [--weights CHECKPOINT]
 """
@@ -15,7 +15,7 @@ from benchmarks import measure
 
 def main() -> None:
     model = vk.VGGish(measure.arguments(__doc__).weights)
-    whole = tf.function(model)
+    run_model = tf.function(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1"
         exporting = measure.seconds(lambda: vk.export_saved_model(model, path))
@@ -33,13 +33,13 @@ def main() -> None:
         ("wav", {"audio": wavs}, "at least 85 %"),
     ):
         signature = signatures[name]
-        ours, theirs, ratio = measure.in_turns(
+        ours, theirs, ratio = measure.interleaved(
             lambda: signature(**inputs)["embedding"].numpy(),  # noqa: B023
-            lambda: whole(waveforms).numpy(),
+            lambda: run_model(waveforms).numpy(),
             15,
         )
-        each = [f"{1e3 * figure / 32:.2f} ms/example" for figure in (ours, theirs)]
-        measure.report(f"{name}, batches of 32", *each, f"{100 * ratio:.1f} %", bound)
+        row = f"{1e3 * ours / 32:.2f} ms/example", f"{1e3 * theirs / 32:.2f} ms/example"
+        measure.report(f"{name}, batches of 32", *row, f"{100 * ratio:.1f} %", bound)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a new process takes to the first embedding, after TensorFlow's import.
+"""Measure how long a new process takes until its first embedding, after importing TensorFlow.
 
 python -m benchmarks.start --weights CHECKPOINT [--starts 5]
 """
@@ -21,10 +21,10 @@ _START = (
 
 def main() -> None:
     arguments = measure.arguments(__doc__, starts=5)
-    command = [sys.executable, "-c", _START, arguments.weights or sys.exit("--weights is needed")]
+    command = [sys.executable, "-c", _START, arguments.weights or sys.exit("--weights is required")]
     runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(arguments.starts)]
-    taken = [float(run.stdout) for run in runs]
-    print(f"median {np.median(taken):.2f} s, worst of {len(taken)} {max(taken):.2f} s (at most 3 s)")
+    seconds = [float(run.stdout) for run in runs]
+    print(f"median {np.median(seconds):.2f} s, worst of {len(seconds)} {max(seconds):.2f} s (at most 3 s)")
 
 
 if __name__ == "__main__":

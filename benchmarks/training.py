@@ -1,4 +1,4 @@
-"""What a training step costs: on waveforms against the bare network, and on files against data in memory.
+"""Measure training steps: on waveforms against only the network, and on files against data in memory.
 
 python -m benchmarks.training [--weights CHECKPOINT] [--rounds 9]
 """
@@ -20,8 +20,8 @@ BATCHES = 3
 RATES = (8_000, 16_000, 44_100, 48_000)
 
 
-def on_waveforms_and_on_examples(weights: str | None) -> tuple[keras.Model, keras.Model]:
-    """A classifier, and its layers without the front end, as a model of ready examples [batch, 96, 64, 1]."""
+def build_models(weights: str | None) -> tuple[keras.Model, keras.Model]:
+    """A classifier of waveforms, and its layers after the front end as a classifier of examples [batch, 96, 64, 1]."""
     vggish = vk.VGGish(weights, pooling="avg", lengths=True)
     scores = keras.layers.Dense(2, activation="softmax")
     network = keras.Model(vggish.get_layer("conv1").input, vggish.get_layer("fc2").output)
@@ -32,7 +32,7 @@ def on_waveforms_and_on_examples(weights: str | None) -> tuple[keras.Model, kera
 
 
 def write_files(folder: Path) -> None:
-    """Clips of a second, of four rates, stereo and mono, WAV and FLAC, in two classes."""
+    """Writes clips of one second in two classes: four sample rates, mono and stereo, WAV and FLAC."""
     rng = np.random.default_rng(0)
     for index in range(BATCH * BATCHES):
         rate, channels = RATES[index % 4], 1 + index // 4 % 2
@@ -42,36 +42,37 @@ def write_files(folder: Path) -> None:
 
 
 def train_on(classifier: keras.Model, dataset: tf.data.Dataset) -> None:
-    """An epoch, step by step."""
+    """Trains for one epoch, step by step."""
     for inputs, labels in dataset:
         classifier.train_on_batch(inputs, labels)
 
 
 def main() -> None:
     options = measure.arguments(__doc__, rounds=9)
-    classifier, bare = on_waveforms_and_on_examples(options.weights)
+    classifier, network = build_models(options.weights)
     rng = np.random.default_rng(0)
     waveform = tf.constant(rng.uniform(-0.5, 0.5, (BATCH, 16_000)), tf.float32)
     inputs = {"waveform": waveform, "num_samples": tf.fill([BATCH], 16_000)}
     examples = tf.reshape(vk.LogMelExamples()(waveform), (BATCH, 96, 64, 1))
     labels = tf.constant(np.arange(BATCH) % 2)
     measure.report("what", "ours", "against", "ratio", "bound")
-    ours, theirs, ratio = measure.in_turns(
-        lambda: classifier.train_on_batch(inputs, labels), lambda: bare.train_on_batch(examples, labels), options.rounds
+    ours, theirs, ratio = measure.interleaved(
+        lambda: classifier.train_on_batch(inputs, labels),
+        lambda: network.train_on_batch(examples, labels),
+        options.rounds,
     )
-    measure.report(
-        "a step on waveforms, the bare network", f"{ours:.3f} s", f"{theirs:.3f} s", f"{1 / ratio:.3f}", "1.08"
-    )
+    row = f"{ours:.3f} s", f"{theirs:.3f} s"
+    measure.report("a step on waveforms, only the network", *row, f"{1 / ratio:.3f}", "1.08")
 
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
         files = vk.waveform_dataset(folder, seconds=1.0, batch_size=BATCH, cache=False)
         memory = tf.data.Dataset.from_tensor_slices(next(iter(files.unbatch().batch(BATCH * BATCHES)))).batch(BATCH)
-        ours, theirs, ratio = measure.in_turns(
+        ours, theirs, ratio = measure.interleaved(
             lambda: train_on(classifier, files), lambda: train_on(classifier, memory), options.rounds
         )
-        each = [f"{figure / BATCHES:.3f} s" for figure in (ours, theirs)]
-        measure.report("a step on files of any rate, data in memory", *each, f"{1 / ratio:.3f}", "1.1")
+        row = f"{ours / BATCHES:.3f} s", f"{theirs / BATCHES:.3f} s"
+        measure.report("a step on files of any rate, data in memory", *row, f"{1 / ratio:.3f}", "1.1")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Fine-tunes VGGish to a classifier, from labelled recordings to a prediction of the exported model.
+"""Fine-tune VGGish as a classifier, from labeled recordings to a prediction of the exported model.
 
-python -m examples.fine_tune                            sines, constants and noise, made on the fly
-python -m examples.fine_tune sounds/ --seconds 3        a folder with a folder of recordings for each class
+python -m examples.fine_tune                            sines, constants and noise, generated on the fly
+python -m examples.fine_tune sounds/ --seconds 3        a folder with one subfolder of recordings per class
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import click
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from tensorflow import keras
 
 import vggish_keras as vk
@@ -25,7 +26,7 @@ from vggish_keras.params import SLIM_SCOPES
 
 HIDDEN_UNITS = 100
 STEPS = 30
-"""Of the published training demo."""
+"""Training steps, as in the published training demo."""
 
 SIGNALS = ("sine", "constant", "noise")
 SIGNAL_SECONDS = 5
@@ -35,15 +36,15 @@ HELD_OUT_BATCHES = 10
 # === Data ===
 
 
-def signals(batches: int, seed: int) -> Any:
-    """The task of the published training demo: a 5 s sine, constant and noise for each batch of three.
+def signals(batches: int, seed: int) -> tf.data.Dataset:
+    """The task of the published training demo: each batch holds a sine, a constant and noise, 5 s each.
 
     Returns:
-        A tf.data.Dataset with the elements and the `class_names` of `vk.waveform_dataset`.
+        A tf.data.Dataset with elements and `class_names` like those of `vk.waveform_dataset`.
     """
     samples = SIGNAL_SECONDS * params.SAMPLE_RATE
 
-    def make() -> Any:
+    def generate() -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int32]]]:
         rng = np.random.default_rng(seed)
         time = np.arange(samples) / params.SAMPLE_RATE
         for _ in range(batches):
@@ -54,36 +55,55 @@ def signals(batches: int, seed: int) -> Any:
             yield {"waveform": waveforms, "num_samples": np.full(3, samples, np.int32)}, np.arange(3, dtype=np.int32)
 
     inputs = {"waveform": tf.TensorSpec([3, samples], tf.float32), "num_samples": tf.TensorSpec([3], tf.int32)}
-    dataset = tf.data.Dataset.from_generator(make, output_signature=(inputs, tf.TensorSpec([3], tf.int32)))
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=(inputs, tf.TensorSpec([3], tf.int32)))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(tf.data.AUTOTUNE)
     dataset.class_names = list(SIGNALS)
     return dataset
 
 
-def recordings(folder: Path, seconds: float, batch_size: int, validation: float, group: str | None, seed: int) -> Any:
-    """The training and validation datasets of a folder; `group` is a regular expression that finds a name's group."""
-    options = {"seconds": seconds, "batch_size": batch_size, "validation": validation, "seed": seed}
-    training = vk.waveform_dataset(folder, subset="training", shuffle=True, group=_group(group), **options)
-    held_out = vk.waveform_dataset(folder, subset="validation", crop="center", group=_group(group), **options)
+def recordings(
+    folder: Path, seconds: float, batch_size: int, validation_split: float, group: str | None, seed: int
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """The training and validation datasets of a folder.
+
+    Args:
+        folder: A folder with one subfolder per class.
+        seconds: The length of the clips.
+        batch_size: Clips per batch.
+        validation_split: The share of the files or groups to hold out.
+        group: A regular expression that matches the group in a file name; None for no groups.
+        seed: The seed for shuffling, cropping and splitting.
+    """
+    options: dict[str, Any] = {
+        "seconds": seconds,
+        "batch_size": batch_size,
+        "validation_split": validation_split,
+        "group": _group(group),
+        "seed": seed,
+    }
+    training = vk.waveform_dataset(folder, subset="training", shuffle=True, **options)
+    held_out = vk.waveform_dataset(folder, subset="validation", crop="center", **options)
     return training, held_out
 
 
-def datasets(folder: Path | None, steps: int, seed: int, **options: Any) -> Any:
-    """The training and validation datasets of a folder, with the options of `recordings`; without one, of signals."""
+def datasets(folder: Path | None, steps: int, seed: int, **options: Any) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """The training and validation datasets: `recordings` of a folder with these options, or else `signals`."""
     if folder is None:
         return signals(steps, seed), signals(HELD_OUT_BATCHES, seed + 1)
     return recordings(folder, seed=seed, **options)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command line's argument and options that `datasets` takes."""
+    """Adds the arguments of `datasets` to a command."""
     options = [
         click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False),
-        click.option("--steps", default=STEPS, show_default=True, help="Of the signals that are made on the fly."),
-        click.option("--seconds", default=3.0, show_default=True, help="To which clips are cut or padded."),
+        click.option("--steps", default=STEPS, show_default=True, help="Training steps on generated signals."),
+        click.option("--seconds", default=3.0, show_default=True, help="Length to which clips are cropped or padded."),
         click.option("--batch-size", default=32, show_default=True),
-        click.option("--validation", default=0.2, show_default=True, help="Share of the files, or groups, held out."),
-        click.option("--group", metavar="REGEX", help="Finds in a file's name what must not be split, such as ^[^_]+"),
+        click.option(
+            "--validation-split", default=0.2, show_default=True, help="Share of files or groups to hold out."
+        ),
+        click.option("--group", metavar="REGEX", help="Group of a file name, never split, such as ^[^_]+."),
         click.option("--seed", default=0, show_default=True),
     ]
     for option in reversed(options):
@@ -92,8 +112,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Bad data and bad weights end the command with a message."""
+def errors_as_messages() -> Iterator[None]:
+    """Reports invalid data or weights as a one-line error."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -107,7 +127,7 @@ def _group(pattern: str | None) -> Callable[[Path], str] | None:
     def group(path: Path) -> str:
         found = re.search(pattern, path.name)
         if found is None:
-            raise ValueError(f"{pattern!r} finds no group in the name of {path}")
+            raise ValueError(f"{pattern!r} matches no group in the name of {path}")
         return found.group(1) if found.groups() else found.group()
 
     return group
@@ -116,24 +136,24 @@ def _group(pattern: str | None) -> Callable[[Path], str] | None:
 # === Model ===
 
 
-def build_classifier(weights: str | None, class_names: list[str], dtype: str | None = None) -> Any:
-    """VGGish with a hidden layer and a softmax on the mean of a clip's own examples."""
+def build_classifier(weights: str | None, class_names: list[str], dtype: str | None = None) -> keras.Model:
+    """VGGish with a hidden layer and a softmax on the mean of each clip's embeddings."""
     vggish = vk.VGGish(weights, padding="same", pooling="avg", lengths=True, dtype=dtype)
     hidden = keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden")(keras.layers.ReLU()(vggish.output))
     scores = keras.layers.Dense(len(class_names), activation="softmax", dtype="float32", name="scores")(hidden)
     return keras.Model(vggish.input, scores, name="classifier")
 
 
-def train_from(classifier: Any, first: str | None) -> None:
-    """Freezes VGGish up to the layer `first`, such as conv4_1; None freezes all of it. Compile afterwards."""
+def train_from(classifier: keras.Model, first: str | None) -> None:
+    """Freezes the layers of VGGish before `first`, such as conv4_1; None freezes all. Compile the model afterwards."""
     names = list(SLIM_SCOPES)
     trained = [] if first is None else names[names.index(first) :]
     for name in names:
         classifier.get_layer(name).trainable = name in trained
 
 
-def compile_classifier(classifier: Any) -> None:
-    """With the hyperparameters of the published training demo."""
+def compile_classifier(classifier: keras.Model) -> None:
+    """Compiles the model with the hyperparameters of the published training demo."""
     optimizer = keras.optimizers.Adam(params.LEARNING_RATE, epsilon=params.ADAM_EPSILON)
     classifier.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 
@@ -141,16 +161,16 @@ def compile_classifier(classifier: Any) -> None:
 # === Results ===
 
 
-def confusion_matrix(classifier: Any, held_out: Any) -> np.ndarray:
-    """How often clips of each class (row) were taken for each class (column): int [classes, classes]."""
+def confusion_matrix(classifier: keras.Model, held_out: tf.data.Dataset) -> NDArray[np.int32]:
+    """The number of clips of each class (row) predicted as each class (column): int [classes, classes]."""
     pairs = [(label, classifier.predict_on_batch(inputs).argmax(axis=1)) for inputs, label in held_out]
     truth, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
     classes = len(held_out.class_names)
     return np.asarray(tf.math.confusion_matrix(truth, predicted, classes))
 
 
-def draw_confusion_matrix(matrix: np.ndarray, class_names: list[str], path: Path) -> None:
-    """Writes a picture of the matrix."""
+def plot_confusion_matrix(matrix: NDArray[np.int32], class_names: list[str], path: Path) -> None:
+    """Plots the matrix and writes it as an image."""
     size = 3 + 0.4 * len(class_names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
@@ -161,20 +181,20 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: list[str], path: Path
     axes.set(xlabel="predicted", ylabel="true", title=f"{np.trace(matrix) / matrix.sum():.1%} of {matrix.sum()} clips")
     for (row, column), count in np.ndenumerate(matrix):
         color = "white" if count > matrix.max() / 2 else "black"
-        axes.text(column, row, count, ha="center", va="center", color=color)
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
     figure.savefig(path, dpi=120)
 
 
 def predict(saved_model: Path, wav: bytes) -> dict[str, float]:
-    """What TF Serving would answer on the bytes of a WAV file: each class with its score."""
+    """The score of each class, as TF Serving would return it for the bytes of a WAV file."""
     module = tf.saved_model.load(str(saved_model))
     class_names = Path(module.class_names.asset_path.numpy().decode()).read_text(encoding="utf-8").splitlines()
     scores = module.signatures["wav"](audio=tf.constant([wav]))["scores"][0].numpy()
     return dict(zip(class_names, map(float, scores), strict=True))
 
 
-def as_wav(held_out: Any) -> tuple[bytes, str]:
-    """The first clip that was held out, as the bytes of a WAV file, and its class."""
+def first_as_wav(held_out: tf.data.Dataset) -> tuple[bytes, str]:
+    """The first clip of a dataset, as the bytes of a WAV file, and its class."""
     inputs, labels = next(iter(held_out))
     waveform = inputs["waveform"][0, : inputs["num_samples"][0], tf.newaxis]
     return tf.audio.encode_wav(waveform, params.SAMPLE_RATE).numpy(), held_out.class_names[int(labels[0])]
@@ -182,9 +202,16 @@ def as_wav(held_out: Any) -> tuple[bytes, str]:
 
 @click.command()
 @data_options
-@click.option("--weights", default="audioset", show_default=True, help="Where training starts; none for random ones.")
-@click.option("--train-from", "first", type=click.Choice([*SLIM_SCOPES, "none"]), default="conv1", show_default=True)
-@click.option("--epochs", default=20, show_default=True, help="At most; of a folder.")
+@click.option("--weights", default="audioset", show_default=True, help="Initial weights; none for random ones.")
+@click.option(
+    "--train-from",
+    "first",
+    type=click.Choice([*SLIM_SCOPES, "none"]),
+    default="conv1",
+    show_default=True,
+    help="First layer of VGGish to train.",
+)
+@click.option("--epochs", default=20, show_default=True, help="Maximum number of epochs on a folder.")
 @click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]), default="float32")
 @click.option("--tensorboard", is_flag=True, help="Also write OUTPUT/logs for TensorBoard.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("classifier"), show_default=True)
@@ -199,11 +226,11 @@ def main(
     output: Path,
     **options: Any,
 ) -> None:
-    """Train on FOLDER/CLASS/*.wav, or on signals, and write OUTPUT: the SavedModel 1/ and confusion.png."""
+    """Train on FOLDER/CLASS/*.wav or on generated signals; write the SavedModel OUTPUT/1 and OUTPUT/confusion.png."""
     if (output / "1").exists():
-        raise click.ClickException(f"{output / '1'} exists: give another output")
+        raise click.ClickException(f"{output / '1'} already exists: choose another output")
     keras.utils.set_random_seed(seed)
-    with told():
+    with errors_as_messages():
         training, held_out = datasets(folder, seed=seed, **options)
         classifier = build_classifier(None if weights == "none" else weights, training.class_names, dtype)
     train_from(classifier, None if first == "none" else first)
@@ -215,12 +242,12 @@ def main(
     classifier.fit(training, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=2)
 
     matrix = confusion_matrix(classifier, held_out)
-    print(f"{np.trace(matrix)} of {matrix.sum()} held-out clips are right")
+    print(f"{np.trace(matrix)} of {matrix.sum()} held-out clips are classified correctly")
     output.mkdir(parents=True, exist_ok=True)
-    draw_confusion_matrix(matrix, training.class_names, output / "confusion.png")
+    plot_confusion_matrix(matrix, training.class_names, output / "confusion.png")
     vk.export_saved_model(classifier, output / "1", class_names=training.class_names)
-    wav, truth = as_wav(held_out)
-    print(f"{output / '1'} on a clip of {truth}: {predict(output / '1', wav)}")
+    wav, truth = first_as_wav(held_out)
+    print(f"prediction of {output / '1'} for a clip of class {truth}: {predict(output / '1', wav)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into the published artefact: a folder as TF Serving wants it, verified.
+"""Exports a checkpoint as the published artifact: a verified SavedModel in a numbered folder, as TF Serving expects.
 
 python export/saved_model.py [--weights audioset] [--postprocess audioset] [--output vggish] [--version 1]
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from vggish_keras.framing import PADDINGS, Padding
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 VERIFY = Path(__file__).with_name("verify.py")
@@ -18,18 +20,18 @@ VERIFY = Path(__file__).with_name("verify.py")
 
 @click.command()
 @click.option("--weights", default="audioset", show_default=True)
-@click.option("--hop", default=0.96, show_default=True, help="Seconds from example to example.")
-@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
+@click.option("--hop", default=0.96, show_default=True, help="Seconds between the starts of examples.")
+@click.option("--padding", type=click.Choice(PADDINGS), default="valid", show_default=True)
 @click.option("--postprocess", default="audioset", show_default=True, help="PCA parameters, or none.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("vggish"), show_default=True)
 @click.option("--version", type=click.IntRange(min=1), default=1, show_default=True)
-def main(weights: str, hop: float, padding: str, postprocess: str, output: Path, version: int) -> None:
-    """Write OUTPUT/VERSION, once it is verified. An existing one is not touched."""
+def main(weights: str, hop: float, padding: Padding, postprocess: str, output: Path, version: int) -> None:
+    """Export to OUTPUT/VERSION, which appears once it is verified. An existing version is never replaced."""
     import vggish_keras as vk
 
     target = output / str(version)
     if os.path.lexists(target):
-        raise click.ClickException(f"{target} exists: give another version")
+        raise click.ClickException(f"{target} exists: choose a different --version")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{version}.") as folder:
         made = Path(folder) / str(version)
@@ -38,9 +40,9 @@ def main(weights: str, hop: float, padding: str, postprocess: str, output: Path,
             vk.export_saved_model(model, made, None if postprocess == "none" else postprocess)
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
-        options = ["--weights", weights, "--hop", str(hop), "--padding", padding, "--postprocess", postprocess]
+        options = ["--weights", weights, "--postprocess", postprocess]
         if subprocess.run([sys.executable, str(VERIFY), str(made), *options], check=False).returncode:
-            raise click.ClickException(f"nothing is written to {target}: the verification failed")
+            raise click.ClickException(f"nothing was written to {target}: the verification failed")
         made.rename(target)
     click.echo(target)
 

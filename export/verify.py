@@ -1,6 +1,6 @@
-"""Loads an exported SavedModel in every way that users do, each in a fresh process, and compares it with the model.
+"""Loads an exported SavedModel with every supported loader, each in a fresh process, and compares it with the model.
 
-    python export/verify.py vggish/1 [--weights audioset] [--hop 0.96] [--padding valid] [--postprocess audioset]
+    python export/verify.py vggish/1 [--weights audioset] [--postprocess audioset]
 
 Prints a table and exits with 1 on a mismatch. The expected values come from the Keras model and from `Embedder`, which
 share neither the SavedModel's graph nor its resampler.
@@ -11,31 +11,36 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from numpy.typing import NDArray
+
+from vggish_keras import saved_model_options
+from vggish_keras.saved_model_options import SavedModelOptions
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-Arrays = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 
 _PROCESSES = 2
-"""At a time: each holds the model."""
+"""Processes at a time: each holds the model."""
 RATES = (44_100, 16_000, 48_000, 8_000)
 BOUND = 1e-4
-"""Of the largest value."""
-NUMBERED = ("num_examples", "quantized")
-"""Outputs of whole numbers; quantized ones may differ by a level on a truncation edge."""
+"""Largest difference, relative to the largest value."""
+INTEGER_OUTPUTS = ("num_examples", "quantized")
+"""Outputs compared as integers; quantized values may differ by 1 on a truncation edge."""
 
 
-# === What goes in, and what must come out ===
+# === Inputs and expected outputs ===
 
 
 def make_inputs() -> Arrays:
-    """Inputs of all signatures: four clips of different lengths and rates, in stereo and mono."""
+    """The inputs of all signatures: four clips of different lengths and rates, in stereo and mono."""
     import soundfile
 
     rng = np.random.default_rng(0)
@@ -50,38 +55,40 @@ def make_inputs() -> Arrays:
     return {"waveform": waveform, "num_samples": num_samples, "audio": np.array(wavs, object), "examples": examples}
 
 
-def expected_outputs(inputs: Arrays, weights: str, hop: float, padding: str, postprocess: str | None) -> Arrays:
-    """What each signature must give, by signature/output."""
+def expected_outputs(inputs: Arrays, weights: str, options: SavedModelOptions, postprocess: str | None) -> Arrays:
+    """The expected outputs of each signature, by signature/output."""
     import vggish_keras as vk
 
-    embedder = vk.Embedder(weights, hop, padding)
+    embedder = vk.Embedder(weights, options.hop_seconds, options.padding)
     quantize = None if postprocess is None else vk.Postprocess(postprocess)
     clips = {
-        "serving_default": [embedder.embed(clip, 16_000).values for clip in inputs["waveform"]],
+        "serving_default": [embedder.embed(clip, 16_000) for clip in inputs["waveform"]],
         "padded": [
-            embedder.embed(clip[:length], 16_000).values
+            embedder.embed(clip[:length], 16_000)
             for clip, length in zip(inputs["waveform"], inputs["num_samples"], strict=True)
         ],
-        "wav": [embedder.embed(io.BytesIO(wav)).values for wav in inputs["audio"]],
+        "wav": [embedder.embed(io.BytesIO(wav)) for wav in inputs["audio"]],
     }
     outputs: Arrays = {"examples/embedding": np.asarray(vk.VGGish(weights, input="examples")(inputs["examples"]))}
     for signature, embeddings in clips.items():
-        longest = max(len(values) for values in embeddings)
-        numbers = np.array([len(values) for values in embeddings], np.int32)
-        outputs[f"{signature}/embedding"] = np.stack(
-            [np.pad(values, ((0, longest - len(values)), (0, 0))) for values in embeddings]
-        )
+        counts = np.array([len(times) for times, _ in embeddings], np.int32)
+        longest = counts.max()
+        embedding = np.stack([np.pad(values, ((0, longest - len(values)), (0, 0))) for _, values in embeddings])
+        outputs[f"{signature}/embedding"] = embedding
         if signature != "serving_default":
-            outputs[f"{signature}/num_examples"] = numbers
+            times = np.stack([np.pad(times, (0, longest - len(times))) for times, _ in embeddings])
+            outputs[f"{signature}/times"] = times.astype(np.float32)
+            outputs[f"{signature}/num_examples"] = counts
         if quantize is not None:
-            exists = np.arange(longest) < numbers[:, np.newaxis]
-            values = np.asarray(quantize(outputs[f"{signature}/embedding"]))
-            outputs[f"{signature}/quantized"] = values * exists[..., np.newaxis].astype(np.uint8)
+            exists = np.arange(longest) < counts[:, np.newaxis]
+            outputs[f"{signature}/quantized"] = np.asarray(quantize(embedding)) * exists[..., np.newaxis].astype(
+                np.uint8
+            )
     outputs["call/embedding"] = outputs["serving_default/embedding"]
     return outputs
 
 
-# === The ways to load it, each run in a process of its own ===
+# === Loaders, each run in its own process ===
 
 SIGNATURES = {
     "serving_default": ("waveform",),
@@ -98,7 +105,7 @@ class _Blocked:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.split(".")[0] in self.NAMES:
-            raise ImportError(f"{name} must not be needed")
+            raise ImportError(f"loading the SavedModel must not import {name}")
 
     def install(self) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] in self.NAMES]:
@@ -115,7 +122,7 @@ def plain_tensorflow(path: str, inputs: Arrays) -> Arrays:
 
 
 def tensorflow_hub(path: str, inputs: Arrays) -> Arrays:
-    """hub.load; tensorflow_hub itself imports Keras, which is taken away from it before the module is loaded."""
+    """hub.load; Keras, which tensorflow_hub itself imports, is removed before the SavedModel is loaded."""
     import tensorflow_hub as hub
 
     _Blocked().install()
@@ -126,12 +133,12 @@ def _call_all(module: Any, inputs: Arrays) -> Arrays:
     import tensorflow as tf
 
     waveform = tf.constant(inputs["waveform"])
-    alone = module(waveform[0], training=False)
+    single = module(waveform[0], training=False)
     batch = module(waveform, training=True)
-    outputs = {"call/embedding": np.concatenate([alone[tf.newaxis], batch[1:]])}
+    outputs = {"call/embedding": np.concatenate([single[tf.newaxis], batch[1:]])}
     for signature, names in SIGNATURES.items():
-        answer = module.signatures[signature](**{name: tf.constant(inputs[name]) for name in names})
-        outputs |= {f"{signature}/{name}": value.numpy() for name, value in answer.items()}
+        results = module.signatures[signature](**{name: tf.constant(inputs[name]) for name in names})
+        outputs |= {f"{signature}/{name}": value.numpy() for name, value in results.items()}
     return outputs
 
 
@@ -139,15 +146,15 @@ def session(path: str, inputs: Arrays) -> Arrays:
     """TensorFlow 1's Session loader, which is how TF Serving runs it."""
     import tensorflow.compat.v1 as tf
 
-    outputs = {}
+    outputs: Arrays = {}
     with tf.Graph().as_default(), tf.Session() as loaded:
         signatures = tf.saved_model.load(loaded, ["serve"], path).signature_def
         for signature, names in SIGNATURES.items():
             definition = signatures[signature]
             fetches = {name: info.name for name, info in definition.outputs.items()}
             feeds = {definition.inputs[name].name: inputs[name] for name in names}
-            answer = loaded.run(fetches, feeds)
-            outputs |= {f"{signature}/{name}": value for name, value in answer.items()}
+            results = loaded.run(fetches, feeds)
+            outputs |= {f"{signature}/{name}": value for name, value in results.items()}
     return outputs
 
 
@@ -169,11 +176,11 @@ def tfsm_layer(path: str, inputs: Arrays) -> Arrays:
 
     waveform = keras.Input((None,))
     model = keras.Model(waveform, keras.layers.TFSMLayer(path, call_endpoint="serving_default")(waveform))
-    answer = model.predict(inputs["waveform"], verbose=0)
-    return {f"serving_default/{name}": value for name, value in answer.items()}
+    results = model.predict(inputs["waveform"], verbose=0)
+    return {f"serving_default/{name}": value for name, value in results.items()}
 
 
-WAYS = {
+LOADERS: dict[str, Callable[[str, Arrays], Arrays]] = {
     "tf.saved_model.load": plain_tensorflow,
     "hub.load": tensorflow_hub,
     "TF1 Session": session,
@@ -185,79 +192,116 @@ WAYS = {
 # === Main ===
 
 
-def compare(got: Arrays, expected: Arrays) -> list[tuple[str, str, bool]]:
-    """Rows of output, largest difference and whether it agrees, of every output of the signatures that were called."""
+class Comparison(NamedTuple):
+    """An output compared with the expected one; the difference in words."""
+
+    output: str
+    difference: str
+    agrees: bool
+
+
+def compare(got: Arrays, expected: Arrays) -> list[Comparison]:
+    """Compares all outputs of the signatures that were called."""
     called = {name.split("/")[0] for name in got}
-    rows = [(name, "missing", False) for name in expected if name.split("/")[0] in called and name not in got]
-    for name, value in sorted(got.items()):
-        if name not in expected:
-            rows.append((name, "not expected", False))
-        elif value.shape != expected[name].shape or value.dtype != expected[name].dtype:
-            rows.append((name, f"{value.dtype} {value.shape}", False))
-        elif name.endswith(NUMBERED):
-            difference = np.abs(value.astype(int) - expected[name])
-            levels = 1 if name.endswith("quantized") else 0
-            agrees = difference.max() <= levels and np.count_nonzero(difference) <= 0.001 * difference.size
-            rows.append((name, f"{np.count_nonzero(difference)} of {difference.size}", agrees))
-        else:
-            share = float(np.abs(value - expected[name]).max() / np.abs(expected[name]).max())
-            rows.append((name, f"{share:.1e}", share <= BOUND))
-    return rows
+    missing = [name for name in expected if name.split("/")[0] in called and name not in got]
+    return [Comparison(name, "missing", False) for name in missing] + [
+        _compare_output(name, value, expected.get(name)) for name, value in sorted(got.items())
+    ]
 
 
-def run_way(way: str, path: Path, folder: Path) -> Arrays:
-    """Runs one way in a fresh process."""
-    command = [sys.executable, __file__, str(path), "--way", way, "--folder", str(folder)]
+def _compare_output(name: str, value: NDArray[Any], expected: NDArray[Any] | None) -> Comparison:
+    if expected is None:
+        return Comparison(name, "not expected", False)
+    if value.shape != expected.shape or value.dtype != expected.dtype:
+        return Comparison(name, f"{value.dtype} {value.shape}", False)
+    if name.endswith(INTEGER_OUTPUTS):
+        difference = np.abs(value.astype(int) - expected)
+        count, levels = np.count_nonzero(difference), 1 if name.endswith("quantized") else 0
+        agrees = bool(difference.max() <= levels and count <= 0.001 * difference.size)
+        return Comparison(name, f"{count} of {difference.size}", agrees)
+    share = float(np.abs(value - expected).max() / (np.abs(expected).max() or 1))
+    return Comparison(name, f"{share:.1e}", share <= BOUND)
+
+
+def run_loader(loader: str, path: Path, folder: Path) -> Arrays:
+    """Runs a loader in a fresh process, on the inputs in `folder`."""
+    command = [sys.executable, __file__, str(path), "--loader", loader, "--folder", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError((result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1])
-    with np.load(folder / f"{way}.npz") as got:
-        return dict(got)
+    with np.load(folder / f"{loader}.npz") as outputs:
+        return dict(outputs)
+
+
+def write_inputs(inputs: Arrays, folder: Path) -> None:
+    """Writes inputs where `read_inputs` finds them; NumPy would need pickle for the strings."""
+    _save(folder / "inputs.npz", {name: value for name, value in inputs.items() if name != "audio"})
+    for index, wav in enumerate(inputs["audio"]):
+        (folder / f"{index}.wav").write_bytes(wav)
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def read_inputs(folder: Path) -> Arrays:
+    """Reads what `write_inputs` wrote."""
+    with np.load(folder / "inputs.npz") as file:
+        inputs = dict(file)
+    inputs["audio"] = np.array([(folder / f"{index}.wav").read_bytes() for index in range(len(RATES))], object)
+    return inputs
+
+
+def read_options(path: Path) -> SavedModelOptions:
+    """The SavedModel's hop and padding."""
+    try:
+        options = saved_model_options.read(path)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if options is None:
+        file = saved_model_options.OPTIONS_FILE
+        raise click.ClickException(f"{path} has no {file}: export it with this version of vggish")
+    return options
+
+
+def run_all(path: Path, inputs: Arrays, expected: Arrays) -> dict[str, list[Comparison]]:
+    """Runs all loaders, and compares what each returns."""
+    comparisons = {}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_PROCESSES) as pool:
+        write_inputs(inputs, Path(folder))
+        running = {loader: pool.submit(run_loader, loader, path, Path(folder)) for loader in LOADERS}
+        for loader, outputs in running.items():
+            try:
+                comparisons[loader] = compare(outputs.result(), expected)
+            except RuntimeError as error:
+                comparisons[loader] = [Comparison(str(error), "", False)]
+    return comparisons
 
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--weights", default="audioset", show_default=True, help="What the artefact was made of.")
-@click.option("--hop", default=0.96, show_default=True, help="Its seconds from example to example.")
-@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
+@click.option("--weights", default="audioset", show_default=True, help="Weights the model was exported with.")
 @click.option("--postprocess", default="audioset", show_default=True, help="Its PCA parameters, or none.")
-@click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
+@click.option("--loader", type=click.Choice(list(LOADERS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(
-    path: Path, weights: str, hop: float, padding: str, postprocess: str, way: str | None, folder: Path | None
-) -> None:
-    """Compare the SavedModel at PATH with the model that it was made from."""
-    if way and folder:
-        with np.load(folder / "inputs.npz") as file:
-            inputs = dict(file)
-        inputs["audio"] = np.array([(folder / f"{index}.wav").read_bytes() for index in range(len(RATES))], object)
-        np.savez(folder / f"{way}.npz", **WAYS[way](str(path), inputs))
+def main(path: Path, weights: str, postprocess: str, loader: str | None, folder: Path | None) -> None:
+    """Compare the SavedModel at PATH with the model that it was exported from."""
+    if loader and folder:
+        _save(folder / f"{loader}.npz", LOADERS[loader](str(path), read_inputs(folder)))
         return
     from rich.console import Console
     from rich.table import Table
 
-    inputs = make_inputs()
-    expected = expected_outputs(inputs, weights, hop, padding, None if postprocess == "none" else postprocess)
-    table = Table("way", "output", "difference", "agrees")
-    good = True
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        np.savez(folder / "inputs.npz", **{name: value for name, value in inputs.items() if name != "audio"})
-        for index, wav in enumerate(inputs["audio"]):
-            (folder / f"{index}.wav").write_bytes(wav)
-        with ThreadPoolExecutor(_PROCESSES) as pool:
-            running = {name: pool.submit(run_way, name, path, folder) for name in WAYS}
-        for name, got in running.items():
-            try:
-                rows = compare(got.result(), expected)
-            except RuntimeError as error:
-                rows = [(str(error), "", False)]
-            for row in rows:
-                table.add_row(name, *row[:2], "yes" if row[2] else "NO")
-            good = good and all(row[2] for row in rows)
+    options, inputs = read_options(path), make_inputs()
+    expected = expected_outputs(inputs, weights, options, None if postprocess == "none" else postprocess)
+    comparisons = run_all(path, inputs, expected)
+    table = Table("loader", "output", "difference", "agrees")
+    for loader, rows in comparisons.items():
+        for row in rows:
+            table.add_row(loader, row.output, row.difference, "yes" if row.agrees else "NO")
     Console(width=100, highlight=False).print(table)
-    if not good:
-        raise click.ClickException(f"{path} does not give what the model gives")
+    if not all(row.agrees for rows in comparisons.values() for row in rows):
+        raise click.ClickException(f"{path} differs from the model that it was exported from")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Beam pipelines against the single-machine command, on the runners that run without a cluster."""
+"""Beam pipelines, on the runners that need no cluster, compared with the single-machine command."""
 
 import contextlib
 import csv
@@ -32,13 +32,15 @@ from vggish_keras.resample import read_waveform
 
 GOOD, BAD = 20, 5
 LOADED = 1e9
-"""Bytes of a process that holds TensorFlow and the network; without it, it is 0.76e9."""
+"""Bytes of a process with TensorFlow and the network; TensorFlow alone needs 0.76e9."""
+losing_a_worker = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+"""The threads of Beam that talk to a lost worker raise."""
 TWO_PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Recordings of many lengths, rates and formats; bad ones; and the real ones that are at hand."""
+    """Recordings of many lengths, rates and formats; unreadable files; and the real recordings, if available."""
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for index in range(GOOD):
@@ -62,7 +64,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, pca_params):
-    """A cache with PCA parameters."""
+    """A cache folder with PCA parameters."""
     folder = tmp_path_factory.mktemp("home")
     np.savez(folder / "vggish_pca_params.npz", **pca_params)
     return folder
@@ -75,7 +77,7 @@ def _home(_own_cache, home, monkeypatch):
 
 @pytest.fixture(scope="module")
 def single(corpus, home, slim, tmp_path_factory):
-    """What the single-machine command makes of the corpus: records and bad files."""
+    """The records and failures that the single-machine command writes for the corpus."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VGGISH_KERAS_HOME", str(home))
         prefix = tmp_path_factory.mktemp("single") / "single"
@@ -90,7 +92,7 @@ def command(*arguments, status=0):
 
 
 def serialized(*files):
-    """Records by their names, which are unique."""
+    """The serialized records by name."""
     found = list(tf.data.TFRecordDataset(list(map(str, files))).as_numpy_iterator())
     parsed = [tf.train.SequenceExample.FromString(record).context.feature for record in found]
     names = [context["video_id"].bytes_list.value[0] for context in parsed]
@@ -99,7 +101,7 @@ def serialized(*files):
 
 
 def written(prefix):
-    """The records at a prefix, of which there is nothing unfinished."""
+    """The records at a prefix, with all shards complete."""
     files = sorted(prefix.parent.glob(f"{prefix.name}-*.tfrecord"))
     assert files
     assert [file.name[-8 - 6 : -9] for file in files] == [f"{len(files):05}"] * len(files)
@@ -116,12 +118,12 @@ def failures(path):
 # === Runners ===
 
 
-def test_in_this_process(corpus, single, slim, tmp_path):
+def test_one_process_writes_the_single_machine_output(corpus, single, slim, tmp_path):
     out = command("beam", "--input", corpus, "--output", tmp_path / "out" / "x", "--weights", slim.v2, status=1)
     assert (written(tmp_path / "out" / "x"), failures(tmp_path / "out" / "x-failures.csv")) == single
     assert f"{len(single[0])} files, 0.0" in out
     assert f"{BAD} failed" in out
-    # They are what the corpus has, and nothing else is left.
+    # Everything in the corpus, and no leftovers.
     assert len(single[0]) == GOOD + 1 + len(list(corpus.glob("real/*")))
     assert len(single[1]) == BAD
     assert all("-of-" in path.name or path.name == "x-failures.csv" for path in (tmp_path / "out").iterdir())
@@ -129,7 +131,7 @@ def test_in_this_process(corpus, single, slim, tmp_path):
 
 @pytest.fixture
 def job_service(tmp_path):
-    """The port of Beam's job service, to which pipelines are sent as to Flink's."""
+    """The port of Beam's local job service, which accepts pipelines like Flink's."""
     port = tmp_path / "port"
     module = "apache_beam.runners.portability.local_job_service_main"
     with subprocess.Popen([sys.executable, "-m", module, "--port_file", port], stderr=subprocess.DEVNULL) as process:
@@ -140,35 +142,63 @@ def job_service(tmp_path):
         process.terminate()
 
 
-def test_through_a_job_service(corpus, single, exported, tmp_path, job_service):
+def test_job_service_writes_the_single_machine_output(corpus, single, exported, tmp_path, job_service):
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
     arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--weights", exported, "--shards", 3]
     command("beam", *arguments, *portable, status=1)
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_two_processes_of_which_one_is_killed(corpus, single, exported, tmp_path):
-    """The one that holds the network of both; the run begins again."""
+@contextlib.contextmanager
+def one_worker_killed(min_bytes=0):
+    """Kills the first worker process of this process that has grown to a size."""
     killed, over = [], threading.Event()
 
     def kill():
         while not killed and not over.wait(0.02):
             for process in filter(is_worker, psutil.Process().children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.memory_info().rss > LOADED:
+                    if process.memory_info().rss > min_bytes:
                         process.kill()
                         killed.append(process.pid)
+                        break
 
-    threading.Thread(target=kill).start()
-    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), exported)
+    thread = threading.Thread(target=kill)
+    thread.start()
     try:
-        result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
+        yield
     finally:
         over.set()
+        thread.join()
     assert len(killed) == 1
+
+
+@losing_a_worker
+def test_run_restarts_when_the_worker_with_the_network_is_killed(corpus, single, exported, tmp_path):
+    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported)
+    with one_worker_killed(min_bytes=LOADED):
+        result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
     assert distribution(result, "load_model_latency_milli_secs").count == 1
+
+
+class WriteNumbers(apache_beam.PTransform):
+    """A quick substitute for EmbedCorpus."""
+
+    def __init__(self, prefix):
+        super().__init__()
+        self.prefix = prefix
+
+    def expand(self, pipeline):
+        numbers = pipeline | apache_beam.Create(range(3)) | apache_beam.Map(str)
+        return numbers | apache_beam.io.WriteToText(self.prefix)
+
+
+@losing_a_worker
+def test_run_restarts_when_a_worker_is_killed_while_starting(tmp_path):
+    with one_worker_killed():
+        beam.run(WriteNumbers(str(tmp_path / "x")), PipelineOptions(TWO_PROCESSES))
+    assert sorted("".join(path.read_text() for path in tmp_path.glob("x-*")).split()) == ["0", "1", "2"]
 
 
 def is_worker(process):
@@ -185,9 +215,9 @@ def distribution(result, name):
 # === Transforms ===
 
 
-def test_clips_share_batches_and_are_counted(corpus, exported_narrow, tmp_path):
+def test_recordings_share_batches_and_are_counted(corpus, exported_narrow, tmp_path):
     transform = beam.EmbedCorpus(
-        [str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), exported_narrow, batch_size=4
+        [str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), weights=exported_narrow, batch_size=4
     )
     result = beam.run(transform, PipelineOptions([]))
     examples = sum(len(record.embedding) for record in vk.records.read(*tmp_path.glob("*.tfrecord")))
@@ -201,7 +231,7 @@ def test_each_file_is_matched_once(corpus, monkeypatch):
     monkeypatch.chdir(corpus)
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio(["a/*.wav", "a", str(corpus / "a" / "00.wav")])
-        assert_that(found.clips, equal_to([(b"a/" + path.name.encode(), None) for path in Path("a").iterdir()]))
+        assert_that(found.recordings, equal_to([(b"a/" + path.name.encode(), None) for path in Path("a").iterdir()]))
         assert_that(found.failures, equal_to([]), label="no failures")
 
 
@@ -214,7 +244,7 @@ def test_other_files_in_folders_are_counted(tmp_path):
 
 
 class Memory(FileSystem):
-    """A file system that is not local."""
+    """A file system that is not local, with files in memory."""
 
     files: ClassVar[dict[str, bytes]] = {}
 
@@ -236,8 +266,8 @@ class Memory(FileSystem):
 
 @pytest.mark.reference
 def test_odd_recordings_are_read_whole(reference):
-    def check(clips):
-        counts = {os.path.basename(path): count for path, (count, *_) in clips}
+    def check(recordings):
+        counts = {os.path.basename(path): count for path, (count, *_) in recordings}
         assert counts == {b"vbr_no_header.mp3": 42, b"unknown_length.flac": 7, b"chained.ogg": 11, b"clip.m4a": 7}
 
     def check_failures(failures):
@@ -247,51 +277,49 @@ def test_odd_recordings_are_read_whole(reference):
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(reference / "odd_recordings")])
-        decoded = found.clips | beam.DecodeAudio()
-        assert_that(decoded.clips, check, label="clips")
+        decoded = found.recordings | beam.DecodeAudio()
+        assert_that(decoded.recordings, check, label="recordings")
         assert_that(decoded.failures, check_failures, label="failures")
 
 
-def test_a_channel_can_be_chosen(tmp_path):
+def test_one_channel_can_be_selected(tmp_path):
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (20_000, 2)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", stereo, 16_000, subtype="FLOAT")
 
     def check(examples):
-        windows = [window for _, _, window in sorted(examples, key=lambda example: example[1])]
-        np.testing.assert_array_equal(windows[0], stereo[:15_600, 1])
+        (first,) = (samples for _, index, samples in examples if index == 0)
+        np.testing.assert_array_equal(first, stereo[:15_600, 1])
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(tmp_path)])
-        assert_that((found.clips | beam.DecodeAudio(channels=1)).examples, check)
+        assert_that((found.recordings | beam.DecodeAudio(channels=1)).examples, check)
     with pytest.raises(ValueError, match="channels must be"):
         beam.DecodeAudio(channels="left")
 
 
-def test_other_file_systems(corpus, monkeypatch):
+def test_files_of_other_file_systems_are_read(corpus, monkeypatch):
     audio = sorted((corpus / "a").glob("*.flac"))
-    remote = {f"memory://clips/{path.name}": path.read_bytes() for path in audio}
-    monkeypatch.setattr(Memory, "files", {**remote, "memory://clips/bad.flac": b"none", "memory://other/x.wav": b""})
+    remote = {f"memory://audio/{path.name}": path.read_bytes() for path in audio}
+    monkeypatch.setattr(Memory, "files", {**remote, "memory://audio/bad.flac": b"none", "memory://other/x.wav": b""})
     monkeypatch.setattr(Memory, "__abstractmethods__", frozenset())
 
     def check(examples):
-        found = {(path, index): window for path, index, window in examples}
+        found = {(path, index): samples for path, index, samples in examples}
         for path in audio:
-            for index, window in enumerate(cut_windows(read_waveform(path), 15_360, "same")):
-                np.testing.assert_array_equal(found.pop((f"memory://clips/{path.name}".encode(), index)), window)
+            for index, samples in enumerate(cut_windows(read_waveform(path), 15_360, "same")):
+                np.testing.assert_array_equal(found.pop((f"memory://audio/{path.name}".encode(), index)), samples)
         assert not found
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        found = pipeline | beam.MatchAudio(["memory://clips/*"])
-        decoded = found.clips | beam.DecodeAudio()
+        found = pipeline | beam.MatchAudio(["memory://audio/*"])
+        decoded = found.recordings | beam.DecodeAudio()
         assert_that(decoded.examples, check, label="examples")
-        reason = (
-            b"memory://clips/bad.flac cannot be read as audio: it is not in a known audio format, or its header is "
-        )
-        reason += b"damaged"
-        assert_that(decoded.failures, equal_to([(b"memory://clips/bad.flac", reason)]), label="failures")
+        path = b"memory://audio/bad.flac"
+        reason = path + b" cannot be read as audio: it is not in a known audio format, or its header is damaged"
+        assert_that(decoded.failures, equal_to([(path, reason)]), label="failures")
 
 
-def test_segments(corpus, exported_narrow, tmp_path):
+def test_segments_name_and_label_the_records(corpus, exported_narrow, tmp_path):
     names = [path.stem for path in sorted((corpus / "b").iterdir())]
     lists = ["--segments", tmp_path / "segments.csv", "--labels", tmp_path / "labels.csv"]
     lines = [f'{name}, {3 * index}.000, {3 * index + 4}.000, "/m/1,/m/2"\n' for index, name in enumerate(names[1:])]
@@ -306,14 +334,16 @@ def test_segments(corpus, exported_narrow, tmp_path):
 
 
 @pytest.mark.parametrize("postprocess", [None, "quantized"])
-def test_parquet(corpus, exported_narrow, tmp_path, postprocess):
+def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, postprocess):
     import pyarrow.parquet
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
-        decoded = found.clips | beam.DecodeAudio(0.5, "valid")
+        decoded = found.recordings | beam.DecodeAudio(0.5, "valid")
         embedded = (
-            (decoded.examples, decoded.clips) | beam.EmbedAudio(exported_narrow, postprocess) | apache_beam.Reshuffle()
+            (decoded.examples, decoded.recordings)
+            | beam.EmbedAudio(exported_narrow, postprocess)
+            | apache_beam.Reshuffle()
         )
         embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
     options = ["--hop", 0.5, "--padding", "valid", "--weights", exported_narrow]
@@ -325,10 +355,11 @@ def test_parquet(corpus, exported_narrow, tmp_path, postprocess):
 
 
 def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_windows):
-    """Of 600 examples no more than some batches are there at a time."""
+    """A few batches of 600 examples are in memory at a time."""
     windows = count_windows(beam.transforms)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
-    beam.run(beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), exported_narrow), PipelineOptions([]))
+    transform = beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), weights=exported_narrow)
+    beam.run(transform, PipelineOptions([]))
     assert windows.count(1) == 600
     assert max(itertools.accumulate(windows)) < 100
 
@@ -337,21 +368,23 @@ def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_
 
 
 @pytest.mark.parametrize("prefix", ["x", "./x", "r/x", "r/../x", "{folder}/x", "longer"])
-def test_records_that_are_there_are_not_replaced(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
+def test_existing_records_are_not_replaced(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     Path("r").mkdir()
     prefix = prefix.format(folder=tmp_path)
-    there = Path(f"{prefix}-00000-of-00002.tfrecord" if prefix != "longer" else "longer-than-00000-of-00002.tfrecord")
-    there.write_text("mine")
+    existing = Path(
+        f"{prefix}-00000-of-00002.tfrecord" if prefix != "longer" else "longer-than-00000-of-00002.tfrecord"
+    )
+    existing.write_text("mine")
     arguments = ["--input", corpus / "a", "--output", prefix, "--weights", exported_narrow, "--shards", 2]
     out = command("beam", *arguments, status=1)
-    assert f"there are records at {prefix}-*.tfrecord: give another output" in out
-    assert there.read_text() == "mine"
-    assert sorted(path.name for path in there.parent.iterdir() if path.is_file()) == [there.name]
+    assert f"{prefix}-*.tfrecord already exists: choose a different output prefix" in out
+    assert existing.read_text() == "mine"
+    assert sorted(path.name for path in existing.parent.iterdir() if path.is_file()) == [existing.name]
 
 
 @pytest.mark.parametrize("prefix", ["x", "./x", "new/x", "{folder}/new/x"])
-def test_any_spelling_of_an_output(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
+def test_output_may_be_relative_or_in_a_new_folder(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     prefix = prefix.format(folder=tmp_path)
     command("beam", "--input", corpus / "a", "--output", prefix, "--weights", exported_narrow)
@@ -363,23 +396,23 @@ def test_any_spelling_of_an_output(corpus, exported_narrow, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("folder", "prefix"), [("", "x[1]"), ("", "a[bc]/x"), ("", "x*"), ("", "new/x?"), ("[a]", "x"), ("[a]", "./new/x")]
 )
-def test_an_output_that_is_a_pattern_is_refused_at_once(corpus, tmp_path, monkeypatch, folder, prefix):
+def test_output_that_is_a_pattern_fails_at_once(corpus, tmp_path, monkeypatch, folder, prefix):
     (tmp_path / folder).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / folder)
-    message = f"got the output {Path(prefix).absolute()}, expected a path without * ? [, which Beam takes for a pattern"
+    message = f"expected an output path without * ? [, which Beam treats as a pattern, got {Path(prefix).absolute()}"
     assert message in command("beam", "--input", corpus, "--output", prefix, "--weights", "unread", status=1)
     for transform in (beam.WriteAudioSetRecords, beam.WriteParquet, beam.WriteFailures):
-        with pytest.raises(ValueError, match="Beam takes for a pattern"):
+        with pytest.raises(ValueError, match="Beam treats as a pattern"):
             transform(prefix)
     assert not list(Path().iterdir())
 
 
-def test_a_failing_run_leaves_nothing(corpus, exported_narrow, tmp_path, monkeypatch):
+def test_failed_run_leaves_no_files(corpus, exported_narrow, tmp_path, monkeypatch):
     def fail(*_, **__):
-        assert len(list(tmp_path.glob("beam-temp-x-*"))) > 1  # it is begun
+        assert len(list(tmp_path.glob("beam-temp-x-*"))) > 1  # writing has begun
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(beam.transforms._Network, "run_inference", fail)
+    monkeypatch.setattr(beam.transforms._EmbedderHandler, "run_inference", fail)
     others = {"beam-temp-y-" + 32 * "0", "beam-temp-x-y-" + 32 * "0", "beam-temp-x-" + 32 * "0"}
     for other in others:
         (tmp_path / other).mkdir()
@@ -400,14 +433,14 @@ def test_a_failing_run_leaves_nothing(corpus, exported_narrow, tmp_path, monkeyp
         (["--input", "x.wav", "--runner", "Some"], 1, "Unexpected pipeline runner: Some"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path, monkeypatch, exported_narrow, arguments, status, message):
+def test_invalid_arguments_are_reported(tmp_path, monkeypatch, exported_narrow, arguments, status, message):
     monkeypatch.chdir(tmp_path)
     soundfile.write("x.wav", np.zeros(16_000), 16_000)
     assert message in command("beam", "--output", "out", "--weights", exported_narrow, *arguments, status=status)
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
 
 
-def test_without_beam_it_is_told_what_to_install(monkeypatch):
+def test_missing_beam_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "vggish_keras.beam")
     monkeypatch.delattr(vk, "beam")

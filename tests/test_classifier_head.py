@@ -1,4 +1,4 @@
-"""What follows VGGish in a model, whichever way the model is put together."""
+"""Classifiers on top of VGGish, built in every way that Keras offers."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras.exporting.classifier_head import Head
+from vggish_keras.exporting.classifier_head import ClassifierHead
 
 pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("small_network")]
 
@@ -14,7 +14,7 @@ EMBEDDINGS = tf.constant(np.random.default_rng(0).standard_normal((3, 4, 128)), 
 MASK = tf.sequence_mask([4, 2, 1], 4)
 
 
-def built_on_it(**arguments):
+def functional(**arguments):
     vggish = vk.VGGish(None, **arguments)
     outputs = vggish.output if "pooling" in arguments else keras.layers.GlobalAveragePooling1D()(vggish.output)
     return keras.Model(vggish.input, keras.layers.Dense(5)(outputs))
@@ -39,48 +39,48 @@ def nested(**arguments):
     ("build", "arguments"),
     [
         (build, arguments)
-        for build in (built_on_it, sequential, nested)
+        for build in (functional, sequential, nested)
         for arguments in ({}, {"pooling": "avg"}, {"lengths": True}, {"lengths": True, "pooling": "avg"})
         if build is not sequential or "lengths" not in arguments
     ],
 )
-def test_it_gives_what_the_model_makes_of_the_embeddings(build, arguments):
+def test_the_head_equals_the_layers_after_vggish(build, arguments):
     model = build(**arguments)
     kernel, bias = model.layers[-1].get_weights()
-    head = Head(model)
+    head = ClassifierHead(model)
     assert head.size == 5
     np.testing.assert_allclose(head(EMBEDDINGS), np.mean(EMBEDDINGS, axis=1) @ kernel + bias, atol=1e-5)
     means = [np.mean(clip[:count], axis=0) for clip, count in zip(EMBEDDINGS, (4, 2, 1), strict=True)]
     np.testing.assert_allclose(head(EMBEDDINGS, MASK), means @ kernel + bias, atol=1e-5)
 
 
-def test_training_reaches_its_layers():
+def test_training_is_passed_to_the_layers():
     vggish = vk.VGGish(None, pooling="avg")
-    head = Head(keras.Model(vggish.input, keras.layers.Dropout(0.5)(vggish.output)))
+    head = ClassifierHead(keras.Model(vggish.input, keras.layers.Dropout(0.5)(vggish.output)))
     ones = tf.ones((1, 2, 128))
     assert np.all(head(ones) == 1)
     assert set(np.unique(head(ones, training=True))) == {0, 2}
 
 
-def test_scores_of_each_example():
+def test_scores_per_example():
     vggish = vk.VGGish(None)
     dense = keras.layers.Dense(5)
-    head = Head(keras.Model(vggish.input, dense(vggish.output)))
+    head = ClassifierHead(keras.Model(vggish.input, dense(vggish.output)))
     np.testing.assert_allclose(head(EMBEDDINGS), dense(EMBEDDINGS), atol=1e-5)
 
 
-def of_examples():
+def input_examples():
     vggish = vk.VGGish(None, input="examples")
     return keras.Model(vggish.input, keras.layers.Dense(5)(vggish.output))
 
 
-def of_the_waveform_too():
+def depending_on_the_waveform():
     vggish = vk.VGGish(None, pooling="avg")
     loudness = keras.layers.Lambda(lambda waveform: waveform[:, :1])(vggish.input)
     return keras.Model(vggish.input, keras.layers.Concatenate()([vggish.output, loudness]))
 
 
-def of_two_outputs():
+def two_outputs():
     vggish = vk.VGGish(None, pooling="avg")
     return keras.Model(vggish.input, [keras.layers.Dense(5)(vggish.output), vggish.output])
 
@@ -90,8 +90,8 @@ def without_vggish():
 
 
 @pytest.mark.parametrize(
-    "build", [of_examples, of_the_waveform_too, of_two_outputs, without_vggish, lambda: vk.VGGish(None)]
+    "build", [input_examples, depending_on_the_waveform, two_outputs, without_vggish, lambda: vk.VGGish(None)]
 )
-def test_other_models_are_refused(build):
+def test_other_models_raise(build):
     with pytest.raises(ValueError, match="must be functional or sequential, with one output that depends on waveforms"):
-        Head(build())
+        ClassifierHead(build())

@@ -379,7 +379,7 @@ def test_demo_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch, rec
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, output, _ = run("demo", recordings[0])
     assert status == 0
-    assert 'no picture: pictures need matplotlib: pip install "vggish[plot]"' in output
+    assert 'no picture: plotting requires matplotlib: pip install "vggish[plot]"' in output
     assert (tmp_path / "vggish_demo.npz").exists()
 
 
@@ -411,7 +411,7 @@ def test_check_compares_with_the_published_figures(run, slim, pca_in_cache, monk
 
     sine = np.sin(2 * np.pi * 1_000 * np.arange(48_000) / 16_000).astype(np.float32)
     embeddings = vggish(sine[np.newaxis])
-    quantized = np.asarray(vk.Postprocess()(embeddings)).astype(float)
+    quantized = np.asarray(vk.Postprocess("audioset")(embeddings)).astype(float)
     for figure, value in (
         ("EMBEDDING_MEAN", np.mean(embeddings) * 1.09),
         ("EMBEDDING_STDDEV", np.std(embeddings) * 0.92),
@@ -431,7 +431,7 @@ def test_export_touches_nothing_that_exists(run, tmp_path, slim):
     (tmp_path / "vggish" / "1").mkdir(parents=True)
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2)
     assert (status, output) == (1, "")
-    assert errors == "Error: vggish/1 exists: give another path, or overwrite it\n"
+    assert errors == "Error: vggish/1 exists: choose a different path, or pass overwrite=True (--overwrite)\n"
     status, output, errors = run("export", "vggish/1", "--weights", slim.v2, "--hop", 0.5, "--overwrite")
     assert (status, output) == (0, "vggish/1\n")
     import tensorflow as tf

@@ -1,6 +1,7 @@
 import gc
 import io
 import itertools
+import math
 import os
 import re
 import select
@@ -21,19 +22,16 @@ import threadpoolctl
 import vggish_keras as vk
 from tests import published
 from tests.encoding import encode
+from tests.fakes import FakeEngine, fake_embeddings
 from vggish_keras import embedder as embedder_module, network
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
+from vggish_keras.engines import open_engine
 
 
 def assert_close(got, expected, bound=1e-4):
     assert np.shape(got) == np.shape(expected)
     np.testing.assert_allclose(got, expected, atol=bound * max(1.0, np.abs(expected).max(initial=0)), rtol=0)
-
-
-def expected_of(waveform, hop_seconds=0.96):
-    """What `fake_network` gives for whole examples: [n, 128]."""
-    return published.log_mel_examples(waveform, round(hop_seconds * 100)).reshape(-1, 6_144)[:, ::48]
 
 
 @pytest.mark.keras
@@ -58,11 +56,10 @@ def test_files_give_what_tf_slim_gives_on_the_published_front_end(reference, sli
     assert_close(got.values[: len(expected)] / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-3)
 
 
-@pytest.mark.usefixtures("fake_network")
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("hop_seconds", [0.96, 0.5, 0.07, 2.5])
 def test_examples_of_any_hop_and_length(hop_seconds, padding):
-    embedder = Embedder(None, hop_seconds, padding, batch_size=3)
+    embedder = Embedder(FakeEngine(), hop_seconds, padding, batch_size=3)
     rng = np.random.default_rng(1)
     for samples in (0, 100, 15_600, 15_601, 80_000, 80_001):
         waveform = rng.uniform(-0.5, 0.5, samples).astype(np.float32)
@@ -70,7 +67,7 @@ def test_examples_of_any_hop_and_length(hop_seconds, padding):
         padded = np.pad(waveform, (0, 200_000))
         got = embedder.embed(waveform, 16_000)
         np.testing.assert_allclose(got.times, hop_seconds * np.arange(count))
-        assert_close(got.values, expected_of(padded, hop_seconds)[:count])
+        assert_close(got.values, fake_embeddings(padded, hop_seconds)[:count])
         for cuts in (rng.integers(0, samples + 1, 5), range(700, samples, 700)):
             blocks = np.split(waveform, np.sort(cuts))
             parts = list(embedder.stream(blocks, 16_000))
@@ -101,10 +98,9 @@ def test_stream_answers_as_soon_as_a_batch_is_full(embedder, sounds):
     assert len(asked) == 2  # 6 s, of which four examples take 3.9 s
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_memory_does_not_grow_with_the_stream():
     """A quarter of an hour takes no more than a minute does."""
-    embedder = Embedder(None)
+    embedder = Embedder(FakeEngine())
     block = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100).astype(np.float32)
     peaks = []
     for seconds in (60, 60, 900):
@@ -120,7 +116,7 @@ def test_memory_does_not_grow_with_the_stream():
 def test_one_trace_for_all(embedder, sounds):
     for samples in (100, 15_600, 40_000, 48_000):
         embedder.embed(sounds["noise"][:samples], 16_000)
-    assert embedder._embed_windows.experimental_get_tracing_count() == 1
+    assert embedder._engine._functions["embedding"].experimental_get_tracing_count() == 1
 
 
 def test_threads_share_an_embedder(embedder, sounds):
@@ -169,12 +165,44 @@ def test_an_exported_model_gives_the_same_to_the_bit(slim, exported, sounds, pca
 
 
 def test_what_an_exported_model_cannot_give_is_named(exported):
-    with pytest.raises(ValueError, match="exported with the outputs embedding, quantized, without pca"):
+    with pytest.raises(ValueError, match="has the outputs embedding, quantized but not pca"):
         vk.Embedder(exported, postprocess="pca")
-    with pytest.raises(ValueError, match="so dtype must be 'float32', got 'bfloat16'"):
+    with pytest.raises(ValueError, match="the dtype of an exported model cannot be changed, got 'bfloat16'"):
         vk.Embedder(exported, dtype="bfloat16")
     with pytest.raises(ValueError, match="padding must be one of"):
         vk.Embedder(exported, padding="full")
+
+
+# === Engines ===
+
+
+def test_any_object_that_fits_is_an_engine(sounds):
+    assert Embedder(FakeEngine()).options["weights"] == "fake"
+    embedder = Embedder(FakeEngine("embedding", "quantized"), postprocess="quantized")
+    values = embedder.embed(sounds["noise"], 16_000).values
+    assert values.dtype == np.uint8
+    assert_close(values[:3], 50 + 20 * fake_embeddings(sounds["noise"]), 1e-2)
+    with pytest.raises(ValueError, match="the engine has the outputs embedding but not pca"):
+        Embedder(FakeEngine(), postprocess="pca")
+    with pytest.raises(ValueError, match="the dtype of an engine cannot be changed, got 'bfloat16'"):
+        Embedder(FakeEngine(), dtype="bfloat16")
+    with pytest.raises(TypeError, match="weights must be 'audioset', a path, None or an engine, got 3"):
+        Embedder(3)
+
+
+def test_engines_with_the_same_weights_have_the_same_identity(slim, exported, exported_narrow, embedder):
+    identity = embedder.options["weights"]
+    assert re.fullmatch("sha256:[0-9a-f]{64}", identity)
+    assert open_engine(slim.v1).identity == open_engine(exported).identity == identity
+    assert open_engine(exported_narrow).identity != identity
+
+
+def test_engines_compute_what_is_asked(exported, sounds):
+    engine = open_engine(exported, "quantized")
+    assert engine.outputs == ("embedding", "quantized")
+    segments = sounds["noise"][np.newaxis, :15_600]
+    assert engine(segments, "embedding").dtype == np.float32
+    assert engine(segments, "quantized").dtype == np.uint8
 
 
 # === SavedModels from anywhere ===
@@ -234,7 +262,7 @@ def test_a_foreign_saved_model_of_the_right_shapes_is_used(saved_model, sounds):
         (ones([1, 128]), {"spec": ((None,), tf.string)}, r"has the input waveform string \(None,\)"),
         (ones([1, 128]), {"spec": ((None, 16_000), tf.float32)}, r"has the input waveform float32 \(None, 16000\)"),
         (ones([1, 128]), {"spec": ((1, None), tf.float32)}, r"has the input waveform float32 \(1, None\)"),
-        (ones([1, 128], output="y"), {}, "was exported with the outputs y, without embedding"),
+        (ones([1, 128], output="y"), {}, "has the outputs y but not embedding"),
         (ones([7]), {}, r"has the output embedding float32 \(None, 7\), expected .* float32 \[batch, n, 128\]"),
         (ones([1, 64]), {}, r"has the output embedding float32 \(None, 1, 64\)"),
         (ones([7, 128]), {}, r"has the output embedding float32 \(None, 7, 128\)"),
@@ -276,7 +304,7 @@ def test_a_damaged_saved_model_is_named(saved_model, name, kept):
     if kept is not None:
         file.write_bytes(content[: int(kept * len(content))])
     if (name, kept) == ("saved_model.pb", None):
-        with pytest.raises(FileNotFoundError, match=r"no weights at .*foreign"):
+        with pytest.raises(FileNotFoundError, match=r"no weights found at .*foreign"):
             vk.Embedder(path)
         return
     with pytest.raises(ValueError, match=r"foreign (is not a readable SavedModel: .|has no signature serving_default)"):
@@ -332,12 +360,13 @@ def test_lossless_formats_embed_alike_to_the_bit(embedder, sounds):
 
 
 @pytest.mark.reference
-@pytest.mark.usefixtures("fake_network")
 def test_odd_recordings_are_embedded_whole(reference):
     folder = reference / "odd_recordings"
     expected = {"vbr_no_header.mp3": 42, "unknown_length.flac": 7, "chained.ogg": 11, "clip.m4a": 7}
     names = [*expected, "endless_list.wav"]
-    results = {path.name: result for path, result in Embedder(None).embed_many([folder / name for name in names])}
+    results = {
+        path.name: result for path, result in Embedder(FakeEngine()).embed_many([folder / name for name in names])
+    }
     assert "endless_list.wav cannot be read as audio" in str(results.pop("endless_list.wav"))
     assert {name: len(result.times) for name, result in results.items()} == expected
 
@@ -471,31 +500,26 @@ def test_to_the_bit_it_does_not_matter_what_a_recording_is_embedded_with(embedde
                 np.testing.assert_array_equal(result.values, alone[path.name])
 
 
-@pytest.mark.usefixtures("fake_network")
-def test_batches_are_filled_across_recordings(folder, monkeypatch):
-    embedder = Embedder(None, batch_size=3)
-    sizes = []
-    embed_windows = embedder._embed_windows
-    monkeypatch.setattr(embedder, "_embed_windows", lambda batch: sizes.append(len(batch)) or embed_windows(batch))
+def test_batches_are_filled_across_recordings(folder):
+    engine = FakeEngine()
+    embedder = Embedder(engine, batch_size=3)
     results = list(embedder.embed_many([folder / name for name in GOOD * 3]))
     examples = sum(len(result.times) for _, result in results)
-    assert sizes == [3] * -(-examples // 3)
+    assert engine.batch_sizes == [3] * math.ceil(examples / 3)
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_a_recording_without_examples(folder):
-    embedder = Embedder(None, padding="valid")
+    embedder = Embedder(FakeEngine(), padding="valid")
     ((_, only),) = embedder.embed_many([folder / "2.wav"])
     assert only.values.shape == (0, 128)
     results = [result for _, result in embedder.embed_many([folder / name for name in ("2.wav", "0.wav", "2.wav")])]
     assert [len(result.times) for result in results] == [0, 3, 0]
 
 
-@pytest.mark.usefixtures("fake_network")
 @pytest.mark.parametrize("name", ["2.wav", "truncated.wav", "fast.wav"])
 def test_recordings_without_examples_are_handed_out_one_by_one(folder, name):
     """They fill no batch; neither do they keep memory or open files."""
-    embedder = Embedder(None, padding="valid")
+    embedder = Embedder(FakeEngine(), padding="valid")
     asked = []
 
     def paths():
@@ -516,28 +540,25 @@ def test_recordings_without_examples_are_handed_out_one_by_one(folder, name):
         gc.enable()
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_errors_hold_no_audio(folder):
     tracemalloc.start()
-    results = [result for _, result in Embedder(None).embed_many([folder / "truncated.wav"] * 100)]
+    results = [result for _, result in Embedder(FakeEngine()).embed_many([folder / "truncated.wav"] * 100)]
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert len(results) == 100
     assert held < 1e6
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_the_audio_that_is_read_is_told(folder):
     seconds = []
-    list(Embedder(None).embed_many([folder / name for name in (*GOOD, "text.wav")], on_audio=seconds.append))
+    list(Embedder(FakeEngine()).embed_many([folder / name for name in (*GOOD, "text.wav")], on_audio=seconds.append))
     assert sum(seconds) == pytest.approx(3 + 100_000 / 44_100 + 700 / 8_000 + 3)
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_many_recordings_leave_nothing_behind(folder, count_windows):
     """No thread, no open file, no growing memory; neither do those that are given up half-way."""
     windows = count_windows(embedder_module)
-    embedder = Embedder(None)
+    embedder = Embedder(FakeEngine())
     process = psutil.Process()
     before = threading.active_count(), process.num_fds()
     blas_threads = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
@@ -566,13 +587,14 @@ def test_many_recordings_leave_nothing_behind(folder, count_windows):
     assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == blas_threads
 
 
-def test_a_failing_network_is_no_bad_file(embedder, folder, monkeypatch):
-    def fail(_):
-        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+class FailingEngine(FakeEngine):
+    def __call__(self, segments, output):
+        raise MemoryError("out of memory")
 
-    monkeypatch.setattr(embedder, "_embed_windows", fail)
-    with pytest.raises(tf.errors.ResourceExhaustedError, match="out of memory"):
-        list(embedder.embed_many([folder / "0.wav"]))
+
+def test_failing_engine_is_not_a_bad_file(folder):
+    with pytest.raises(MemoryError, match="out of memory"):
+        list(Embedder(FailingEngine()).embed_many([folder / "0.wav"]))
 
 
 def test_bad_arguments_are_named():
@@ -587,9 +609,8 @@ def test_bad_arguments_are_named():
         vk.Embedder()
 
 
-@pytest.mark.usefixtures("fake_network")
 def test_bad_sources_are_named(tmp_path):
-    embedder = Embedder(None)
+    embedder = Embedder(FakeEngine())
     with pytest.raises(FileNotFoundError, match=r"no audio file at .*x\.wav"):
         embedder.embed(tmp_path / "x.wav")
     with pytest.raises(ValueError, match="the sample_rate of an array must be given"):

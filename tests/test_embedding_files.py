@@ -215,7 +215,7 @@ def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
     write_zeros(tmp_path / "pca.npz", {"pca_eigen_vectors": ("<f4", (200_000, 128)), "pca_means": ("<f4", (128,))})
     tracemalloc.start()
     message = (
-        r"embeddings\.npz has \d+ bytes and would take 104000000 bytes of memory, more than 100 times .* np\.savez"
+        r"embeddings\.npz has \d+ bytes and would need 104000000 bytes of memory, more than 100 times .* np\.savez"
     )
     with pytest.raises(ValueError, match=message):
         embedding_files.read_npz(path)

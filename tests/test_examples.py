@@ -1,4 +1,4 @@
-"""The examples, run as a user does, on narrow networks and few steps."""
+"""The examples, run from their command lines on narrow networks for few steps."""
 
 import ast
 import shlex
@@ -18,7 +18,7 @@ SIGNALS, FOLDER, HUB = commands("examples")
 
 
 def run(line, *more):
-    """Runs a line of the README, with more options."""
+    """Runs a command of the README with additional options."""
     _, _, module, *arguments = shlex.split(line, comments=True)
     command = {"examples.fine_tune": fine_tune, "examples.fine_tune_hub": fine_tune_hub}[module].main
     result = CliRunner().invoke(command, [*arguments, *map(str, more)])
@@ -28,7 +28,7 @@ def run(line, *more):
 
 @pytest.fixture
 def sounds_folder(tmp_path, monkeypatch):
-    """Sixteen tones of two classes by two recorders, where the README's lines look for them."""
+    """Sixteen tones in two classes from two recording devices, where the commands of the README expect them."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for label, hz in (("high", 3_000), ("low", 300)):
@@ -45,11 +45,17 @@ def sounds_folder(tmp_path, monkeypatch):
     ("line", "more", "clips", "class_names", "output"),
     [
         (SIGNALS, ["--steps", 12], 30, ["sine", "constant", "noise"], "classifier"),
-        (FOLDER, ["--epochs", 6, "--batch-size", 4, "--validation", 0.5], 8, ["high", "low"], "sounds_classifier"),
+        (
+            FOLDER,
+            ["--epochs", 6, "--batch-size", 4, "--validation-split", 0.5],
+            8,
+            ["high", "low"],
+            "sounds_classifier",
+        ),
     ],
     ids=["signals", "folder"],
 )
-def test_from_data_to_a_prediction_of_the_export(monkeypatch, line, more, clips, class_names, output):
+def test_fine_tuning_ends_with_predictions_of_the_exported_model(monkeypatch, line, more, clips, class_names, output):
     build = fine_tune.build_classifier
     monkeypatch.setattr(fine_tune, "build_classifier", lambda *arguments: he_initialized(build(*arguments)))
     monkeypatch.setattr(params, "LEARNING_RATE", 1e-3)
@@ -65,7 +71,7 @@ def test_from_data_to_a_prediction_of_the_export(monkeypatch, line, more, clips,
     assert list(Path(output, "logs").rglob("events.*"))
 
 
-def test_errors_come_before_the_first_step(tmp_path, sounds_folder):
+def test_errors_are_reported_before_training(tmp_path, sounds_folder):
     def message(*arguments):
         result = CliRunner().invoke(fine_tune.main, [str(argument) for argument in arguments])
         assert result.exit_code == 1
@@ -73,14 +79,14 @@ def test_errors_come_before_the_first_step(tmp_path, sounds_folder):
 
     assert "no weights at nowhere" in message("--weights", "nowhere", "--output", tmp_path / "out")
     assert "vggish_model.ckpt is not in the cache" in message("--output", tmp_path / "out")
-    assert "finds no group in the name of" in message(sounds_folder, "--group", "speaker")
+    assert "matches no group in the name of" in message(sounds_folder, "--group", "speaker")
     (sounds_folder / "empty").mkdir()
     assert "empty" in message(sounds_folder)
     (tmp_path / "out" / "1").mkdir(parents=True)
-    assert "give another output" in message("--output", tmp_path / "out")
+    assert "already exists: choose another output" in message("--output", tmp_path / "out")
 
 
-def test_signals():
+def test_signals_are_a_sine_a_constant_and_noise():
     (inputs, labels), *others = fine_tune.signals(3, seed=0)
     assert len(others) == 2
     sine, constant, noise = np.asarray(inputs["waveform"])
@@ -94,7 +100,7 @@ def test_signals():
 
 
 @pytest.mark.usefixtures("sounds_folder")
-def test_through_hub(monkeypatch, exported):
+def test_fine_tuning_with_hub_keras_layer(monkeypatch, exported):
     Path("vggish").symlink_to(exported.parent)
     monkeypatch.setattr(params, "LEARNING_RATE", 1e-3)
     output = run(HUB, "--frozen", "--epochs", 10)

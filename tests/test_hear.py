@@ -19,7 +19,7 @@ def test_attributes(model):
 
 
 @pytest.mark.parametrize("hop", [50.0, 120.0])
-def test_timestamps_are_the_centres_of_what_is_heard(model, vggish, sounds, hop):
+def test_timestamps_are_the_centers_of_the_embedded_samples(model, vggish, sounds, hop):
     audio = np.stack([sounds["noise"], sounds["rumble"]])[:, :20_000]
     embeddings, timestamps = hear.get_timestamp_embeddings(audio, model, hop)
     count = 1 + 1_250 // int(hop)
@@ -27,13 +27,13 @@ def test_timestamps_are_the_centres_of_what_is_heard(model, vggish, sounds, hop)
     np.testing.assert_allclose(timestamps, [hop * np.arange(count)] * 2)
     padded = np.pad(audio, ((0, 0), (7_800, 7_800)))
     for index in (0, 3, count - 1):
-        start = int(timestamps[0, index] * 16)  # of the 15,600 samples around the timestamp
+        start = int(timestamps[0, index] * 16)  # the first of the 15,600 samples around the timestamp
         expected = vggish(padded[:, start : start + 15_600])[:, 0]
         np.testing.assert_allclose(embeddings[:, index], expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_scenes(model, embedder, sounds):
-    """The mean of what the embedder gives, for clips below an example, too."""
+def test_scene_embeddings_are_means(model, embedder, sounds):
+    """They equal the mean of the embedder's results, also for clips shorter than an example."""
     for samples in (100, 40_000):
         audio = np.stack([sounds["noise"], sounds["rumble"]])[:, :samples]
         expected = np.stack([embedder.embed(sound, 16_000).values.mean(axis=0) for sound in audio])
@@ -42,11 +42,9 @@ def test_scenes(model, embedder, sounds):
         )
 
 
-def test_bad_input_is_told(model):
+def test_invalid_input_raises(model):
     for audio in (np.zeros(100, "f"), np.zeros((0, 100), "f"), np.zeros((1, 100, 1), "f")):
-        with pytest.raises(
-            ValueError, match=r"expected audio of shape \[sounds, samples\], with at least one sound, got"
-        ):
+        with pytest.raises(ValueError, match=r"expected audio of shape \[n_sounds, n_samples\] with at least one"):
             hear.get_scene_embeddings(audio, model)
     with pytest.raises(ValueError, match=r"multiple of 0\.01"):
         hear.get_timestamp_embeddings(np.zeros((1, 100), "f"), model, 25)
@@ -56,7 +54,7 @@ def test_bad_input_is_told(model):
         hear.load_model()
 
 
-def test_the_validator_of_hear_passes(slim):
+def test_hear_validator_passes(slim):
     pytest.importorskip("hearvalidator", reason="hearvalidator, which needs torch, is not installed")
     command = [sys.executable, "-m", "hearvalidator.validate", "vggish_keras.hear", "--model", slim.v2]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -66,7 +64,7 @@ def test_the_validator_of_hear_passes(slim):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(model, sounds):
+def test_forked_process_raises_because_tensorflow_cannot_run_in_it(model, sounds):
     audio = sounds["noise"][np.newaxis]
     hear.get_scene_embeddings(audio, model)
     for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):

@@ -8,7 +8,7 @@ from vggish_keras.plot import plot_embeddings, plot_recording
 
 @pytest.fixture
 def figure(monkeypatch):
-    """The figure that was drawn last, with its axes: waveform, log-mel spectrogram, embeddings, two colour bars."""
+    """The figures that were drawn, each with its axes: waveform, log-mel spectrogram, embeddings, two color bars."""
     from matplotlib.figure import Figure
 
     drawn = []
@@ -27,8 +27,8 @@ def embeddings_of(count):
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_one_time_axis(tmp_path, figure, suffix):
-    """A tone that starts after a second stands at its time and pitch in each panel."""
+def test_all_panels_share_one_time_axis(tmp_path, figure, suffix):
+    """A tone that starts after one second appears at its time and pitch in each panel."""
     time = np.arange(3 * 44_100) / 44_100
     soundfile.write(tmp_path / "tone.wav", np.where(time < 1, 0, np.sin(2 * np.pi * 1_000 * time)), 44_100)
     embeddings = embeddings_of(4)
@@ -54,14 +54,14 @@ def test_one_time_axis(tmp_path, figure, suffix):
     np.testing.assert_array_equal(heat.collections[0].get_array(), embeddings.values.T)
 
 
-def test_no_embeddings(tmp_path, figure):
+def test_recording_without_embeddings(tmp_path, figure):
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
     plot_recording(tmp_path / "x.png", tmp_path / "short.wav", embeddings_of(0), "nothing")
     assert not figure[0].axes[2].collections
 
 
-def test_long_recordings_are_joined_to_what_a_picture_shows(tmp_path, figure):
-    """Ten minutes with a click of a second in the middle and noise at the end."""
+def test_long_recordings_are_reduced_to_what_an_image_shows(tmp_path, figure):
+    """Ten minutes with one second of clicks in the middle and noise at the end."""
     waveform = np.zeros(600 * 16_000)
     waveform[300 * 16_000 : 301 * 16_000 : 100] = 0.5
     waveform[-10 * 16_000 :] = np.random.default_rng(0).uniform(-0.3, 0.3, 10 * 16_000)
@@ -101,6 +101,6 @@ def test_saved_embeddings_and_their_similarity(tmp_path, figure):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_hardly_any_embeddings(tmp_path, count):
+def test_zero_or_one_embedding(tmp_path, count):
     plot_embeddings(tmp_path / "x.png", embeddings_of(count), "few", similarity=True)
     assert (tmp_path / "x.png").stat().st_size > 1_000

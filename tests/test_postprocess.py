@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,13 +57,23 @@ def test_takes_a_path_a_mapping_or_a_pair(tmp_path, pca_params, embeddings, pca_
         np.testing.assert_array_equal(Postprocess(source)(embeddings), expected)
 
 
-def test_weights_are_frozen_and_the_configuration_carries_them(pca_params, embeddings):
+def test_weights_are_frozen_and_saved_once(tmp_path, pca_params, embeddings):
     layer = Postprocess(pca_params, quantize=False)
     assert len(layer.weights) == 2
     assert not layer.trainable_weights
-    again = Postprocess.from_config(layer.get_config())
-    assert not again.quantize
+    assert len(json.dumps(layer.get_config())) < 500
+    model = tf.keras.Sequential([tf.keras.Input((128,)), layer])
+    model.save(tmp_path / "model.keras")
+    again = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert not again.layers[-1].quantize
     np.testing.assert_array_equal(again(embeddings), layer(embeddings))
+
+
+def test_published_parameters_are_read_at_the_first_call(pca_in_cache, pca_params, embeddings):
+    pca_in_cache.rename(pca_in_cache.with_suffix(".away"))
+    layer = Postprocess("audioset")
+    pca_in_cache.with_suffix(".away").rename(pca_in_cache)
+    np.testing.assert_array_equal(layer(embeddings), Postprocess(pca_params)(embeddings))
 
 
 def test_gradient_passes_through(pca_params, embeddings):
@@ -77,7 +89,7 @@ def test_bad_parameters_are_all_named(tmp_path, pca_params):
     with pytest.raises(FileNotFoundError, match=r"no PCA parameters at .*nothing\.npz"):
         Postprocess(tmp_path / "nothing.npz")
     with pytest.raises(FileNotFoundError, match=r"vggish_pca_params\.npz is not in the cache"):
-        Postprocess()
+        Postprocess("audioset")(np.zeros((1, 128), "f"))
     with pytest.raises(ValueError, match=r"pca_eigen_vectors has shape \(2, 2\).*pca_means is missing \(keys: means"):
         Postprocess({"pca_eigen_vectors": np.eye(2), "means": np.zeros(128)})
     with pytest.raises(ValueError, match="pca_means must hold finite numbers"):

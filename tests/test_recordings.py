@@ -58,18 +58,18 @@ def test_files_folders_and_patterns(arguments, found, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no recordings are named"),
-        (["-"], r"got the input -, expected a file, a folder or a pattern: a file of this name is \./-"),
+        ([], "no inputs given"),
+        (["-"], r"expected a file, folder or pattern, got -: for a file named -, use \./-"),
         (["empty"], "no audio files in empty"),
         (["*.xyz"], r"no file matches \*\.xyz"),
     ],
 )
-def test_what_names_nothing_is_an_error(arguments, message):
+def test_no_recordings_raises(arguments, message):
     with pytest.raises(ValueError, match=message):
         find_recordings(arguments)
 
 
-def test_other_files_in_folders_are_counted(tmp_path, monkeypatch):
+def test_counts_other_files_in_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("deep").mkdir()
     for name in ("x.wav", "deep/y.M4A", "a.txt", "b.TXT", "deep/c.txt", "d.pdf", "README", ".hidden"):
@@ -89,11 +89,11 @@ def test_other_files_in_folders_are_counted(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "suffix", [".wav", ".m4a", ".mp4", ".webm", ".wma", ".aac", ".3gp", ".amr", ".mkv", ".opus", ".mov"]
 )
-def test_audio_and_video_files_are_taken_from_folders(suffix):
+def test_folders_are_searched_for_audio_and_video_files(suffix):
     assert suffix in AUDIO_SUFFIXES
 
 
-def test_a_file_is_no_pattern_if_it_is_there(tmp_path, monkeypatch):
+def test_name_of_existing_file_is_not_a_pattern(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("[x].wav", "x.wav"):
         Path(name).touch()
@@ -101,7 +101,7 @@ def test_a_file_is_no_pattern_if_it_is_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("tree")
-def test_listed_names_are_no_patterns():
+def test_listed_names_are_not_patterns():
     for name in ("b/x[1].wav", "b/x1.wav"):
         Path(name).touch()
     listed = ["b/x[1].wav", "b/missing [2].wav", "a"]
@@ -109,7 +109,7 @@ def test_listed_names_are_no_patterns():
 
 
 @pytest.mark.usefixtures("tree")
-def test_a_pattern_takes_audio_from_the_folders_that_it_matches():
+def test_pattern_matching_folder_finds_its_audio_files():
     (Path("a") / "docs").mkdir()
     assert list(map(str, find_recordings(["a/*"]).paths)) == ["a/1.wav", "a/notes.txt"]
     with pytest.raises(ValueError, match="no file matches a/d"):
@@ -117,13 +117,13 @@ def test_a_pattern_takes_audio_from_the_folders_that_it_matches():
 
 
 @pytest.mark.usefixtures("tree")
-def test_a_folder_that_cannot_be_read_is_told(monkeypatch):
+def test_unreadable_folder_raises(monkeypatch):
     def forbid(path):
         if Path(path).name == "deep":
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    scandir = os.scandir  # root may read everything
+    scandir = os.scandir  # because root can read everything
     monkeypatch.setattr(os, "scandir", forbid)
     with pytest.raises(PermissionError, match="b/deep"):
         find_recordings(["b"])
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_read_is_told(monkeypatch):
         ("b/**/up/../*.ogg", ["b/up/../5.ogg"]),
     ],
 )
-def test_links_that_lead_back_name_each_file_once(pattern, found):
+def test_link_cycles_name_each_file_once(pattern, found):
     for name in ("b/up", "b/deep/back", "b/deep/once more"):
         Path(name).symlink_to(Path("b").resolve())
     assert list(map(str, find_recordings([pattern]).paths)) == found
@@ -161,14 +161,14 @@ def test_patterns_follow_links_out_of_the_folder():
         (["b/*/../../a/1.wav", "b/2.wav"], [], ".", ["a/1.wav", "b/2.wav"]),
         (["b/../a/*.wav"], [], "a", ["1.wav"]),
         (["b/2.wav"], ["b/deep/../../5.ogg"], ".", ["b/2.wav", "5.ogg"]),
-        # Behind the link a/link is b/deep.
+        # a/link points to b/deep.
         (["a/link/../2.wav", "a/2.wav"], [], ".", ["b/2.wav", "a/2.wav"]),
         (["a/link/../*.wav", "b/2.wav"], [], "b", ["2.wav"]),
         (["a/link/3.mp3", "b"], [], ".", ["a/link/3.mp3", "b/1.FLAC", "b/2.wav"]),
     ],
 )
-def test_what_is_named_lies_below_the_folder(arguments, listed, folder, below):
-    """So no output of it lies anywhere but in the output folder, and no two are in one place."""
+def test_recordings_are_below_their_common_folder(arguments, listed, folder, below):
+    """So every output is in the output folder, and no two outputs share a path."""
     Path("b/deep/x").mkdir()
     Path("a/link").symlink_to(Path("b/deep").resolve())
     recordings = find_recordings(arguments, listed)
@@ -176,7 +176,7 @@ def test_what_is_named_lies_below_the_folder(arguments, listed, folder, below):
     assert [str(recordings.below(path)) for path in recordings.paths] == below
 
 
-def test_lists():
+def test_read_list():
     assert read_list(io.BytesIO(b"a b.wav\n\r\nc.wav\r\n\xff.wav")) == ["a b.wav", "c.wav", os.fsdecode(b"\xff.wav")]
     assert read_list(io.BytesIO(b"line\nend.wav\0b.wav\0")) == ["line\nend.wav", "b.wav"]
     assert read_list(io.BytesIO(b"")) == []

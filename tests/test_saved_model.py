@@ -2,6 +2,7 @@ import contextlib
 import gc
 import importlib.util
 import io
+import shutil
 import sys
 import threading
 import time
@@ -16,8 +17,10 @@ from click.testing import CliRunner
 from tensorflow import keras
 
 import vggish_keras as vk
+from vggish_keras import saved_model_options
 from vggish_keras.exporting import saved_model
 from vggish_keras.exporting.signatures import ServedModel
+from vggish_keras.saved_model_options import SavedModelOptions
 
 EXPORT = Path(__file__).parent.parent / "export"
 RNG = np.random.default_rng(0)
@@ -72,8 +75,8 @@ def test_reusable(module, vggish):
     assert_close(module(batch), expected)
 
 
-def test_no_more_traces_than_are_needed(module):
-    """Rank one and two, with training and without; and one per signature."""
+def test_only_the_needed_traces_are_saved(module):
+    """Rank one and two, with and without training; and one per signature."""
     assert len(module.__call__.concrete_functions) == 4
     assert sorted(module.signatures) == ["examples", "padded", "serving_default", "wav"]
 
@@ -83,7 +86,7 @@ def test_signatures_are_named_and_batch_first(module):
         return {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in specs.items()}
 
     embedding = {"embedding": ("float32", [None, None, 128]), "quantized": ("uint8", [None, None, 128])}
-    several = {**embedding, "num_examples": ("int32", [None])}
+    several = {**embedding, "num_examples": ("int32", [None]), "times": ("float32", [None, None])}
     waveform = {"waveform": ("float32", [None, None])}
     contract = {
         "serving_default": (waveform, embedding),
@@ -97,13 +100,21 @@ def test_signatures_are_named_and_batch_first(module):
         assert described(signature.structured_outputs) == outputs
 
 
-def test_no_op_of_python(exported):
+def test_no_python_op(exported):
     from tensorflow.core.protobuf import saved_model_pb2
 
     graph = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
     ops = {node.op for function in graph.library.function for node in function.node_def}
     assert "Conv2D" in ops
     assert not [op for op in ops if "Py" in op]
+
+
+def test_options_survive_copying_and_loading(exported, tmp_path):
+    assert saved_model_options.read(exported) == SavedModelOptions(0.96, "valid")
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    assert tf.saved_model.load(str(copy)).signatures
+    assert saved_model_options.read(copy) == SavedModelOptions(0.96, "valid")
 
 
 def test_small_and_quick(exported, module, time_limit):
@@ -116,13 +127,14 @@ def test_small_and_quick(exported, module, time_limit):
 # === Signatures ===
 
 
-def test_padded_clips_give_what_they_give_alone(module, vggish):
+def test_padded_clips_equal_single_clips(module, vggish):
     batch = np.full((4, 40_000), np.nan, np.float32)
     lengths = [40_000, 16_000, 0, 15_599]
     for clip, length in zip(batch, lengths, strict=True):
         clip[:length] = noise(length)
     got = module.signatures["padded"](waveform=tf.constant(batch), num_samples=tf.constant(lengths))
     assert got["num_examples"].numpy().tolist() == [2, 1, 0, 0]
+    np.testing.assert_array_equal(got["times"], np.float32([[0, 0.96], [0, 0], [0, 0], [0, 0]]))
     for clip, length, embedding, quantized in zip(batch, lengths, got["embedding"], got["quantized"], strict=True):
         alone = vggish(clip[np.newaxis, :length])[0]
         assert_close(embedding[: len(alone)], alone)
@@ -141,13 +153,14 @@ def test_wav_clips_of_any_rate_and_channels(module, embedder):
     ]
     got = module.signatures["wav"](audio=tf.constant(wavs))
     assert got["num_examples"].numpy().tolist() == [1, 1, 0, 2, 1, 1]
+    assert got["times"].numpy().tolist() == [[0, 0]] * 3 + [[0, np.float32(0.96)]] + [[0, 0]] * 2
     for content, embedding, count in zip(wavs, got["embedding"], got["num_examples"], strict=True):
         assert_close(embedding[:count], embedder.embed(io.BytesIO(content)).values[:count])
         assert not np.any(embedding[count:])
 
 
 def test_wav_clips_of_every_encoding(module, embedder):
-    """Side by side in a batch, each as it is alone."""
+    """In one batch, each clip as by itself."""
     samples = noise(40_000)
     subtypes = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW"]
     wavs = [wav(samples, subtype=subtype) for subtype in subtypes]
@@ -157,29 +170,33 @@ def test_wav_clips_of_every_encoding(module, embedder):
         assert_close(embedding, embedder.embed(io.BytesIO(content)).values[:2])
 
 
-def test_signatures_have_the_front_end_of_the_model(slim):
-    """Also where it is not in the model that has the network."""
+def test_signatures_use_the_front_end_of_the_model(slim):
+    """Even if it is not in the same nested model as the network."""
     waveform = keras.Input((None,))
     first = vk.LogMelExamples(hop_seconds=0.24, padding="same")(waveform)[:, 0]
     model = keras.Model(waveform, vk.VGGish(slim.v2, input="examples")(first))
-    functions = ServedModel(model, None)
+    served = ServedModel(model)
+    assert served.options == SavedModelOptions(0.24, "same")
     embedder = vk.Embedder(slim.v2, hop_seconds=0.24, padding="same")
     clips = [noise(samples) for samples in (40_000, 15_601, 10, 0, 23_000)]
     lengths = [len(clip) for clip in clips]
     batch = np.stack([np.pad(clip, (0, 40_000 - len(clip)), constant_values=np.nan) for clip in clips])
-    padded = tf.function(functions.padded)(tf.constant(batch), tf.constant(lengths))
+    padded = tf.function(served.padded)(tf.constant(batch), tf.constant(lengths))
     not_empty = [clip for clip in clips if len(clip)]
-    from_wav = tf.function(functions.wav)(tf.constant([wav(clip, subtype="FLOAT") for clip in not_empty]))
+    from_wav = tf.function(served.wav)(tf.constant([wav(clip, subtype="FLOAT") for clip in not_empty]))
     for answer, sources, counts in ((padded, clips, [8, 2, 1, 1, 3]), (from_wav, not_empty, [8, 2, 1, 3])):
         assert answer["num_examples"].numpy().tolist() == counts
         for clip, embedding, count in zip(sources, answer["embedding"], counts, strict=True):
             assert_close(embedding[:count], embedder.embed(clip, 16_000).values)
             assert not np.any(embedding[count:])
+        for times, count in zip(answer["times"], counts, strict=True):
+            expected = np.arange(8) * 0.24 * (np.arange(8) < count)
+            np.testing.assert_array_equal(times, expected.astype(np.float32))
     with pytest.raises(tf.errors.InvalidArgumentError, match="waveform must have samples, got none"):
-        tf.function(functions.padded)(tf.zeros((10**6, 0)), tf.zeros(10**6, tf.int32))
+        tf.function(served.padded)(tf.zeros((10**6, 0)), tf.zeros(10**6, tf.int32))
     with pytest.raises(tf.errors.InvalidArgumentError, match="waveform must have samples, got none"):
-        tf.function(functions.serving_default)(tf.zeros((10**6, 0)))
-    assert tf.function(functions.padded)(tf.zeros((0, 0)), tf.zeros(0, tf.int32))["embedding"].shape == (0, 1, 128)
+        tf.function(served.serving_default)(tf.zeros((10**6, 0)))
+    assert tf.function(served.padded)(tf.zeros((0, 0)), tf.zeros(0, tf.int32))["embedding"].shape == (0, 1, 128)
 
 
 def test_nan_stays_in_its_clip(module):
@@ -191,7 +208,7 @@ def test_nan_stays_in_its_clip(module):
 
 @pytest.mark.timing
 def test_padding_costs_nothing(module):
-    """One long clip and seven short ones: 15 examples, not 64."""
+    """One long clip and seven short ones have 15 examples, not 64."""
     batch = tf.constant(noise(8, 8 * 15_600))
     lengths = tf.constant([8 * 15_600] + [15_600] * 7)
     everything = [time_of(lambda: module.signatures["serving_default"](waveform=batch)) for _ in range(3)]
@@ -200,8 +217,8 @@ def test_padding_costs_nothing(module):
 
 
 @pytest.mark.timing
-def test_uneven_clips_cost_what_they_cost_apart(module):
-    """30 s in a batch with 31 clips of 1 s."""
+def test_clips_of_unequal_length_cost_no_more_together(module):
+    """A batch of a 30 s clip with 31 clips of 1 s, against both in requests of their own."""
     signature = module.signatures["wav"]
     long, short = tf.constant([wav(noise(30 * 44_100), 44_100)]), tf.constant([wav(noise(44_100), 44_100)] * 31)
     together = [time_of(lambda: signature(audio=tf.concat([long, short], 0))) for _ in range(3)]
@@ -210,7 +227,7 @@ def test_uneven_clips_cost_what_they_cost_apart(module):
 
 
 def refusal(module, wavs):
-    """The message that a request for the signature `wav` is refused with, and the seconds that this takes."""
+    """The error message of a request to the signature `wav`, and the seconds it takes."""
     start = time.perf_counter()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         module.signatures["wav"](audio=tf.constant(wavs))
@@ -218,7 +235,7 @@ def refusal(module, wavs):
 
 
 def test_odd_rates_cost_little(module, time_limit):
-    """200 different ones: of clips without samples, with 20, and with 1,000."""
+    """200 different rates, in clips without samples, with 20 samples and with 1,000."""
     rates = range(191_601, 192_000, 2)
     message, seconds = refusal(module, [wav(np.zeros(0), rate) for rate in rates])
     assert "it holds no samples" in message
@@ -231,19 +248,19 @@ def test_odd_rates_cost_little(module, time_limit):
         assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_a_long_clip_does_not_make_room_in_short_ones(module):
+def test_a_long_clip_among_many_short_ones_is_rejected(module):
     long, short = wav(noise(10 * 16_000)), wav(noise(1))
     got = module.signatures["wav"](audio=tf.constant([long] + [short] * 63))
     assert got["num_examples"].numpy().tolist() == [10] + [0] * 63
     assert got["embedding"].shape == (64, 10, 128)
     message, _ = refusal(module, [long] + [short] * 64)
-    assert "audio would make an embedding of 650 rows for 10 examples, more than 64 times as many: send at" in message
+    assert "embedding of this audio would have 650 rows for 10 examples, more than 64 times as many: send at" in message
     got = module.signatures["wav"](audio=tf.constant([long] * 2 + [short] * 64))
     assert got["embedding"].shape == (66, 10, 128)
 
 
 def test_chunks_cost_little(module, time_limit):
-    """5 MB of empty chunks, and as many in each of 2,000 clips as are read."""
+    """5 MB of empty chunks in one clip, and the maximum number of chunks in each of 2,000 clips."""
     message, seconds = refusal(module, [b"RIFF\0\0\0\0WAVE" + bytes(5_000_000)])
     assert "it has more than 128 chunks" in message
     assert seconds < time_limit(1)
@@ -253,7 +270,7 @@ def test_chunks_cost_little(module, time_limit):
 
 
 def test_memory_of_long_clips(exported_narrow):
-    """Half an hour takes little more than their samples: the spectrogram is made of a few examples at a time."""
+    """Half an hour takes little more than its samples: the spectrogram is computed for a few examples at a time."""
     signature = tf.saved_model.load(str(exported_narrow)).signatures["wav"]
     signature(audio=tf.constant([wav(noise(70 * 15_600))]))
     content = tf.constant([wav(np.zeros(1_800 * 16_000))])
@@ -264,7 +281,7 @@ def test_memory_of_long_clips(exported_narrow):
 
 @contextlib.contextmanager
 def peak_memory():
-    """A function that returns by how many bytes this process grew at most."""
+    """Yields a function that returns the largest growth of this process so far, in bytes."""
     process, stop = psutil.Process(), threading.Event()
     before = process.memory_info().rss
     seen = [before]
@@ -301,11 +318,12 @@ EMPTY_WAVEFORMS = {"waveform": tf.zeros((2, 0)), "num_samples": tf.constant([0, 
         ("examples", {"examples": tf.zeros((0, 96, 64))}, (0, 128)),
     ],
 )
-def test_nothing_gives_nothing(module, signature, inputs, shape):
+def test_empty_inputs(module, signature, inputs, shape):
     got = module.signatures[signature](**inputs)
     assert got["embedding"].shape == shape
     if "num_examples" in got:
         assert got["num_examples"].numpy().tolist() == [0] * shape[0]
+        assert got["times"].shape == shape[:2]
 
 
 def padded(*num_samples):
@@ -333,12 +351,12 @@ def padded(*num_samples):
         ),
     ],
 )
-def test_bad_inputs_are_told(module, signature, inputs, message):
+def test_invalid_inputs_raise(module, signature, inputs, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         module.signatures[signature](**inputs)
 
 
-def test_threads_get_the_same_numbers(module):
+def test_calls_from_several_threads(module):
     batch = tf.constant(noise(2, 16_000))
     expected = module(batch)
     results = [None] * 8
@@ -356,7 +374,7 @@ def test_threads_get_the_same_numbers(module):
             assert_close(embedding, expected)
 
 
-def test_memory_stays_flat(module):
+def test_memory_does_not_grow(module):
     def calls(count):
         for _ in range(count):
             samples = int(RNG.integers(0, 20_000))
@@ -374,7 +392,7 @@ def test_memory_stays_flat(module):
 
 
 def fine_tune(exported, trainable):
-    """Losses of a Keras 2 classifier on top, the layer, and how many of its variables changed."""
+    """Fine-tunes a Keras 2 classifier: its losses, the model, and how many of the layer's variables changed."""
     import tensorflow_hub as hub
     import tf_keras
 
@@ -389,7 +407,7 @@ def fine_tune(exported, trainable):
     return losses, model, changed
 
 
-def test_hub_keras_layer_is_fine_tuned_saved_and_loaded(exported, tmp_path):
+def test_hub_keras_layer_can_be_fine_tuned_saved_and_loaded(exported, tmp_path):
     import tf_keras
 
     losses, model, changed = fine_tune(exported, trainable=True)
@@ -401,7 +419,7 @@ def test_hub_keras_layer_is_fine_tuned_saved_and_loaded(exported, tmp_path):
     assert_close(again.predict(batch, verbose=0), model.predict(batch, verbose=0))
 
 
-def test_hub_keras_layer_stays_frozen_unless_asked(exported):
+def test_hub_keras_layer_is_frozen_by_default(exported):
     losses, model, changed = fine_tune(exported, trainable=False)
     assert losses[-1] < losses[0]
     assert len(model.trainable_variables) == 2
@@ -413,7 +431,7 @@ def test_hub_keras_layer_stays_frozen_unless_asked(exported):
 
 @pytest.fixture(scope="module")
 def classifier(vggish):
-    """On top of the session's VGGish, built without lengths."""
+    """A classifier on top of the session's VGGish, built without lengths."""
     layers = keras.layers
     pooled = layers.Dropout(0.5)(layers.GlobalAveragePooling1D()(vggish.output))
     return keras.Model(vggish.input, layers.Dense(3, activation="softmax", name="top")(pooled))
@@ -426,7 +444,7 @@ def exported_classifier(classifier, tmp_path_factory):
 
 
 @pytest.mark.keras
-def test_a_classifier_gives_scores(exported_classifier, classifier, embedder):
+def test_a_classifier_returns_scores(exported_classifier, classifier, embedder):
     module = tf.saved_model.load(str(exported_classifier))
     batch = noise(2, 40_000)
     expected = classifier(batch)
@@ -436,14 +454,14 @@ def test_a_classifier_gives_scores(exported_classifier, classifier, embedder):
     assert_close(module.signatures["serving_default"](waveform=tf.constant(batch))["scores"], expected)
     assert len(module.trainable_variables) == 20
 
-    # Of clips of different lengths each counts alone.
+    # Padding is ignored.
     clips = [batch[0], batch[1, :17_000]]
     expected = [classifier(clip[np.newaxis])[0] for clip in clips]
     padded = np.stack([np.pad(clip, (0, 50_000 - len(clip)), constant_values=np.nan) for clip in clips])
     outputs = module.signatures["padded"](waveform=tf.constant(padded), num_samples=tf.constant([40_000, 17_000]))
     assert_close(outputs["scores"], expected)
     outputs = module.signatures["wav"](audio=tf.constant([wav(clip) for clip in clips]))
-    assert_close(outputs["scores"], expected, 1e-3)  # of 16 bits
+    assert_close(outputs["scores"], expected, 1e-3)  # 16 bits
     assert_close(outputs["embedding"][0], classifier_embeddings(classifier, clips[0]), 1e-3)
 
 
@@ -461,14 +479,14 @@ def test_class_names_are_an_asset(exported_classifier):
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [
-        (["a", "b"], r"3 scores, which need as many different class names, got \['a', 'b'\]"),
+        (["a", "b"], r"3 scores: expected as many different class names, got \['a', 'b'\]"),
         (["a", "b", "a"], "as many different class names"),
-        (["a", "b", "c\nd"], r"a line of text, got 'c\\nd'"),
-        (["a", "b", ""], "a line of text, got ''"),
-        (["a", "b", 3], "a line of text, got 3"),
+        (["a", "b", "c\nd"], r"a single line of text, got 'c\\nd'"),
+        (["a", "b", ""], "a single line of text, got ''"),
+        (["a", "b", 3], "a single line of text, got 3"),
     ],
 )
-def test_class_names_that_do_not_fit(tmp_path, classifier, class_names, message):
+def test_invalid_class_names_raise(tmp_path, classifier, class_names, message):
     with pytest.raises(ValueError, match=message):
         vk.export_saved_model(classifier, tmp_path / "1", class_names=class_names)
     assert not list(tmp_path.iterdir())
@@ -479,17 +497,17 @@ def test_class_names_that_do_not_fit(tmp_path, classifier, class_names, message)
 
 @pytest.fixture
 def untraced(monkeypatch):
-    """Exports quickly: what is written is an empty module."""
+    """Makes exporting quick: the SavedModel is an empty module."""
     monkeypatch.setattr(ServedModel, "reusable", lambda self: tf.train.Checkpoint())
     monkeypatch.setattr(ServedModel, "signatures", lambda self: None)
 
 
 @pytest.mark.usefixtures("untraced")
-def test_what_exists_is_not_touched_unless_asked(tmp_path, vggish):
+def test_an_existing_path_is_kept_by_default(tmp_path, vggish):
     path = tmp_path / "vggish" / "1"
     assert vk.export_saved_model(vggish, path) == path
     (path / "mark").touch()
-    with pytest.raises(FileExistsError, match="exists: give another path, or overwrite it"):
+    with pytest.raises(FileExistsError, match="exists: choose a different path, or pass overwrite=True"):
         vk.export_saved_model(vggish, path)
     assert (path / "mark").exists()
     vk.export_saved_model(vggish, path, overwrite=True)
@@ -509,7 +527,7 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, vggish, monkeypatch):
 
 
 @pytest.mark.usefixtures("untraced")
-def test_an_interrupted_overwrite_keeps_the_old(tmp_path, vggish, monkeypatch):
+def test_an_interrupted_overwrite_restores_the_existing_path(tmp_path, vggish, monkeypatch):
     vk.export_saved_model(vggish, tmp_path / "1")
     (tmp_path / "1" / "mark").touch()
     rename = Path.rename
@@ -526,7 +544,7 @@ def test_an_interrupted_overwrite_keeps_the_old(tmp_path, vggish, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["1"]
 
 
-def test_bad_arguments(tmp_path):
+def test_invalid_arguments_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights at"):
         vk.export_saved_model(tmp_path / "nothing.ckpt", tmp_path / "1")
     with pytest.raises(ValueError, match="contains 0 VGGish"):
@@ -534,7 +552,7 @@ def test_bad_arguments(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_warmup_requests_are_answered(exported, module):
+def test_warmup_requests_are_valid(exported, module):
     prediction_log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = list(tf.data.TFRecordDataset(str(exported / saved_model.WARMUP_REQUESTS)).as_numpy_iterator())
     requests = [prediction_log.PredictionLog.FromString(record).predict_log.request for record in records]
@@ -546,18 +564,18 @@ def test_warmup_requests_are_answered(exported, module):
 
 
 @pytest.mark.usefixtures("untraced")
-def test_without_the_serving_api_a_note_says_so(tmp_path, vggish, monkeypatch):
+def test_missing_serving_api_is_warned_of(tmp_path, vggish, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.warns(UserWarning, match=r'no warm-up requests: they need pip install "vggish\[serving\]"'):
+    with pytest.warns(UserWarning, match=r'no warm-up requests: writing them needs pip install "vggish\[serving\]"'):
         vk.export_saved_model(vggish, tmp_path / "1")
-    assert not (tmp_path / "1" / "assets.extra").exists()
+    assert not (tmp_path / "1" / saved_model.WARMUP_REQUESTS).exists()
 
 
 # === Scripts ===
 
 
 def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypatch, capfd):
-    """Every way to load it, each in a fresh process."""
+    """With every loader, each in a fresh process."""
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     np.savez(tmp_path / "pca.npz", **pca_params)
     options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
@@ -565,14 +583,14 @@ def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypat
     table, errors = capfd.readouterr()
     assert result.exit_code == 0, result.output + table + errors
     assert (tmp_path / "vggish" / "1" / "saved_model.pb").exists()
-    for way in ("tf.saved_model.load", "hub.load", "TF1 Session", "hub.KerasLayer", "TFSMLayer"):
-        rows = [line for line in table.splitlines() if line.startswith(f"│ {way} ")]
+    for loader in ("tf.saved_model.load", "hub.load", "TF1 Session", "hub.KerasLayer", "TFSMLayer"):
+        rows = [line for line in table.splitlines() if line.startswith(f"│ {loader} ")]
         assert rows
         assert all("│ yes" in row for row in rows)
 
 
 @pytest.mark.usefixtures("untraced")
-def test_what_fails_the_verification_is_not_written(tmp_path, slim, monkeypatch):
+def test_nothing_is_written_if_the_verification_fails(tmp_path, slim, monkeypatch):
     script = load_script("saved_model")
     failing = tmp_path / "verify.py"
     failing.write_text("raise SystemExit(1)")
@@ -580,11 +598,11 @@ def test_what_fails_the_verification_is_not_written(tmp_path, slim, monkeypatch)
     options = ["--weights", slim.v2, "--postprocess", "none", "--output", str(tmp_path / "vggish")]
     result = CliRunner().invoke(script.main, options)
     assert result.exit_code == 1
-    assert f"Error: nothing is written to {tmp_path / 'vggish' / '1'}: the verification failed" in result.output
+    assert f"Error: nothing was written to {tmp_path / 'vggish' / '1'}: the verification failed" in result.output
     assert not list((tmp_path / "vggish").iterdir())
 
 
-def test_verification_fails_on_a_mismatch(verify):
+def test_verification_reports_mismatches(verify):
     good = {"a/embedding": np.ones((2, 3)), "a/num_examples": np.array([1, 2]), "a/quantized": np.full((40, 50), 7)}
     assert all(agrees for _, _, agrees in verify.compare(good, good))
     assert verify.compare({"a/embedding": np.ones((2, 3))}, good)[0] == ("a/num_examples", "missing", False)

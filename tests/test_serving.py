@@ -1,4 +1,4 @@
-"""The clients of export/serving against servers that answer as TF Serving does."""
+"""The clients of export/serving against servers that behave like TF Serving."""
 
 import base64
 import contextlib
@@ -33,10 +33,10 @@ SERVING = Path(__file__).parent.parent / "export" / "serving"
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404}
 
 
-# === TF Serving, in small ===
+# === A small TF Serving ===
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     def __init__(self, code, text):
         super().__init__(text)
         self.code, self.text = code, text
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 class Served:
     """Runs a SavedModel as TF Serving does, in a TF1 session, with its errors.
 
-    The model `deaf` is the same without the signature `wav`.
+    The model `deaf` is the same model without the signature `wav`, and `old` with the outputs of earlier versions.
     """
 
     def __init__(self, path):
@@ -53,20 +53,20 @@ class Served:
         with self.session.graph.as_default():
             signatures = dict(tf.compat.v1.saved_model.load(self.session, ["serve"], str(path)).signature_def)
         deaf = {name: signature for name, signature in signatures.items() if name != "wav"}
-        self.models = {"vggish": signatures, "deaf": deaf}
+        self.models = {"vggish": signatures, "deaf": deaf, "old": {"wav": without_times(signatures["wav"])}}
 
     def signature(self, model, name, unknown):
         if model not in self.models:
-            raise RefusedError("NOT_FOUND", f"Servable not found for request: Latest({model})")
+            raise RejectedError("NOT_FOUND", f"Servable not found for request: Latest({model})")
         if name not in self.models[model]:
-            raise RefusedError(*unknown)
+            raise RejectedError(*unknown)
         return self.models[model][name]
 
     def run(self, signature, inputs):
         if set(inputs) != set(signature.inputs):
             missing = sorted(set(signature.inputs) - set(inputs))
             text = f"input size does not match signature: Missing but required: {{{','.join(missing)}}}."
-            raise RefusedError("INVALID_ARGUMENT", text)
+            raise RejectedError("INVALID_ARGUMENT", text)
         # Session.run() would check shapes before the graph does, and the server does not.
         options = config_pb2.CallableOptions(
             feed=[signature.inputs[name].name for name in inputs],
@@ -76,7 +76,13 @@ class Served:
         try:
             return dict(zip(signature.outputs, call(*inputs.values()), strict=True))
         except tf.errors.InvalidArgumentError as error:
-            raise RefusedError("INVALID_ARGUMENT", error.message) from error
+            raise RejectedError("INVALID_ARGUMENT", error.message) from error
+
+
+def without_times(signature):
+    signature = type(signature).FromString(signature.SerializeToString())
+    del signature.outputs["times"]
+    return signature
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -89,7 +95,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             signature = self.served.signature(request.model_spec.name, name, unknown)
             outputs = self.served.run(signature, {key: tf.make_ndarray(value) for key, value in request.inputs.items()})
-        except RefusedError as error:
+        except RejectedError as error:
             context.abort(grpc.StatusCode[error.code], error.text)
         response = predict_pb2.PredictResponse(model_spec=request.model_spec)
         for key, value in outputs.items():
@@ -108,7 +114,7 @@ class RestApi(BaseHTTPRequestHandler):
         try:
             signature = self.served.signature(model, name, unknown)
             outputs = self.served.run(signature, self.tensors(signature, body["inputs"]))
-        except RefusedError as error:
+        except RejectedError as error:
             self.answer(HTTP_STATUS[error.code], {"error": error.text})
             return
         columns = {key: value.tolist() for key, value in outputs.items()}
@@ -116,7 +122,7 @@ class RestApi(BaseHTTPRequestHandler):
 
     def tensors(self, signature, inputs):
         if not (isinstance(inputs, dict) and set(inputs) <= set(signature.inputs)):
-            inputs = {next(iter(signature.inputs)): inputs}  # of one input the name may be left out
+            inputs = {next(iter(signature.inputs)): inputs}  # the name of a single input may be omitted
         arrays = {}
         for key, value in inputs.items():
             dtype = tf.as_dtype(signature.inputs[key].dtype)
@@ -131,7 +137,7 @@ class RestApi(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # a client that waits no longer
+        with contextlib.suppress(ConnectionError):  # a client that has stopped waiting
             self.wfile.write(content)
 
     def log_message(self, *_):
@@ -179,7 +185,7 @@ def url(served):
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """The clients' folder on the path, as it is when they are run."""
+    """The clients' folder on the path, as when they are run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SERVING))
         yield
@@ -217,7 +223,7 @@ def run(request, grpc_client, rest_client, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory, sounds):
-    """WAV files of several lengths, rates and numbers of channels, one of them shorter than an example."""
+    """WAV files of various lengths, rates and numbers of channels, one of them shorter than an example."""
     folder = tmp_path_factory.mktemp("recordings")
     files = {
         "noise.wav": (sounds["noise"].clip(-1, 1), 16_000),
@@ -232,21 +238,22 @@ def recordings(tmp_path_factory, sounds):
 
 @pytest.fixture(scope="module")
 def expected(exported, recordings):
-    """What the SavedModel gives for each recording alone, in this process."""
+    """The SavedModel's embeddings of each recording by itself, in this process."""
     wav = tf.saved_model.load(str(exported)).signatures["wav"]
     return [wav(audio=tf.constant([path.read_bytes()]))["embedding"][0].numpy() for path in recordings]
 
 
-def test_embed_cuts_each_clip(grpc_client, rest_client, target, url, recordings, expected):
+def test_embed_returns_each_clip(grpc_client, rest_client, target, url, recordings, expected):
     wavs = [path.read_bytes() for path in recordings]
     with grpc_client.connect(target) as stub:
         over_grpc = grpc_client.embed(stub, wavs)
     assert [len(values) for values in expected] == [3, 1, 0, 4]
     for parts in (over_grpc, rest_client.embed(f"{url}/", wavs)):
-        for values, alone in zip(parts, expected, strict=True):
-            assert values.dtype == np.float32
-            assert values.shape == alone.shape
-            np.testing.assert_allclose(values, alone, rtol=1e-4, atol=1e-5)
+        for (times, values), single in zip(parts, expected, strict=True):
+            assert (times.dtype, values.dtype) == (np.float64, np.float32)
+            assert times.tolist() == [index * 15_360 / 16_000 for index in range(len(single))]
+            assert values.shape == single.shape
+            np.testing.assert_allclose(values, single, rtol=1e-4, atol=1e-5)
 
 
 def test_only_a_short_clip(run, recordings):
@@ -263,14 +270,14 @@ def test_prints_a_line_for_each_file(run, recordings, expected):
 
 
 def test_writes_npz(run, recordings, expected):
-    assert run(*recordings, "-o", "out.npz", "--hop", 0.5) == (0, "out.npz: 8 embeddings\n", "")
+    assert run(*recordings, "-o", "out.npz") == (0, "out.npz: 8 embeddings\n", "")
     with np.load("out.npz") as file:
-        np.testing.assert_allclose(file["times"], [0, 0.5, 1, 0, 0, 0.5, 1, 1.5])
+        np.testing.assert_allclose(file["times"], [0, 0.96, 1.92, 0, 0, 0.96, 1.92, 2.88], rtol=0)
         np.testing.assert_allclose(file["values"], np.concatenate(expected), rtol=1e-4, atol=1e-5)
         assert file["files"].tolist() == [str(recordings[index]) for index in (0, 0, 0, 1, 3, 3, 3, 3)]
 
 
-# === Wrong requests ===
+# === Rejected requests ===
 
 
 def assert_one_line(result, start):
@@ -280,8 +287,8 @@ def assert_one_line(result, start):
     assert errors.count("\n") == 1
 
 
-def test_a_file_that_is_no_wav(run, tmp_path, recordings):
-    (tmp_path / "text.wav").write_text("no audio")
+def test_a_file_that_is_not_wav(run, tmp_path, recordings):
+    (tmp_path / "text.wav").write_text("not audio")
     result = run(recordings[0], "text.wav")
     assert_one_line(result, {"grpc": "INVALID_ARGUMENT: ", "rest": "HTTP 400: "}[run.client])
     assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in result[2]
@@ -324,9 +331,19 @@ def test_server_too_slow(run, recordings, served, monkeypatch):
         finished.set()
 
 
-def test_another_model(run, recordings, served, monkeypatch):
-    monkeypatch.setattr(served, "run", lambda *_: {"scores": np.zeros(2), "classes": np.zeros(2)})
-    assert_one_line(run(recordings[0]), "expected the outputs embedding and num_examples, got classes, scores")
+def test_a_different_model(run, recordings, served, monkeypatch):
+    outputs = {"scores": np.zeros(2), "classes": np.zeros(2)}
+    monkeypatch.setattr(served, "run", lambda *_: outputs)
+    message = "the served model does not return embedding, num_examples, times, only"
+    assert_one_line(run(recordings[0]), f"{message} classes, scores: export it with this version of vggish")
+    del outputs["classes"]
+    found = {"grpc": "scores", "rest": "a single output"}[run.client]
+    assert_one_line(run(recordings[0]), f"{message} {found}: export it with this version of vggish")
+
+
+def test_a_model_of_an_earlier_version(run, recordings):
+    message = "the served model does not return times, only embedding, num_examples, quantized: export it with"
+    assert_one_line(run(recordings[0], "--model", "old"), message)
 
 
 def test_usage_errors_exit_with_2(run):
@@ -340,7 +357,7 @@ def test_usage_errors_exit_with_2(run):
         assert message in " ".join(errors.split())
 
 
-def test_without_the_extra(grpc_client, monkeypatch, recordings):
+def test_missing_extra_is_named(grpc_client, monkeypatch, recordings):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     result = CliRunner().invoke(grpc_client.main, [str(recordings[0])])
     assert result.exit_code == 1
@@ -354,8 +371,8 @@ def free_port():
 
 
 @pytest.mark.parametrize(("script", "text"), [("grpc_client.py", "UNAVAILABLE: "), ("rest_client.py", "no answer")])
-def test_the_scripts(script, text, recordings, free_port):
-    """Run as in the README: nothing but the one line, whatever TensorFlow has to say when it starts."""
+def test_scripts(script, text, recordings, free_port):
+    """Run as in the README, they print only that line, whatever TensorFlow logs when it starts."""
     address = f"127.0.0.1:{free_port}" if script.startswith("grpc") else f"http://127.0.0.1:{free_port}"
     option = "--target" if script.startswith("grpc") else "--url"
     result = subprocess.run(
@@ -364,7 +381,7 @@ def test_the_scripts(script, text, recordings, free_port):
     assert_one_line((result.returncode, result.stdout, result.stderr), text)
 
 
-# === Other signatures, as any client may ask them ===
+# === Other signatures ===
 
 
 def predict(grpc_client, target, signature, **inputs):
@@ -385,6 +402,7 @@ def test_every_signature(grpc_client, target, recordings, expected):
     assert default["quantized"].dtype == np.uint8
     padded = predict(grpc_client, target, "padded", waveform=waveform, num_samples=np.int32([48_000, 20_000]))
     assert padded["num_examples"].tolist() == [3, 1]
+    np.testing.assert_array_equal(padded["times"], np.float32([[0, 0.96, 1.92], [0, 0, 0]]))
     np.testing.assert_allclose(padded["embedding"][0], expected[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(padded["embedding"][1, 0], expected[0][0], rtol=1e-4, atol=1e-5)
     assert not padded["embedding"][1, 1:].any()
@@ -401,7 +419,7 @@ def test_every_signature(grpc_client, target, recordings, expected):
         ("examples", {"examples": np.zeros((1, 64, 96), np.float32)}, "[1,64,96]"),
     ],
 )
-def test_wrong_inputs(grpc_client, target, signature, inputs, text):
+def test_invalid_inputs(grpc_client, target, signature, inputs, text):
     with pytest.raises(grpc.RpcError) as caught:
         predict(grpc_client, target, signature, **inputs)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -461,7 +479,7 @@ def test_names_and_ports_agree(grpc_client, rest_client):
         assert f"./{file}:{path}:ro" in compose
     ports = re.findall(r'"(\d+):(\d+)"', compose)
     assert [f"localhost:{port}" for port, _ in ports] == [defaults["target"], defaults["url"].removeprefix("http://")]
-    # Those that the server of the image listens to.
+    # The ports on which the image's server listens.
     assert [inside for _, inside in ports] == ["8500", "8501"]
 
 
@@ -470,8 +488,8 @@ def test_compose_is_yaml():
     assert set(service) == {"image", "command", "ports", "volumes"}
 
 
-def test_the_readme(url):
-    """Its request in the shell is that of the client, and its Python runs."""
+def test_readme_of_serving(url):
+    """Its shell request equals the client's, and its Python code runs."""
     text = (SERVING / "README.md").read_text()
     assert json.loads(re.search(r"printf '(.*?)'", text)[1]) == {
         "signature_name": "wav",
@@ -483,7 +501,7 @@ def test_the_readme(url):
     assert [len(rows) for rows in names["embeddings"]] == [3, 1]
 
 
-def test_the_lines_of_the_main_readme(run, recordings):
+def test_commands_of_the_main_readme(run, recordings):
     readme = (SERVING.parent.parent / "README.md").read_text()
     command = f"python export/serving/{run.client}_client.py "
     (line,) = (line for line in readme.splitlines() if line.startswith(command))

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -151,7 +152,7 @@ def test_files_that_are_no_checkpoint(tmp_path, model):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt is not a readable TF-Slim checkpoint"):
         vk.VGGish(weights=tmp_path / "text.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"no weights found at .*missing\.ckpt"):
         vk.VGGish(weights=tmp_path / "missing.ckpt")
     with pytest.raises(TypeError, match="weights must be 'audioset', a path or None, got 3"):
         vk.VGGish(weights=3)
@@ -251,6 +252,22 @@ def test_keras_weights_that_are_not_finite_are_named(tmp_path):
     network.save_weights(tmp_path / "x.weights.h5")
     message = r"x\.weights\.h5: weights must be finite numbers, got NaN or infinity in vggish/fc2/biases$"
     with pytest.raises(ValueError, match=message):
+        vk.VGGish(tmp_path / "x.weights.h5", input="examples")
+
+
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network")
+def test_keras_weights_of_zero_are_weights_and_missing_ones_are_named(tmp_path):
+    network = vk.VGGish(None, input="examples")
+    network.get_layer("conv2").kernel.assign(np.zeros((3, 3, 4, 8)))
+    network.save_weights(tmp_path / "x.weights.h5")
+    loaded = vk.VGGish(tmp_path / "x.weights.h5", input="examples")
+    for name in params.SLIM_SCOPES:
+        np.testing.assert_array_equal(loaded.get_layer(name).kernel, network.get_layer(name).kernel)
+    with h5py.File(tmp_path / "x.weights.h5", "a") as file:
+        (layers,) = (file[name] for name in file if "layer" in name)
+        del layers["conv2d_1"]
+    with pytest.raises(ValueError, match=r"does not hold the weights of this network: .*(conv2|conv2d_1)"):
         vk.VGGish(tmp_path / "x.weights.h5", input="examples")
 
 

@@ -1,4 +1,4 @@
-"""Files that appear when they are complete."""
+"""Atomic file writes."""
 
 import contextlib
 import hashlib
@@ -12,29 +12,29 @@ _SUFFIX = ".partial"
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields an empty file beside `path` to be written, which replaces `path` at the end of the block.
+    """Yields a temporary file beside `path`, which replaces `path` when the block succeeds.
 
-    If the block fails, what was at `path` stays, and nothing is left beside it.
+    If the block fails, `path` is unchanged and the temporary file is removed.
 
     Raises:
-        OSError: The file cannot be written. An error about the file beside `path`, or about no file, names `path`.
+        OSError: The file cannot be written. The error names `path`, not the temporary file.
     """
-    aside = path.with_name(f"{_tag(path)}-{secrets.token_hex(8)}{_SUFFIX}")
+    partial = path.with_name(f"{_tag(path)}-{secrets.token_hex(8)}{_SUFFIX}")
     try:
-        aside.touch(exist_ok=False)  # a new file: neither a link nor a file that is there already is opened
+        partial.touch(exist_ok=False)  # always a new file: never follows a link or reuses an existing file
         try:
-            yield aside
-            aside.replace(path)
+            yield partial
+            partial.replace(path)
         finally:
-            aside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(aside)):
+        if error.errno is None or error.filename not in (None, str(partial)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Removes what killed processes left of these files. No process may be writing them."""
+    """Removes the temporary files that killed processes left beside these files, which no process may be writing."""
     tags: dict[Path, set[str]] = {}
     for path in paths:
         tags.setdefault(path.parent, set()).add(_tag(path))
@@ -45,5 +45,5 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 
 def _tag(path: Path) -> str:
-    """What the names of the files beside `path` begin with: short, because its name may be as long as names can be."""
+    """The prefix of `path`'s temporary files: short, because `path` may already have a name of maximum length."""
     return "." + hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""NumPy's matrix products in one thread, beside a network that uses all processors."""
+"""Keep NumPy's matrix products to one thread, beside a network that uses all processors."""
 
 import contextlib
 import threading
@@ -11,9 +11,9 @@ _limits = contextlib.ExitStack()
 
 @contextlib.contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """While any thread is in here, products of NumPy run in the thread that asks for them, in the whole process.
+    """Makes NumPy matrix products use a single thread, in the whole process, while any thread is in this block.
 
-    The threads of OpenBLAS wait for the next product by spinning, which takes processors from the network.
+    OpenBLAS's threads spin while they wait for the next product, which slows the network down.
     """
     global _users
     with _lock:

@@ -1,6 +1,6 @@
-"""What errors say."""
+"""One-line error messages."""
 
 
 def error_message(error: BaseException) -> str:
-    """The message of an error in a line; of one without a message, its type."""
+    """The error's message on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Forked processes, in which TensorFlow does not run."""
+"""Detect forked processes, in which TensorFlow would hang."""
 
 import os
 
@@ -6,9 +6,9 @@ _process: int | None = None
 
 
 def check_process() -> None:
-    """Raises a RuntimeError in a child that was forked after TensorFlow ran: it would wait forever for threads.
+    """Raises a RuntimeError in a process that was forked after TensorFlow ran: it would wait forever for threads.
 
-    The first call says that TensorFlow runs in this process from now on.
+    The first call marks the process in which TensorFlow runs from now on.
     """
     global _process
     _process = _process or os.getpid()

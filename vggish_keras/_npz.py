@@ -1,14 +1,16 @@
-"""NumPy's .npz files, looked at before they are inflated."""
+"""Read NumPy .npz files from untrusted sources: headers and sizes are checked before data is decompressed."""
 
 import io
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras._errors import error_message
 
@@ -16,12 +18,12 @@ _MAX_HEADER_SIZE = 16_384
 """Bytes; NumPy writes 128 and refuses more than 10,000."""
 _MAX_SMALL_SIZE = 64 * 2**20
 _MAX_RATIO = 100
-"""Compressed embeddings are a half to a fifth of their size; zeros are a thousandth."""
+"""Embeddings compress to between a half and a fifth of their size; zeros to a thousandth."""
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class ArrayHeader(NamedTuple):
-    """What an array is before it is read."""
+    """Description of an array that has not been read yet."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -29,25 +31,28 @@ class ArrayHeader(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Size of the array in bytes."""
+        return math.prod(self.shape) * int(self.dtype.itemsize)
 
 
 def read_npz(
     path: str | os.PathLike[str], names: Iterable[str], check: Callable[[Mapping[str, ArrayHeader]], object]
-) -> dict[str, np.ndarray]:
-    """Reads arrays of an .npz file that may come from anywhere.
+) -> dict[str, NDArray[Any]]:
+    """Reads arrays from an .npz file of unknown origin.
 
     Args:
-        path: The file, as `np.savez` or `np.savez_compressed` writes it.
-        names: The arrays to read. Those that the file lacks are left out.
-        check: Called with the headers of all arrays of the file before one is read; raises a ValueError for others than
-            are expected.
+        path: A file in the format of `np.savez` or `np.savez_compressed`.
+        names: The arrays to read.
+        check: Called with the headers of all arrays in the file before any data is read. It raises a ValueError if they
+            are not as expected.
+
+    Returns:
+        The arrays by name, without those that the file lacks.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds anything but plain arrays, or would take much more memory than its size.
-            Pickled objects are never loaded.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, contains anything other than plain arrays, or would need far more memory than
+            its size. Pickled objects are never loaded.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +75,7 @@ def read_npz(
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    # numpy, zipfile, zlib and Python's parser each raise their own for a damaged file.
+    # For a damaged file, numpy, zipfile, zlib and Python's parser each raise their own exceptions.
     return ValueError(f"{path} is not an .npz file of plain arrays: {error_message(error)}")
 
 
@@ -81,7 +86,7 @@ def _array_names(archive: zipfile.ZipFile) -> list[str]:
 def _open(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is compressed by method {member.compress_type}, expected none or deflation")
+        raise ValueError(f"{name} has compression method {member.compress_type}, expected stored or deflated")
     return archive.open(member)
 
 
@@ -90,29 +95,35 @@ def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
         start = io.BytesIO(member.read(_MAX_HEADER_SIZE))
     version = np.lib.format.read_magic(start)
     if version not in _READERS:
-        raise ValueError(f"{name} has version {version} of NumPy's format, expected one of {list(_READERS)}")
+        raise ValueError(f"{name} has .npy format version {version}, expected one of {list(_READERS)}")
     shape, _, dtype = _READERS[version](start)
     return ArrayHeader(shape, dtype, start.tell())
 
 
 def _check_array(archive: zipfile.ZipFile, name: str, header: ArrayHeader) -> None:
     if header.dtype.hasobject:
-        raise ValueError(f"{name} holds pickled objects")
+        raise ValueError(f"{name} contains pickled objects")
     present = archive.getinfo(f"{name}.npy").file_size - header.offset
     if header.size != present:
-        raise ValueError(f"{name} is {header.dtype} {header.shape}, which takes {header.size} bytes, but has {present}")
+        raise ValueError(f"{name} is {header.dtype} {header.shape}, which needs {header.size} bytes, but has {present}")
 
 
 def _check_total(path: Path, size: int) -> None:
-    """Refuses a file that inflates to much more than its own size."""
+    """Rejects a file that decompresses to far more than its own size."""
     present = path.stat().st_size
     if size > max(_MAX_SMALL_SIZE, _MAX_RATIO * present):
         raise ValueError(
-            f"{path} has {present} bytes and would take {size} bytes of memory, more than {_MAX_RATIO} times as many: "
-            "if you trust it, read it with np.load and write it again with np.savez, which does not compress"
+            f"{path} has {present} bytes and would need {size} bytes of memory, more than {_MAX_RATIO} times as many: "
+            "if you trust it, load it with np.load and save it again with np.savez, which does not compress"
         )
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with _open(archive, name) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    if array.dtype.kind == "U":
+        # NumPy stores any number as a character, and fails with a SystemError when it is used.
+        characters = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if characters.max(initial=0) > sys.maxunicode:
+            raise ValueError(f"{name} contains invalid characters")
+    return array

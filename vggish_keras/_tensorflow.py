@@ -1,4 +1,4 @@
-"""TensorFlow imported in silence."""
+"""Import TensorFlow without its start-up messages."""
 
 import os
 import sys
@@ -6,9 +6,10 @@ import tempfile
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without the messages that it prints at each start, some whatever the log level.
+    """Imports TensorFlow and drops what it prints meanwhile, some of it at any log level.
 
-    It is slow to import: call this, and import what needs it, where it is used, so that --help answers at once.
+    The import takes seconds, so call this, and import modules that need TensorFlow, inside functions: `--help` and
+    usage errors then appear at once. While TensorFlow is imported, file descriptor 2 of the whole process is redirected.
     """
     if "tensorflow" in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Labelled recordings as a tf.data pipeline of waveforms, for `model.fit`."""
+"""Labeled recordings as a tf.data pipeline of waveforms for `model.fit`."""
 
 import functools
 import os
@@ -7,31 +7,37 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.recordings import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
 
-SUBSETS = ("training", "validation")
-CROPS = ("random", "start", "center")
-ON_BAD_FILE = ("raise", "skip")
+Subset = Literal["training", "validation"]
+SUBSETS: tuple[Subset, ...] = get_args(Subset)
+Crop = Literal["random", "start", "center"]
+CROPS: tuple[Crop, ...] = get_args(Crop)
+OnBadFile = Literal["raise", "skip"]
+ON_BAD_FILE: tuple[OnBadFile, ...] = get_args(OnBadFile)
+
+Labels: TypeAlias = Sequence[str] | Sequence[int] | NDArray[np.integer[Any]]
 
 _THREADS = 8
-_BAD_FILES_NAMED = 5
-_MOST_SHUFFLED = 2_000
-"""Waveforms that wait to be shuffled where they are not in memory anyway."""
+_MAX_ERRORS_LISTED = 5
+_MAX_SHUFFLED = 2_000
+"""Waveforms in the shuffle buffer, unless all of them are in memory anyway."""
 
 
 class _Clips(NamedTuple):
     """Recordings with the indices of their classes."""
 
     paths: list[Path]
-    labels: np.ndarray
+    labels: NDArray[np.int32]
     class_names: list[str]
 
     def select(self, chosen: Sequence[bool]) -> "_Clips":
@@ -41,74 +47,100 @@ class _Clips(NamedTuple):
 
 def waveform_dataset(
     source: PathLike | Sequence[PathLike],
-    labels: Sequence[Any] | None = None,
+    labels: Labels | None = None,
     *,
     class_names: Sequence[str] | None = None,
     seconds: float | None = None,
-    crop: str = "random",
+    crop: Crop = "random",
     batch_size: int = 32,
     shuffle: bool = False,
     seed: int = 0,
-    validation: float | Collection[Hashable] | None = None,
-    subset: str | None = None,
+    validation_split: float | None = None,
+    validation_groups: Collection[Hashable] | None = None,
+    subset: Subset | None = None,
     group: Callable[[Path], Hashable] | None = None,
     cache: bool | PathLike = True,
-    on_bad_file: str = "raise",
+    on_bad_file: OnBadFile = "raise",
     channels: audio.Channels = "mix",
-) -> Any:
-    """Makes a dataset of labelled waveforms, which `VGGish(lengths=True)` takes.
+) -> tf.data.Dataset:
+    """Creates a dataset of labeled waveforms, as `VGGish(lengths=True)` accepts them.
 
-    Files are decoded and resampled as `Embedder` does it. The beginning of each is decoded before this returns, so
-    that a bad one is told before the first step.
+    Files are decoded and resampled as in `Embedder`. The start of each file is decoded before this function returns,
+    so that unreadable files are reported before training starts.
 
     Args:
-        source: A folder with a folder for each class, whose audio files are taken with those of the folders in it; or
-            paths of files.
-        labels: For paths, the class of each: its name, or its index.
-        class_names: The classes in the order of their indices; other folders are left out. By default the names that
-            there are, sorted.
-        seconds: The length to which clips are cut or padded; None pads to the longest of a batch.
-        crop: Which part of longer clips is taken: "random", another one each time; "start"; or "center".
-        batch_size: Clips of a batch.
-        shuffle: True gives the clips in another order each time.
-        seed: Of the shuffling, the cropping and the split.
-        validation: What is held out: a share of the files, or of the groups; or the groups themselves, with `group`.
-        subset: With `validation`, which part to give: "training" or "validation".
-        group: Gives the group of a path, such as its speaker or recorder: files of one group stay together.
-        cache: True keeps the decoded waveforms in memory, a path keeps them in files of that name, False decodes each
-            time.
-        on_bad_file: "raise", or "skip" to leave out files that cannot be read, with a warning that names them.
-        channels: "mix" for the mean of a recording's channels, or the index of one.
+        source: A folder with one subfolder per class, which is searched recursively for audio files; or a list of
+            files.
+        labels: The class of each file of a list, by name or by index. None for a folder.
+        class_names: The classes in the order of their indices; other subfolders are ignored. Defaults to the sorted
+            names found.
+        seconds: The length to which clips are cropped or padded. None pads them to the longest in the batch.
+        crop: Which part of a longer clip is used: "random" (a different one in each epoch), "start" or "center".
+        batch_size: Clips per batch.
+        shuffle: True shuffles the clips anew in each epoch.
+        seed: The seed for shuffling, cropping and splitting.
+        validation_split: The share of the files, or with `group` of the groups, to hold out, between 0 and 1.
+        validation_groups: The groups to hold out, instead of a share. Requires `group`.
+        subset: Which part of a split to return: "training" or "validation".
+        group: Maps a path to its group, such as its speaker or recording device. Files of one group stay in the same
+            subset.
+        cache: True caches the decoded waveforms in memory, a path caches them in files of that name, False decodes
+            them in each epoch.
+        on_bad_file: "raise" raises an error for unreadable files, "skip" skips them with a warning.
+        channels: "mix" for the mean of all channels, or the index of one channel.
 
     Returns:
-        A tf.data.Dataset of ({"waveform", "num_samples"}, label): float32 [batch, samples] at 16 kHz, mono in [-1, 1]
-        and zeros beyond a clip's end; int32 [batch], each clip's own length; int32 [batch]. Its attribute `class_names`
-        is the list of classes.
+        A tf.data.Dataset of ({"waveform", "num_samples"}, label): float32 [batch, samples], mono at 16 kHz in [-1, 1],
+        zeros beyond the end of a clip; int32 [batch], the length of each clip; int32 [batch]. Its attribute
+        `class_names` lists the classes.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: A bad argument, a class without audio files, an unknown label, a file that cannot be read, or a
-            split that leaves a part without files.
+        FileNotFoundError: The folder does not exist.
+        ValueError: An argument is invalid, a class has no audio files, a label is unknown, a file cannot be read, or
+            the subset is empty.
+
+    Example:
+        >>> dataset = vk.waveform_dataset([wav, wav], labels=["birds", "rain"], seconds=1.0, crop="start")
+        >>> dataset.class_names
+        ['birds', 'rain']
+        >>> inputs, labels = next(iter(dataset))
+        >>> inputs["waveform"].shape
+        TensorShape([2, 16000])
+        >>> labels.numpy().tolist()
+        [0, 1]
+
+        A folder with one subfolder per class, split into two datasets:
+
+        >>> import shutil
+        >>> for name in ("birds", "rain"):
+        ...     Path("sounds", name).mkdir(parents=True)
+        ...     for take in range(4):
+        ...         copy = shutil.copy(wav, Path("sounds", name, f"{take}.wav"))
+        >>> options = {"validation_split": 0.25, "seconds": 1.0}
+        >>> training = vk.waveform_dataset("sounds", subset="training", shuffle=True, **options)
+        >>> validation = vk.waveform_dataset("sounds", subset="validation", **options)
+        >>> len(list(training.unbatch())), len(list(validation.unbatch()))
+        (6, 2)
     """
     check_choice("crop", crop, CROPS)
     check_choice("on_bad_file", on_bad_file, ON_BAD_FILE)
     audio.check_channels(channels)
-    if seconds is not None and not round(seconds * params.SAMPLE_RATE) > 0:
+    samples = None if seconds is None else round(seconds * params.SAMPLE_RATE)
+    if samples is not None and samples <= 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     if isinstance(source, (str, os.PathLike)):
         if labels is not None:
-            raise ValueError("the labels of a folder are the names of the folders in it: leave labels away")
+            raise ValueError("labels must be None when source is a folder: its subfolders are the classes")
         clips = _clips_of_folder(Path(source), class_names)
     else:
         clips = _clips_of_paths(list(map(Path, source)), labels, class_names)
-    clips = _split(clips, validation, subset, group, seed)
-    clips = _readable(clips, on_bad_file, channels)
-    dataset = _decoded(clips, shuffle, seed, cache, on_bad_file, channels)
-    if seconds is not None:
-        dataset = _cropped(dataset, round(seconds * params.SAMPLE_RATE), crop, seed)
-    shape = None if seconds is None else round(seconds * params.SAMPLE_RATE)
+    clips = _split(clips, validation_split, validation_groups, subset, group, seed)
+    clips = _drop_unreadable(clips, on_bad_file, channels)
+    dataset = _decode_all(clips, shuffle, seed, cache, on_bad_file, channels)
+    if samples is not None:
+        dataset = _crop(dataset, samples, crop, seed)
     dataset = dataset.map(lambda waveform, label: ({"waveform": waveform, "num_samples": tf.size(waveform)}, label))
-    dataset = dataset.padded_batch(batch_size, ({"waveform": [shape], "num_samples": []}, []))
+    dataset = dataset.padded_batch(batch_size, ({"waveform": [samples], "num_samples": []}, []))
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     dataset.class_names = clips.class_names
     return dataset
@@ -119,96 +151,101 @@ def waveform_dataset(
 
 def _clips_of_folder(folder: Path, class_names: Sequence[str] | None) -> _Clips:
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = there if class_names is None else list(class_names)
+        raise FileNotFoundError(f"folder {folder} does not exist")
+    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = subfolders if class_names is None else list(class_names)
     if not names:
-        raise ValueError(f"{folder} has no folder for a class in it")
-    if missing := sorted(set(names) - set(there)):
-        raise ValueError(f"{folder} has no folder for the class {missing[0]}")
+        raise ValueError(f"{folder} has no subfolders: expected one per class")
+    if missing := sorted(set(names) - set(subfolders)):
+        raise ValueError(f"{folder} has no subfolder for class {missing[0]!r}")
     found = [find_recordings([folder / name]) for name in names]
     if left_out := sum((Counter(recordings.left_out) for recordings in found), Counter()):
-        warnings.warn(f"{folder}: {describe_left_out(left_out)}", stacklevel=4)
+        warnings.warn(f"{folder}: {describe_left_out(left_out)}", stacklevel=3)
     labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(recordings.paths) for recordings in found])
     return _Clips([path for recordings in found for path in recordings.paths], labels, names)
 
 
-def _clips_of_paths(paths: list[Path], labels: Sequence[Any] | None, class_names: Sequence[str] | None) -> _Clips:
+def _clips_of_paths(paths: list[Path], labels: Labels | None, class_names: Sequence[str] | None) -> _Clips:
     if not paths:
-        raise ValueError("there are no files")
+        raise ValueError("source is empty")
     if labels is None or len(labels) != len(paths):
         count = "none" if labels is None else len(labels)
-        raise ValueError(f"{len(paths)} files need as many labels, got {count}")
-    if all(isinstance(label, str) for label in labels):
-        names = sorted(set(labels)) if class_names is None else list(class_names)
-        if unknown := sorted(set(labels) - set(names)):
+        raise ValueError(f"expected {len(paths)} labels (one per file), got {count}")
+    label_names = [label for label in labels if isinstance(label, str)]
+    if len(label_names) == len(labels):
+        names = sorted(set(label_names)) if class_names is None else list(class_names)
+        if unknown := sorted(set(label_names) - set(names)):
             raise ValueError(f"label {unknown[0]!r} is not one of the classes {names}")
-        return _Clips(paths, np.array([names.index(label) for label in labels], np.int32), names)
+        return _Clips(paths, np.array([names.index(label) for label in label_names], np.int32), names)
     indices = np.asarray(labels)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise ValueError(f"labels must be names or whole numbers, got {labels[0]!r}")
-    count = int(indices.max()) + 1 if class_names is None else len(class_names)
-    if indices.min() < 0 or indices.max() >= count:
-        raise ValueError(f"labels must lie between 0 and {count - 1}, got {indices.min()} to {indices.max()}")
-    names = [str(index) for index in range(count)] if class_names is None else list(class_names)
+        raise ValueError(f"labels must be class names or integer indices, got {labels[0]!r}")
+    num_classes = int(indices.max()) + 1 if class_names is None else len(class_names)
+    if indices.min() < 0 or indices.max() >= num_classes:
+        raise ValueError(f"labels must be between 0 and {num_classes - 1}, got {indices.min()} to {indices.max()}")
+    names = [str(index) for index in range(num_classes)] if class_names is None else list(class_names)
     return _Clips(paths, indices.astype(np.int32), names)
 
 
 def _split(
     clips: _Clips,
-    validation: float | Collection[Hashable] | None,
-    subset: str | None,
+    validation_split: float | None,
+    validation_groups: Collection[Hashable] | None,
+    subset: Subset | None,
     group: Callable[[Path], Hashable] | None,
     seed: int,
 ) -> _Clips:
-    if validation is None:
+    if validation_split is not None and validation_groups is not None:
+        raise ValueError("validation_split and validation_groups are mutually exclusive")
+    if validation_split is None and validation_groups is None:
         if subset is not None:
-            raise ValueError("subset needs validation: how much is held out")
+            raise ValueError("subset requires validation_split or validation_groups")
         return clips
     check_choice("subset", subset, SUBSETS)
     groups = [path if group is None else group(path) for path in clips.paths]
     known = list(dict.fromkeys(groups))
-    if isinstance(validation, (int, float)):
-        if not 0 < validation < 1:
-            raise ValueError(f"validation must be a share between 0 and 1, or groups, got {validation}")
-        order = np.random.default_rng(seed).permutation(len(known))
-        held_out = {known[index] for index in order[: max(1, round(validation * len(known)))]}
+    if validation_split is not None:
+        held_out = _draw_groups(known, validation_split, seed)
+    elif group is None:
+        raise ValueError("validation_groups requires group, a function that maps a path to its group")
     else:
-        held_out = set(validation)
-        if group is None:
-            raise ValueError("to hold out groups, group must tell the group of a path")
-        if unknown := held_out - set(known):
-            raise ValueError(f"there is no group {unknown.pop()!r}, only {sorted(map(str, known))}")
+        held_out = set(validation_groups or ())
+    if unknown := held_out - set(known):
+        raise ValueError(f"unknown validation group {unknown.pop()!r}: the groups are {sorted(map(str, known))}")
     chosen = clips.select([(name in held_out) == (subset == "validation") for name in groups])
     if not chosen.paths:
-        raise ValueError(f"no files are left for {subset}: there are {len(known)} groups")
+        count = f"{len(held_out)} of {len(known)} {'files' if group is None else 'groups'}"
+        raise ValueError(f"the {subset} subset is empty: {count} are held out for validation")
     return chosen
 
 
-def _readable(clips: _Clips, on_bad_file: str, channels: audio.Channels) -> _Clips:
-    """The clips whose beginning can be decoded."""
+def _draw_groups(groups: list[Hashable], share: float, seed: int) -> set[Hashable]:
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split must be between 0 and 1, got {share}")
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return {groups[index] for index in order[: max(1, round(share * len(groups)))]}
+
+
+def _drop_unreadable(clips: _Clips, on_bad_file: OnBadFile, channels: audio.Channels) -> _Clips:
+    """Drops the clips whose start cannot be decoded, or raises an error that lists them."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        beginnings = list(pool.map(functools.partial(_beginning, channels=channels), clips.paths))
-    bad = [str(found) for found in beginnings if isinstance(found, Exception)]
-    if bad:
-        more = (
-            f"; and {len(bad) - _BAD_FILES_NAMED} more"
-            if len(bad) > _BAD_FILES_NAMED and on_bad_file == "raise"
-            else ""
-        )
-        named = "; ".join(bad[:_BAD_FILES_NAMED] if more else bad)
-        message = f"{len(bad)} of {len(beginnings)} files cannot be read: {named}{more}"
-        if on_bad_file == "raise" or len(bad) == len(beginnings):
+        probes = list(pool.map(functools.partial(_probe, channels=channels), clips.paths))
+    errors = [str(probe) for probe in probes if isinstance(probe, Exception)]
+    seconds = [probe for probe in probes if not isinstance(probe, Exception)]
+    if errors:
+        listed = errors[:_MAX_ERRORS_LISTED] if on_bad_file == "raise" else errors
+        more = f"; and {len(errors) - len(listed)} more" if len(errors) > len(listed) else ""
+        message = f"{len(errors)} of {len(probes)} files cannot be read: {'; '.join(listed)}{more}"
+        if on_bad_file == "raise" or not seconds:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
-    good = [found for found in beginnings if not isinstance(found, Exception)]
-    if max(good) < params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
+    if max(seconds) < params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
         warnings.warn('all clips are shorter than an example (0.975 s): use VGGish(padding="same")', stacklevel=3)
-    return clips.select([not isinstance(found, Exception) for found in beginnings])
+    return clips.select([not isinstance(probe, Exception) for probe in probes])
 
 
-def _beginning(path: Path, channels: audio.Channels) -> float | Exception:
-    """How many seconds there are, if that is less than an example; else a few more. Or why there are none."""
+def _probe(path: Path, channels: audio.Channels) -> float | Exception:
+    """Decodes the start of a file, at least one example's worth; returns the seconds decoded, or the error."""
     try:
         opened, seconds = audio.open_audio(path, channels=channels), 0.0
         for block in opened.blocks:
@@ -223,24 +260,24 @@ def _beginning(path: Path, channels: audio.Channels) -> float | Exception:
 # === Pipeline ===
 
 
-def _decoded(
+def _decode_all(
     clips: _Clips,
     shuffle: bool,
     seed: int,
     cache: bool | PathLike,
-    on_bad_file: str,
+    on_bad_file: OnBadFile,
     channels: audio.Channels,
-) -> Any:
-    """Dataset of waveform, label."""
+) -> tf.data.Dataset:
+    """Creates a dataset of (waveform, label)."""
 
-    def decode(path: bytes) -> np.ndarray:
-        name = Path(os.fsdecode(path))
+    def decode(path: bytes) -> NDArray[np.float32]:
         try:
-            return np.concatenate([*read_waveform(name, channels), np.zeros(0, np.float32)])
+            blocks = read_waveform(Path(os.fsdecode(path)), channels)
+            return np.concatenate([*blocks, np.zeros(0, np.float32)])
         except (ValueError, OSError) as error:
             if on_bad_file == "raise":
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(f"skipped: {error}", stacklevel=2)
             return np.zeros(0, np.float32)
 
     def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -258,12 +295,11 @@ def _decoded(
     if cache is not False:
         dataset = dataset.cache("" if cache is True else os.fspath(cache))
         if shuffle:
-            # In memory they are anyway.
-            dataset = dataset.shuffle(len(clips.paths) if cache is True else _MOST_SHUFFLED, seed)
+            dataset = dataset.shuffle(len(clips.paths) if cache is True else _MAX_SHUFFLED, seed)
     return dataset
 
 
-def _cropped(dataset: Any, samples: int, crop: str, seed: int) -> Any:
+def _crop(dataset: tf.data.Dataset, samples: int, crop: Crop, seed: int) -> tf.data.Dataset:
     def cut(clip: tuple[tf.Tensor, tf.Tensor], number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waveform, label = clip
         extra = tf.maximum(tf.size(waveform, tf.int64) - samples, 0)

@@ -1,106 +1,182 @@
-"""Embeddings written to files, and read from them."""
+"""Write embeddings to .npz, .csv and Parquet files, and read them."""
 
+import contextlib
 import csv
 import functools
 import io
-import os
+import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import error_message
+from vggish_keras._validation import PathLike
 from vggish_keras.embeddings import Embeddings
 
-_ROWS_OF_A_GROUP = 8_192
+NamedEmbeddings: TypeAlias = Iterable[tuple[str, Embeddings]]
+Options: TypeAlias = Mapping[str, Any]
 
 SUFFIXES = (".npz", ".csv", ".parquet")
 _NPZ_ARRAYS = ("times", "values", "files")
+_NPZ_OPTIONS = "options"
+_PARQUET_OPTIONS = b"vggish"
+_ROWS_PER_GROUP = 8_192
 
 
-def check_path(path: str | os.PathLike[str], suffixes: Iterable[str] = SUFFIXES) -> Path:
-    """`path` as a Path, or a ValueError if its suffix is no format or its folder does not exist."""
+def check_path(path: PathLike, suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """Returns an output path as a Path, or raises a ValueError for an unknown suffix or a missing folder."""
     path = Path(path)
     if path.suffix not in suffixes:
-        raise ValueError(f"the format goes by the suffix, one of {', '.join(suffixes)}: got {path}")
+        raise ValueError(_unknown_format(path, suffixes))
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent}")
+        raise ValueError(f"folder {path.parent} does not exist")
     if path.suffix == ".parquet":
         _pyarrow()
     return path
 
 
-def write(path: str | os.PathLike[str], recordings: Iterable[tuple[str, Embeddings]]) -> None:
-    """Writes the embeddings of one or more recordings to one file, which appears when it is complete.
+def _unknown_format(path: Path, suffixes: Sequence[str]) -> str:
+    return f"unknown file format: expected a {', '.join(suffixes[:-1])} or {suffixes[-1]} file, got {path}"
 
-    `.npz` holds `times` [n] and `values` [n, 128] of all recordings, and `files` [n], each row's recording. `.csv` has
-    the columns file, time and embedding_0 .. embedding_127; `.parquet` has file, time and embedding.
+
+def csv_options_path(path: Path) -> Path:
+    """The file beside a .csv file that holds its options: x.csv.json for x.csv."""
+    return path.with_name(f"{path.name}.json")
+
+
+def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None = None) -> None:
+    """Writes the embeddings of one or more recordings to a file, which appears once it is complete.
+
+    `.npz` files contain `times` [n] and `values` [n, 128] of all recordings, and `files` [n], the recording of each
+    row. `.csv` files have the columns file, time and embedding_0 to embedding_127; `.parquet` files have file, time and
+    embedding.
+
+    Options are stored as JSON text: in the array `options` of an `.npz` file, under the key "vggish" of the metadata of
+    a `.parquet` file, and in x.csv.json beside x.csv.
 
     Args:
-        path: The file: .npz, .csv or .parquet. It is replaced if it exists.
-        recordings: Names and embeddings, at least one; it is gone through several times.
+        path: The .npz, .csv or .parquet file. An existing file is replaced.
+        recordings: Names and embeddings, at least one; iterated several times.
+        options: How the embeddings were made, such as `Embedder.options`: a mapping of values that JSON can represent.
 
     Raises:
-        ValueError: Another suffix, or no such folder.
-        ImportError: .parquet without pyarrow.
+        ValueError: The suffix is unknown, or the folder does not exist.
+        ImportError: A .parquet file without pyarrow.
         OSError: The file cannot be written.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.npz", [("recording.wav", embeddings)], {"hop_seconds": 0.96})
     """
     path = check_path(path)
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        _WRITERS[path.suffix](file, recordings)
+    text = None if options is None else json.dumps(options)
+    if path.suffix == ".csv":
+        _write_csv(path, recordings, text)
+        return
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        _WRITERS[path.suffix](file, recordings, text)
 
 
-def read_npz(path: str | os.PathLike[str], recording: str | None = None) -> Embeddings:
-    """Reads the embeddings of a recording from an .npz file that `write` made.
+def read_npz(path: PathLike, recording: str | None = None) -> Embeddings:
+    """Reads the embeddings of one recording from an .npz file written by `write`.
 
     Args:
         path: The file.
-        recording: Which recording, if it holds several.
+        recording: The name of the recording; required if the file contains several.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or a different one, would inflate to much more than its size, holds no such
-            recording, or several and none is named.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, is not a file of embeddings, would decompress to far more than its size, does
+            not contain the recording, or contains several and `recording` is None.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.npz", [("recording.wav", embeddings)])
+        >>> embedding_files.read_npz("x.npz").times
+        array([0.  , 0.96])
     """
     arrays = _npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
     times, values = arrays["times"], arrays["values"]
     names = arrays.get("files", np.full(len(times), ""))
     if recording is None:
         if len(set(names)) > 1:
-            raise ValueError(f"{path} holds {len(set(names))} recordings: name one, such as {names[0]}")
+            raise ValueError(f"{path} contains {len(set(names))} recordings: choose one, such as {names[0]}")
         return Embeddings(times, values)
     if recording not in names:
-        raise ValueError(f"{path} holds no embeddings of {recording}")
+        raise ValueError(f"{path} contains no embeddings of {recording}")
     return Embeddings(times[names == recording], values[names == recording])
+
+
+def read_options(path: PathLike) -> dict[str, Any]:
+    """Reads the options that a file of embeddings was made with.
+
+    Args:
+        path: A file written by `write`.
+
+    Returns:
+        The options; empty if the file was written without any.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The suffix is unknown, or the file is damaged.
+        ImportError: A .parquet file without pyarrow.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.npz", [("recording.wav", embeddings)], {"hop_seconds": 0.96})
+        >>> embedding_files.read_options("x.npz")
+        {'hop_seconds': 0.96}
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(_unknown_format(path, SUFFIXES))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    text = _OPTIONS_READERS[path.suffix](path)
+    if text is None:
+        return {}
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} contains invalid options: {error_message(error)}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} contains invalid options: expected a JSON object, got {type(options).__name__}")
+    return options
 
 
 # === .npz ===
 
 
-def _check_npz(path: str | os.PathLike[str], arrays: Mapping[str, _npz.ArrayHeader]) -> None:
+def _check_npz(path: PathLike, arrays: Mapping[str, _npz.ArrayHeader]) -> None:
     size = params.EMBEDDING_SIZE
     needed = [arrays[name] for name in ("times", "values") if name in arrays and arrays[name].dtype.kind in "fiu"]
     rows = needed[0].shape if needed else ()
     if [array.shape for array in needed] != [rows, (*rows, size)] or len(rows) != 1:
-        raise ValueError(f"{path} holds no embeddings: it needs times [n] and values [n, {size}]")
+        raise ValueError(f"{path} contains no embeddings: expected times [n] and values [n, {size}]")
     files = arrays.get("files")
     if files is not None and (files.shape != rows or files.dtype.kind != "U"):
         got = f"{files.dtype} {list(files.shape)}"
-        raise ValueError(f"{path}: files must hold {rows[0]} names, as many as there are times, got {got}")
+        raise ValueError(f"{path}: files must contain {rows[0]} names, one for each of times, got {got}")
 
 
-def _write_npz(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
-    # As np.savez does, but recording by recording.
+def _write_npz(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
+    # Equivalent to np.savez, but one recording at a time.
     counts = [(name, *embeddings.values.shape, embeddings.values.dtype) for name, embeddings in recordings]
     rows = sum(count for _, count, _, _ in counts)
     size, dtype = counts[0][2:]
     names = np.dtype(f"<U{max(len(name) for name, *_ in counts)}")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
-        def add(name: str, dtype: Any, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+        def add(name: str, dtype: Any, shape: tuple[int, ...], parts: Iterable[NDArray[Any]]) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(member, header)
@@ -110,22 +186,54 @@ def _write_npz(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) ->
         add("times", np.float64, (rows,), (embeddings.times for _, embeddings in recordings))
         add("values", dtype, (rows, size), (embeddings.values for _, embeddings in recordings))
         add("files", names, (rows,), (np.full(count, name, names) for name, count, _, _ in counts))
+        if options is not None:
+            add(_NPZ_OPTIONS, f"<U{len(options)}", (), [np.array(options)])
+
+
+def _read_npz_options(path: Path) -> str | None:
+    def check(arrays: Mapping[str, _npz.ArrayHeader]) -> None:
+        header = arrays.get(_NPZ_OPTIONS)
+        if header is not None and (header.shape != () or header.dtype.kind != "U"):
+            raise ValueError(f"{path}: options must be a text, got {header.dtype} {list(header.shape)}")
+
+    arrays = _npz.read_npz(path, [_NPZ_OPTIONS], check)
+    return str(arrays[_NPZ_OPTIONS]) if arrays else None
 
 
 # === .csv ===
 
 
-def _write_csv(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
-    # A file name need not be valid UTF-8.
+def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> None:
+    options_path = csv_options_path(path)
+    with contextlib.ExitStack() as stack:
+        if options is not None:
+            # Replaced last, after the old one is removed: embeddings never lie beside the options of others.
+            partial = stack.enter_context(atomic_write(options_path))
+            partial.write_text(f"{options}\n")
+        with atomic_write(path) as partial:
+            with partial.open("wb") as file:
+                _write_csv_rows(file, recordings)
+            options_path.unlink(missing_ok=True)
+
+
+def _write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings) -> None:
+    # File names may be invalid UTF-8.
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     rows = csv.writer(text)
     rows.writerow(["file", "time", *(f"embedding_{i}" for i in range(params.EMBEDDING_SIZE))])
     for name, embeddings in recordings:
         for time, values in zip(embeddings.times, embeddings.values, strict=True):
-            # The shortest digits that give the same float32 again.
+            # str writes the fewest digits that read back as the same float32.
             rows.writerow([name, f"{time:.2f}", *map(str, values)])
     text.flush()
     text.detach()
+
+
+def _read_csv_options(path: Path) -> bytes | None:
+    try:
+        return csv_options_path(path).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 # === .parquet ===
@@ -140,17 +248,22 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def parquet_schema(dtype: Any) -> Any:
-    """The columns of a Parquet file of embeddings of a dtype: file, time and embedding."""
+def parquet_schema(dtype: Any, options: Options | None = None) -> Any:
+    """The `pyarrow.Schema` of embeddings of a dtype: the columns file, time and embedding, and options as metadata."""
+    return _schema(dtype, None if options is None else json.dumps(options))
+
+
+def _schema(dtype: Any, options: str | None) -> Any:
     pyarrow = _pyarrow()
     embedding = pyarrow.list_(pyarrow.from_numpy_dtype(np.dtype(dtype)), params.EMBEDDING_SIZE)
-    return pyarrow.schema([("file", pyarrow.string()), ("time", pyarrow.float64()), ("embedding", embedding)])
+    columns = [("file", pyarrow.string()), ("time", pyarrow.float64()), ("embedding", embedding)]
+    return pyarrow.schema(columns, None if options is None else {_PARQUET_OPTIONS: options})
 
 
 def parquet_table(recordings: Sequence[tuple[str, Embeddings]], schema: Any) -> Any:
-    """The rows of recordings, at least one, as `pyarrow.Table` of `parquet_schema`."""
+    """The rows of one or more recordings as a `pyarrow.Table` with a schema from `parquet_schema`."""
     pyarrow = _pyarrow()
-    # Parquet's text is UTF-8, which a file name need not be.
+    # Parquet text is UTF-8; file names may be invalid UTF-8.
     names = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name, _ in recordings]
     files = np.repeat(np.array(names, object), [len(part.times) for _, part in recordings])
     times = np.concatenate([part.times for _, part in recordings])
@@ -163,25 +276,43 @@ def parquet_table(recordings: Sequence[tuple[str, Embeddings]], schema: Any) -> 
     return pyarrow.table(columns, schema)
 
 
-def _write_parquet(file: IO[bytes], recordings: Iterable[tuple[str, Embeddings]]) -> None:
+def _write_parquet(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
     pyarrow = _pyarrow()
-    schema = parquet_schema(next(embeddings.values.dtype for _, embeddings in recordings))
+    schema = _schema(next(embeddings.values.dtype for _, embeddings in recordings), options)
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for group in _groups(recordings):
             writer.write_table(parquet_table(group, schema))
 
 
-def _groups(recordings: Iterable[tuple[str, Embeddings]]) -> Iterator[list[tuple[str, Embeddings]]]:
-    """Recordings that together have rows enough for a group of a Parquet file."""
+def _groups(recordings: NamedEmbeddings) -> Iterator[list[tuple[str, Embeddings]]]:
+    """Batches of recordings, each with enough rows for a Parquet row group."""
     group, rows = [], 0
     for name, embeddings in recordings:
         group.append((name, embeddings))
         rows += len(embeddings.times)
-        if rows >= _ROWS_OF_A_GROUP:
+        if rows >= _ROWS_PER_GROUP:
             yield group
             group, rows = [], 0
     if group:
         yield group
 
 
-_WRITERS = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
+def _read_parquet_options(path: Path) -> bytes | None:
+    pyarrow = _pyarrow()
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file: {error_message(error)}") from error
+    text: bytes | None = metadata.get(_PARQUET_OPTIONS)
+    return text
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], NamedEmbeddings, str | None], None]] = {
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+}
+_OPTIONS_READERS: dict[str, Callable[[Path], str | bytes | None]] = {
+    ".npz": _read_npz_options,
+    ".csv": _read_csv_options,
+    ".parquet": _read_parquet_options,
+}

@@ -1,20 +1,22 @@
-"""How a recording at 16 kHz is cut into examples: hops, counts, samples and times."""
+"""How a recording at 16 kHz is cut into examples: hops, counts, samples and start times."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras import params
 
-PADDINGS = ("valid", "same")
+Padding = Literal["valid", "same"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
-def hop_frames(hop_seconds: float) -> int:
-    """The distance of examples in spectrogram frames.
+def hop_to_frames(hop_seconds: float) -> int:
+    """Converts the distance between examples to spectrogram frames.
 
     Args:
-        hop_seconds: Distance of examples in seconds, a positive multiple of 10 ms.
+        hop_seconds: Distance between examples in seconds, a positive multiple of 10 ms.
 
     Returns:
         The distance in frames of 10 ms.
@@ -31,60 +33,72 @@ def hop_frames(hop_seconds: float) -> int:
     return round(frames)
 
 
-def count_examples(num_samples: Any, hop_samples: int, padding: str) -> Any:
-    """How many examples a waveform gives.
+def hop_to_samples(hop_seconds: float) -> int:
+    """Converts the distance between examples to samples at 16 kHz; raises the errors of `hop_to_frames`."""
+    return hop_to_frames(hop_seconds) * params.STFT_HOP_SAMPLES
+
+
+def count_examples(num_samples: Any, hop_samples: int, padding: Padding) -> Any:
+    """Counts the examples of a waveform.
 
     Args:
         num_samples: Length of the waveform at 16 kHz: an int or an integer tensor of any shape.
-        hop_samples: Distance of examples in samples.
+        hop_samples: Distance between examples in samples.
         padding: "valid" counts whole examples; "same" counts as many as it takes to cover every sample, at least one.
 
     Returns:
-        The number of examples, int or tensor as `num_samples` is.
+        The number of examples: an int or a tensor, like `num_samples`.
     """
     if padding == "valid":
         return _positive((num_samples - params.EXAMPLE_SAMPLES) // hop_samples + 1)
-    # Where the hop is longer than an example, what lies in the gaps needs no example of its own.
+    # If the hop is longer than an example, the samples in the gaps need no example of their own.
     beyond_first = num_samples - max(params.EXAMPLE_SAMPLES, hop_samples)
     return 1 + _positive(-(-beyond_first // hop_samples))
 
 
 def _positive(number: Any) -> Any:
-    """The number, or 0 if it is negative: of integers, arrays and tensors alike."""
+    """Replaces negative numbers by 0, in integers, arrays and tensors alike."""
     return (number + abs(number)) // 2
 
 
-def cut_windows(blocks: Iterable[np.ndarray], hop_samples: int, padding: str) -> Iterator[np.ndarray]:
-    """Cuts a stream at 16 kHz into examples.
+def cut_segments(
+    blocks: Iterable[NDArray[np.float32]], hop_samples: int, padding: Padding
+) -> Iterator[NDArray[np.float32]]:
+    """Cuts a stream at 16 kHz into the segments of its examples.
 
     Args:
         blocks: float32 [samples] of any lengths.
-        hop_samples: Distance of examples.
+        hop_samples: Distance between examples.
         padding: "same" or "valid", as in `VGGish`.
 
     Yields:
-        float32 [15600], as many as `count_examples` says.
+        float32 [15600]; as many segments as `count_examples` counts examples.
     """
     size, hop = params.EXAMPLE_SAMPLES, hop_samples
     buffer = np.zeros(0, np.float32)
-    skip = 0  # samples until the next example, where the hop reaches beyond the buffer
-    any_window = False
+    skip = 0  # samples until the next segment, if the hop reaches beyond the buffer
+    any_segment = False
     for block in blocks:
         buffer = np.concatenate([buffer, block[skip:]])
         skip = max(0, skip - len(block))
         start = 0
         while len(buffer) - start >= size:
             yield buffer[start : start + size]
-            any_window = True
+            any_segment = True
             start += hop
         skip = max(skip, start - len(buffer))
         buffer = buffer[start:]
-    # The last window overlaps the rest, of which only what comes after it is not covered.
-    uncovered = len(buffer) - max(0, size - hop) if any_window else 1
+    # The last segment already covers the start of the remainder; only the rest still needs padding.
+    uncovered = len(buffer) - max(0, size - hop) if any_segment else 1
     if padding == "same" and uncovered > 0:
         yield np.pad(buffer, (0, size - len(buffer)))
 
 
-def start_times(count: int, hop_samples: int, first: int = 0) -> np.ndarray:
-    """The starts of `count` examples from the one of index `first`: float64 [count] seconds."""
+def start_times(count: int, hop_samples: int, first: int = 0) -> NDArray[np.float64]:
+    """Returns the start times of `count` examples, from the example of index `first`: float64 [count] seconds."""
     return np.arange(first, first + count) * hop_samples / params.SAMPLE_RATE
+
+
+# Temporary names.
+cut_windows = cut_segments
+hop_frames = hop_to_frames

@@ -4,27 +4,28 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import keras
 
 from vggish_keras import params
 from vggish_keras._validation import check_choice
-from vggish_keras.framing import PADDINGS, count_examples, hop_frames
+from vggish_keras.framing import PADDINGS, Padding, count_examples, hop_to_frames, hop_to_samples
 
 # === Spectrogram ===
 
 
-def hann_window() -> np.ndarray:
-    """Periodic Hann window, float64 [400]: one that is computed in float32 leaks into quiet mel bands."""
+def hann_window() -> NDArray[np.float64]:
+    """Returns the periodic Hann window, float64 [400]: computed in float32 it would leak into quiet mel bands."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.STFT_WINDOW_SAMPLES) / params.STFT_WINDOW_SAMPLES)
 
 
 def hz_to_mel(hz: Any) -> Any:
-    """Frequency on the HTK mel scale."""
+    """Converts a frequency to the HTK mel scale."""
     return params.MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(hz, np.float64) / params.MEL_BREAK_HZ)
 
 
-def mel_matrix() -> np.ndarray:
-    """Weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
+def mel_matrix() -> NDArray[np.float64]:
+    """Returns the weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
 
     Returns:
         float64 [257, 64]. The DC bin has no weight.
@@ -34,7 +35,8 @@ def mel_matrix() -> np.ndarray:
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins - lower) / (center - lower)
     falling = (upper - bins) / (upper - center)
-    return np.maximum(0, np.minimum(rising, falling))
+    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return weights
 
 
 # === Layer ===
@@ -44,30 +46,37 @@ def mel_matrix() -> np.ndarray:
 class LogMelExamples(keras.layers.Layer):
     """Cuts 16 kHz waveforms into the log-mel examples that VGGish was trained on.
 
-    The spectrogram has no centring and no padding of its own, as the published NumPy front end has none: an example
-    of 96 frames takes 15,600 samples. It is computed in float32 whatever the dtype policy is.
+    Like the published NumPy front end, the spectrogram is neither centered nor padded: an example of 96 frames needs
+    15,600 samples. It is computed in float32 under any dtype policy.
 
     Args:
-        hop_seconds: Distance of examples in seconds, any multiple of 10 ms.
-        padding: "valid" gives whole examples only; "same" pads the end with zeros so that every sample is covered and
-            there is at least one example.
+        hop_seconds: Distance between examples in seconds, any multiple of 10 ms.
+        padding: "valid" returns whole examples only; "same" pads the end with zeros so that every sample is covered
+            and there is at least one example.
 
     Input shape:
-        float32 [batch, samples] in [-1, 1]; or a dictionary of that as "waveform" and int32 [batch] as "num_samples",
-        each clip's own length, which must not be negative nor exceed `samples`.
+        float32 [batch, samples] in [-1, 1]; or a dictionary of these as "waveform" and int32 [batch] as "num_samples",
+        each clip's own length, between 0 and `samples`.
 
     Output shape:
         float32 [batch, examples, 96, 64]. With "num_samples", samples beyond a clip's length count as padding, and the
-        output carries a Keras mask [batch, examples] of the examples that exist.
+        output has a Keras mask [batch, examples] of the examples within each clip's length.
 
     Raises:
-        ValueError: A bad argument, or an input that is not [batch, samples].
-        TypeError: An input of integers, which would be samples that nobody scaled.
+        ValueError: An invalid argument, or an input that is not [batch, samples].
+        TypeError: Integer input: samples must be scaled to floats first.
+
+    Example:
+        >>> waveforms = np.random.default_rng(0).uniform(-1, 1, (2, 32_000)).astype("float32")
+        >>> vk.LogMelExamples(hop_seconds=0.5)(waveforms).shape
+        TensorShape([2, 3, 96, 64])
     """
 
-    def __init__(self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: str = "valid", **kwargs: Any) -> None:
+    def __init__(
+        self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: Padding = "valid", **kwargs: Any
+    ) -> None:
         check_choice("padding", padding, PADDINGS)
-        frames = hop_frames(hop_seconds)
+        frames = hop_to_frames(hop_seconds)
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.hop_seconds = float(hop_seconds)
         self.padding = padding
@@ -75,6 +84,11 @@ class LogMelExamples(keras.layers.Layer):
         self.hop_samples = frames * params.STFT_HOP_SAMPLES
         self._window = hann_window().astype(np.float32)
         self._mel_matrix = mel_matrix().astype(np.float32)
+        self._mask = ExampleMask(hop_seconds, padding)
+
+    def build(self, input_shape: Any) -> None:
+        self._mask.build(input_shape)
+        super().build(input_shape)
 
     def call(self, inputs: Any) -> tf.Tensor:
         waveform, num_samples = _split(inputs)
@@ -92,16 +106,16 @@ class LogMelExamples(keras.layers.Layer):
         return tf.signal.frame(self.log_mel(waveform), params.EXAMPLE_FRAMES, self.hop_frames, axis=1)
 
     def log_mel(self, waveform: tf.Tensor) -> tf.Tensor:
-        """The spectrogram: float32 [batch, samples] -> [batch, (samples - 240) // 160, 64]."""
+        """Computes the spectrogram: float32 [batch, samples] -> [batch, (samples - 240) // 160, 64]."""
         frames = tf.signal.frame(waveform, params.STFT_WINDOW_SAMPLES, params.STFT_HOP_SAMPLES) * self._window
-        # tf.signal.stft would do, but for batches of nothing: rfft does not pad these.
+        # Not tf.signal.stft: its rfft does not pad empty batches.
         frames = tf.pad(frames, [[0, 0], [0, 0], [0, params.FFT_SIZE - params.STFT_WINDOW_SAMPLES]])
         spectrum = tf.signal.rfft(frames)
         return tf.math.log(tf.matmul(tf.abs(spectrum), self._mel_matrix) + params.LOG_OFFSET)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         # A layer, because Keras 3 asks for the mask with symbolic tensors too.
-        return ExampleMask(self.hop_seconds, self.padding)(inputs) if isinstance(inputs, dict) else None
+        return self._mask(inputs) if isinstance(inputs, dict) else None
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "hop_seconds": self.hop_seconds, "padding": self.padding}
@@ -109,16 +123,19 @@ class LogMelExamples(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
 class ExampleMask(keras.layers.Layer):
-    """Tells which examples a clip's own length gives: what `LogMelExamples` takes -> bool [batch, examples]."""
+    """Computes the mask of the examples within each clip's length.
 
-    def __init__(self, hop_seconds: float, padding: str, **kwargs: Any) -> None:
+    Call it on inputs of `LogMelExamples` with "num_samples". The result is bool [batch, examples].
+    """
+
+    def __init__(self, hop_seconds: float, padding: Padding, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hop_seconds = hop_seconds
         self.padding = padding
 
     def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         waveform, num_samples = _split(inputs)
-        hop_samples = hop_frames(self.hop_seconds) * params.STFT_HOP_SAMPLES
+        hop_samples = hop_to_samples(self.hop_seconds)
         num_examples = count_examples(num_samples, hop_samples, self.padding)
         return tf.sequence_mask(num_examples, count_examples(_length(waveform), hop_samples, self.padding))
 
@@ -127,7 +144,7 @@ class ExampleMask(keras.layers.Layer):
 
 
 def _split(inputs: Any) -> tuple[Any, Any]:
-    """The waveform and, where the input has it, num_samples."""
+    """Returns the waveform and, if the input has it, num_samples."""
     if isinstance(inputs, dict):
         if set(inputs) != {"waveform", "num_samples"}:
             raise ValueError(f'expected "waveform" and "num_samples", got {sorted(inputs)}')
@@ -143,13 +160,13 @@ def _check_waveform(waveform: tf.Tensor) -> None:
 
 
 def _length(waveform: tf.Tensor) -> Any:
-    """Samples per clip: an int where it is known while tracing."""
+    """Returns the samples per clip: an int if it is known while tracing."""
     static = waveform.shape[1]
     return tf.shape(waveform)[1] if static is None else int(static)
 
 
 def silence_beyond(waveform: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
-    """Zeros beyond each clip's own length, even in place of NaN.
+    """Replaces samples beyond each clip's own length by zeros, even NaN.
 
     Args:
         waveform: float32 [batch, samples].
@@ -159,7 +176,8 @@ def silence_beyond(waveform: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
         float32 [batch, samples].
 
     Raises:
-        tf.errors.InvalidArgumentError: `num_samples` has another length, or one is negative or beyond `samples`.
+        tf.errors.InvalidArgumentError: `num_samples` has an unexpected length, or a value is negative or beyond
+            `samples`.
     """
     clips, samples = tf.unstack(tf.shape(waveform, num_samples.dtype))
     outside = "num_samples must lie between 0 and the length of the waveform"

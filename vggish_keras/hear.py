@@ -1,11 +1,10 @@
-"""The common API of HEAR 2021, Holistic Evaluation of Audio Representations.
+"""The API of HEAR 2021, the Holistic Evaluation of Audio Representations.
 
-`hear-validator vggish_keras.hear [--model WEIGHTS]` checks it.
+Validate it with `hear-validator vggish_keras.hear [--model WEIGHTS]`.
 """
 
-from typing import Any
-
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from vggish_keras import params
 from vggish_keras._fork import check_process
@@ -14,18 +13,26 @@ from vggish_keras.frontend import LogMelExamples
 from vggish_keras.model import VGGish
 
 TIMESTAMP_HOP_MS = 50.0
-"""The longest that HEAR advises, for the tolerance of its transcription tasks."""
+"""The longest hop that HEAR recommends, because of the tolerance of its transcription tasks."""
 
 _BATCH_SIZE = 64
 
 
 class HearModel(tf.Module):
-    """VGGish with the attributes that HEAR asks for; `load_model` makes it.
+    """VGGish with the attributes that HEAR requires, as returned by `load_model`.
+
+    Args:
+        weights: As in `VGGish`; None for random weights.
 
     Attributes:
-        sample_rate: Hz, of the audio that it takes.
-        scene_embedding_size: Values of a scene embedding.
-        timestamp_embedding_size: Values of a timestamp embedding.
+        sample_rate: The sample rate of its input in Hz.
+        scene_embedding_size: The size of a scene embedding.
+        timestamp_embedding_size: The size of a timestamp embedding.
+
+    Example:
+        >>> from vggish_keras import hear
+        >>> hear.HearModel.sample_rate, hear.HearModel.scene_embedding_size
+        (16000, 128)
     """
 
     sample_rate: int = params.SAMPLE_RATE
@@ -39,7 +46,7 @@ class HearModel(tf.Module):
         self._embed_batch = tf.function(lambda examples: self._network(examples, training=False), signature)
 
     def embed_examples(self, examples: tf.Tensor) -> tf.Tensor:
-        """[n, 96, 64] -> [n, 128], batch by batch."""
+        """Embeds log-mel examples [n, 96, 64] in batches: float32 [n, 128]."""
         batches = range(0, int(examples.shape[0]), _BATCH_SIZE)
         return tf.concat([self._embed_batch(examples[start : start + _BATCH_SIZE]) for start in batches], axis=0)
 
@@ -48,63 +55,88 @@ def load_model(model_file_path: str = "") -> HearModel:
     """Loads the model.
 
     Args:
-        model_file_path: A TF-Slim checkpoint or Keras weights file; by default the published weights.
+        model_file_path: A TF-Slim checkpoint or Keras weights file. Defaults to the published weights.
+
+    Returns:
+        The model, for the other functions of this module.
 
     Raises:
-        FileNotFoundError: There are no such weights, or the published ones cannot be had.
-        ValueError: They do not fit.
+        FileNotFoundError: The file does not exist, or the published weights are not available.
+        ValueError: The weights do not fit the model.
+
+    Example:
+        >>> from vggish_keras import hear
+        >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
+        >>> hear_model = hear.load_model("vggish.ckpt")
+        >>> embeddings, timestamps = hear.get_timestamp_embeddings(np.zeros((2, 16_000)), hear_model)
+        >>> embeddings.shape
+        TensorShape([2, 21, 128])
     """
     return HearModel(model_file_path or params.AUDIOSET)
 
 
 def get_timestamp_embeddings(
-    audio: Any, model: HearModel, hop_size: float = TIMESTAMP_HOP_MS
+    audio: ArrayLike | tf.Tensor, model: HearModel, hop_size: float = TIMESTAMP_HOP_MS
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Embeds sounds at regular times.
+    """Embeds sounds at regular timestamps.
 
-    Each embedding hears 0.975 s around its timestamp; beyond the ends of a sound there is silence.
+    Each embedding covers the 0.975 s around its timestamp. Sounds are padded with silence at both ends.
 
     Args:
-        audio: float32 [sounds, samples] in [-1, 1] at 16 kHz.
-        model: Of `load_model`.
+        audio: float32 [n_sounds, n_samples] in [-1, 1] at 16 kHz.
+        model: As returned by `load_model`.
         hop_size: Milliseconds between timestamps, a multiple of 10.
 
     Returns:
-        Embeddings, float32 [sounds, timestamps, 128]; and the timestamps, float32 [sounds, timestamps]: the centres of
-        what was heard, in milliseconds, the first at 0 and the last not beyond the end.
+        Embeddings, float32 [n_sounds, n_timestamps, 128], and timestamps, float32 [n_sounds, n_timestamps], the
+        centers of what each embedding covers, in milliseconds. The first is 0, the last is not beyond the end.
 
     Raises:
-        ValueError: `audio` has another shape, or `hop_size` is no multiple of 10.
+        ValueError: The shape of `audio` is invalid, or `hop_size` is not a multiple of 10.
+
+    Example:
+        >>> from vggish_keras import hear
+        >>> hear_model = hear.HearModel(weights=None)
+        >>> embeddings, timestamps = hear.get_timestamp_embeddings(np.zeros((1, 16_000)), hear_model, hop_size=500)
+        >>> embeddings.shape
+        TensorShape([1, 3, 128])
+        >>> timestamps.numpy().tolist()
+        [[0.0, 500.0, 1000.0]]
     """
     half = params.EXAMPLE_SAMPLES // 2
     front_end = LogMelExamples(hop_size / 1_000)
-    padded = tf.pad(_checked(audio), [[0, 0], [half, half]])
+    padded = tf.pad(_check_audio(audio), [[0, 0], [half, half]])
     embeddings = tf.stack([model.embed_examples(front_end(sound[tf.newaxis])[0]) for sound in padded])
     timestamps = hop_size * tf.range(embeddings.shape[1], dtype=tf.float32)
     return embeddings, tf.repeat(timestamps[tf.newaxis], embeddings.shape[0], axis=0)
 
 
-def get_scene_embeddings(audio: Any, model: HearModel) -> tf.Tensor:
-    """Embeds whole sounds: the mean over examples that follow each other.
+def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.Tensor:
+    """Embeds whole sounds: the mean over consecutive examples.
 
     Args:
-        audio: float32 [sounds, samples] in [-1, 1] at 16 kHz.
-        model: Of `load_model`.
+        audio: float32 [n_sounds, n_samples] in [-1, 1] at 16 kHz.
+        model: As returned by `load_model`.
 
     Returns:
-        float32 [sounds, 128].
+        float32 [n_sounds, 128].
 
     Raises:
-        ValueError: `audio` has another shape.
+        ValueError: The shape of `audio` is invalid.
+
+    Example:
+        >>> from vggish_keras import hear
+        >>> hear.get_scene_embeddings(np.zeros((2, 16_000)), hear.HearModel(weights=None)).shape
+        TensorShape([2, 128])
     """
     front_end = LogMelExamples(padding="same")
-    sounds = [model.embed_examples(front_end(sound[tf.newaxis])[0]) for sound in _checked(audio)]
+    sounds = [model.embed_examples(front_end(sound[tf.newaxis])[0]) for sound in _check_audio(audio)]
     return tf.stack([tf.reduce_mean(embeddings, axis=0) for embeddings in sounds])
 
 
-def _checked(audio: Any) -> tf.Tensor:
+def _check_audio(audio: ArrayLike | tf.Tensor) -> tf.Tensor:
     check_process()
     audio = tf.convert_to_tensor(audio, tf.float32)
     if audio.shape.rank != 2 or not audio.shape[0]:
-        raise ValueError(f"expected audio of shape [sounds, samples], with at least one sound, got {audio.shape}")
+        raise ValueError(f"expected audio of shape [n_sounds, n_samples] with at least one sound, got {audio.shape}")
     return audio

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._validation import check_choice
+
+Pooling = Literal["avg", "max"]
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
 class FoldExamples(keras.layers.Layer):
     """Joins all leading axes to one batch of images: [.., 96, 64] -> [examples, 96, 64, 1].
 
-    Where there is no example it makes one of zeros, because TensorFlow's convolution fails on none on processors;
+    An empty batch becomes one image of zeros, because TensorFlow's convolution rejects empty batches on CPUs;
     `UnfoldExamples` drops it.
     """
 
@@ -24,15 +27,15 @@ class FoldExamples(keras.layers.Layer):
         return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
-        """No image is masked: `UnfoldExamples` takes the mask up again."""
+        """Returns None: images are not masked, and `UnfoldExamples` restores the mask."""
         return None
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
 class UnfoldExamples(keras.layers.Layer):
-    """Gives embeddings the leading axes that the examples had, and zeros where an example is masked.
+    """Restores the leading axes of the examples, and replaces the embeddings of masked examples by zeros.
 
-    Call it on [embeddings, examples]: [examples, 128] and [.., 96, 64] -> [.., 128], with the examples' mask.
+    Call it on [embeddings, examples]: [examples, 128] and [.., 96, 64] -> [.., 128], with the mask of the examples.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -51,8 +54,37 @@ class UnfoldExamples(keras.layers.Layer):
 
 
 def zero_masked(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """`values` [.., size] with zeros where `mask` [..] is False, even in place of NaN."""
+    """Returns `values` [.., size] with zeros where `mask` [..] is False, even in place of NaN."""
     return values if mask is None else tf.where(mask[..., tf.newaxis], values, tf.zeros([], values.dtype))
+
+
+@keras.utils.register_keras_serializable(package="vggish_keras")
+class PoolExamples(keras.layers.Layer):
+    """Mean or maximum over the examples that are not masked: [batch, n, 128] -> [batch, 128].
+
+    The result for a clip without examples is zero.
+    """
+
+    def __init__(self, pooling: Pooling, **kwargs: Any) -> None:
+        check_choice("pooling", pooling, get_args(Pooling))
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.pooling = pooling
+
+    def call(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:
+        exists = tf.ones(tf.shape(inputs)[:2], bool) if mask is None else mask
+        if self.pooling == "max":
+            lowest = tf.where(exists[..., tf.newaxis], inputs, inputs.dtype.min)
+            return zero_masked(tf.reduce_max(lowest, axis=1), tf.reduce_any(exists, axis=1))
+        total = tf.reduce_sum(zero_masked(inputs, exists), axis=1)
+        count = tf.reduce_sum(tf.cast(exists, inputs.dtype), axis=1, keepdims=True)
+        return tf.math.divide_no_nan(total, count)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """Returns None: the masked axis is reduced."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pooling": self.pooling}
 
 
 def _initializer() -> Any:
@@ -60,13 +92,12 @@ def _initializer() -> Any:
 
 
 def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) -> Any:
-    """Puts the network on top of examples, layer by layer.
+    """Applies the network to examples, layer by layer.
 
     Args:
         examples: Keras tensor [.., 96, 64].
-        dtype: Dtype policy of the layers up to the embedding, which is float32; None takes the global policy.
-        initialize: False leaves zeros where values are loaded at once: drawing 72 million numbers takes 2 s.
-            Then `restore_initializers` tells the layers what they would have started from.
+        dtype: Dtype policy of the layers up to the embedding, which is float32; None uses the global policy.
+        initialize: False starts from zeros, for weights that are about to be loaded: random initialization takes 2 s.
 
     Returns:
         Keras tensor, float32 [.., 128]: the embedding before any activation.
@@ -102,7 +133,7 @@ def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) ->
 
 
 def restore_initializers(model: Any) -> None:
-    """Lets clones of a model that was built with `initialize=False` start from random weights, not from zeros."""
+    """Gives a model that was built with `initialize=False` its random initializers, for clones of it."""
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
             layer.kernel_initializer = _initializer()
@@ -112,7 +143,7 @@ def restore_initializers(model: Any) -> None:
 
 
 def slim_variables(model: Any) -> dict[str, Any]:
-    """TF-Slim's name of each of the network's 18 variables.
+    """Returns the network's 18 variables by their names in TF-Slim.
 
     Args:
         model: A Keras model with the layers conv1 .. fc2, at any depth.
@@ -121,7 +152,7 @@ def slim_variables(model: Any) -> dict[str, Any]:
         Name -> variable of the model.
 
     Raises:
-        ValueError: The model contains no VGGish, or more than one.
+        ValueError: The model does not contain exactly one VGGish.
     """
     layers = network_layers(model)
     variables = {}
@@ -132,10 +163,10 @@ def slim_variables(model: Any) -> dict[str, Any]:
 
 
 def network_layers(model: Any) -> dict[str, Any]:
-    """The layers by name of the VGGish, at any depth, in a Keras model.
+    """Returns the layers of the VGGish in a Keras model, at any depth, by name.
 
     Raises:
-        ValueError: The model contains no VGGish, or more than one.
+        ValueError: The model does not contain exactly one VGGish.
     """
     found = list(_networks(model))
     if len(found) != 1:
@@ -145,7 +176,7 @@ def network_layers(model: Any) -> dict[str, Any]:
 
 
 def _networks(model: Any) -> Iterator[dict[str, Any]]:
-    """The layers by name of each model, at any depth, whose own layers are VGGish's."""
+    """Yields the layers by name of each nested model that has all layers of VGGish."""
     for nested in nested_models(model):
         layers = {layer.name: layer for layer in nested.layers}
         if layers.keys() >= params.SLIM_SCOPES.keys():
@@ -153,7 +184,7 @@ def _networks(model: Any) -> Iterator[dict[str, Any]]:
 
 
 def nested_models(model: Any) -> Iterator[Any]:
-    """A Keras model and the models in it, at any depth."""
+    """Yields a Keras model and the models in it, at any depth."""
     yield model
     for layer in model.layers:
         if hasattr(layer, "layers"):

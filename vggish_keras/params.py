@@ -34,7 +34,7 @@ EXAMPLE_SAMPLES: Final = STFT_WINDOW_SAMPLES + (EXAMPLE_FRAMES - 1) * STFT_HOP_S
 
 EMBEDDING_SIZE: Final = 128
 INIT_STDDEV: Final = 0.01
-"""Of the truncated normal that untrained weights are drawn from; biases are zero."""
+"""Standard deviation of the truncated-normal initializer of kernels; biases are zero."""
 LEARNING_RATE: Final = 1e-4
 ADAM_EPSILON: Final = 1e-8
 
@@ -69,7 +69,7 @@ class PublishedFile(NamedTuple):
 
 
 AUDIOSET: Final = "audioset"
-"""The name of the published files, wherever weights or PCA parameters are asked for."""
+"""The name of the published files, for arguments that accept weights or PCA parameters."""
 PUBLISHED_URL: Final = "https://storage.googleapis.com/audioset/"
 CHECKPOINT: Final = PublishedFile("vggish_model.ckpt", "md5:d1c7011e6366aa34176bb05c705e31a8")
 PCA_PARAMS: Final = PublishedFile(

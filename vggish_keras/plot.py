@@ -1,71 +1,71 @@
-"""Pictures of a recording and of embeddings on one time axis."""
+"""Plots of a recording and its embeddings on a common time axis."""
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._atomic import atomic_write
+from vggish_keras._validation import PathLike
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import read_waveform
 
-_MOST_COLUMNS = 4_000
-"""More than a picture has pixels; beyond, neighbours are joined."""
-_MOST_EMBEDDINGS = 1_000
-_FRAMES_OF_A_BLOCK = 6_000
+if TYPE_CHECKING:
+    from vggish_keras.spectrogram_overview import SpectrogramOverview
+
+_MAX_EMBEDDINGS = 1_000
+"""More than an image has pixels; beyond that, neighbors are averaged."""
 
 
 def plot_recording(
-    path: str | os.PathLike[str],
+    path: PathLike,
     source: audio.Source,
     embeddings: Embeddings,
     title: str,
     note: str = "",
     similarity: bool = False,
 ) -> None:
-    """Draws a recording of any length, waveform and log-mel spectrogram, and its embeddings.
+    """Plots the waveform, the log-mel spectrogram and the embeddings of a recording of any length.
 
     Args:
-        path: The picture to write, .png or .svg.
-        source: The recording, as `audio.open_audio` takes it.
+        path: The .png or .svg file to write.
+        source: The recording, as in `audio.open_audio`.
         embeddings: Its embeddings.
-        title: Drawn above.
-        note: What a reader must know of these embeddings, drawn in red under the title.
+        title: The title of the figure.
+        note: A remark on the embeddings, drawn in red below the title.
         similarity: True adds a matrix of the cosine similarities of the embeddings.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     figure = _figure(title, height=8 + 6 * similarity)
-    columns, seconds = _spectrogram_and_range(source)
-    edges = np.linspace(0, seconds, len(columns) + 1)
     rows = figure.subplots(3 + similarity, height_ratios=(1, 2, 3, 6)[: 3 + similarity])
-    wave_axes, mel_axes, embedding_axes = rows[:3]
-
-    wave_axes.set_title(note, color="firebrick")
-    wave_axes.stairs(columns[:, -1], edges, baseline=columns[:, -2], fill=True)
-    wave_axes.set(ylabel="waveform", ylim=(-1.05, 1.05), xlim=(0, seconds))
-
-    log_mel = columns[:, : params.NUM_MEL_BANDS]
-    extent = (0, seconds, 0, params.NUM_MEL_BANDS)
-    image = mel_axes.imshow(log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", rasterized=True)
-    mel_axes.set(ylabel="mel band, 125-7,500 Hz", xlim=(0, seconds))
-    figure.colorbar(image, ax=mel_axes, label="log(mel + 0.01)")
-
-    _draw_embeddings(figure, embedding_axes, embeddings, seconds)
+    overview = _overview(source)
+    _draw_overview(figure, rows[0], rows[1], overview)
+    rows[0].set_title(note, color="firebrick")
+    _draw_embeddings(figure, rows[2], embeddings, overview.seconds)
     if similarity:
         _draw_similarity(figure, rows[3], embeddings)
     _save(figure, path)
 
 
-def plot_embeddings(path: str | os.PathLike[str], embeddings: Embeddings, title: str, similarity: bool = False) -> None:
-    """Draws embeddings without their recording; the arguments are those of `plot_recording`."""
+def plot_embeddings(path: PathLike, embeddings: Embeddings, title: str, similarity: bool = False) -> None:
+    """Plots embeddings without their recording.
+
+    Args:
+        path: The .png or .svg file to write.
+        embeddings: The embeddings.
+        title: The title of the figure.
+        similarity: True adds a matrix of the cosine similarities of the embeddings.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     figure = _figure(title, height=5 + 6 * similarity)
     rows = figure.subplots(1 + similarity, height_ratios=(3, 6)[: 1 + similarity], squeeze=False)[:, 0]
-    edges = _edges(embeddings)
-    _draw_embeddings(figure, rows[0], embeddings, edges[-1])
+    _draw_embeddings(figure, rows[0], embeddings, _end(embeddings))
     if similarity:
         _draw_similarity(figure, rows[1], embeddings)
     _save(figure, path)
@@ -75,25 +75,46 @@ def _figure(title: str, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "vggish[plot]"') from error
+        raise ImportError('plotting requires matplotlib: pip install "vggish[plot]"') from error
     figure = Figure(figsize=(11, height), layout="constrained")
-    # A file's name need be neither mathematics nor valid text.
+    # A file name may contain `$` or bytes that are not valid text.
     text = title.encode(errors="surrogateescape").decode(errors="backslashreplace")
     figure.suptitle(text, parse_math=False)
     return figure
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def _save(figure: Any, path: PathLike) -> None:
     path = Path(path)
-    with atomic_write(path) as aside:
-        figure.savefig(aside, dpi=120, format=path.suffix[1:])
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+
+
+def _overview(source: audio.Source) -> "SpectrogramOverview":
+    from vggish_keras.spectrogram_overview import SpectrogramOverview  # which loads TensorFlow
+
+    overview = SpectrogramOverview()
+    for block in read_waveform(source):
+        overview.add(block)
+    return overview
+
+
+def _draw_overview(figure: Any, wave_axes: Any, mel_axes: Any, overview: "SpectrogramOverview") -> None:
+    seconds, (log_mel, lowest, highest) = overview.seconds, overview.columns
+    edges = np.linspace(0, seconds, len(log_mel) + 1)
+    wave_axes.stairs(highest, edges, baseline=lowest, fill=True)
+    wave_axes.set(ylabel="waveform", ylim=(-1.05, 1.05), xlim=(0, seconds))
+
+    extent = (0, seconds, 0, params.NUM_MEL_BANDS)
+    image = mel_axes.imshow(log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", rasterized=True)
+    mel_axes.set(ylabel="mel band, 125-7,500 Hz", xlim=(0, seconds))
+    figure.colorbar(image, ax=mel_axes, label="log(mel + 0.01)")
 
 
 def _draw_embeddings(figure: Any, axes: Any, embeddings: Embeddings, seconds: float) -> None:
     if len(embeddings.times):
-        values = _join_neighbours(embeddings.values, _MOST_EMBEDDINGS)
+        values = _average_neighbors(embeddings.values)
         dimensions = np.arange(values.shape[1] + 1)
-        edges = _joined_edges(embeddings, len(values))
+        edges = _edges(embeddings, len(values))
         mesh = axes.pcolormesh(edges, dimensions, values.T, cmap="viridis", rasterized=True)
         figure.colorbar(mesh, ax=axes, label="value")
     axes.set(ylabel="embedding dimension", xlabel="seconds", xlim=(0, seconds))
@@ -101,89 +122,35 @@ def _draw_embeddings(figure: Any, axes: Any, embeddings: Embeddings, seconds: fl
 
 def _draw_similarity(figure: Any, axes: Any, embeddings: Embeddings) -> None:
     if len(embeddings.times):
-        values = _join_neighbours(embeddings.values, _MOST_EMBEDDINGS)
+        values = _average_neighbors(embeddings.values)
         norms = np.linalg.norm(values, axis=1, keepdims=True)
         directions = values / np.where(norms > 0, norms, 1)
-        edges = _joined_edges(embeddings, len(values))
+        edges = _edges(embeddings, len(values))
         mesh = axes.pcolormesh(edges, edges, directions @ directions.T, cmap="cividis", rasterized=True)
         figure.colorbar(mesh, ax=axes, label="cosine similarity")
     axes.set(xlabel="seconds", ylabel="seconds", aspect="equal")
 
 
-def _edges(embeddings: Embeddings) -> np.ndarray:
-    """Where examples begin, and where the last one's successor would."""
+def _edges(embeddings: Embeddings, count: int) -> NDArray[np.float64]:
+    """The starts of `count` groups of embeddings, and the end of the last group: float64 [count + 1] seconds."""
+    starts = _group_starts(len(embeddings.times), count)
+    return np.append(embeddings.times[starts], _end(embeddings))
+
+
+def _end(embeddings: Embeddings) -> float:
+    """Where the next example would start."""
     times = embeddings.times
     hop = times[1] - times[0] if len(times) > 1 else params.EXAMPLE_HOP_SECONDS
-    return np.append(times, times[-1] + hop if len(times) else hop)
+    return float(times[-1] + hop) if len(times) else hop
 
 
-def _joined_edges(embeddings: Embeddings, count: int) -> np.ndarray:
-    edges = _edges(embeddings)
-    return edges[np.append(_group_starts(len(embeddings.times), count), -1)]
-
-
-def _group_starts(rows: int, groups: int) -> np.ndarray:
+def _group_starts(rows: int, groups: int) -> NDArray[np.int_]:
     return np.arange(groups) * rows // groups
 
 
-def _join_neighbours(values: np.ndarray, most: int) -> np.ndarray:
-    """Means of successive rows, at most `most` of them: float32."""
+def _average_neighbors(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Averages successive rows, so that at most `_MAX_EMBEDDINGS` rows are left."""
     values = values.astype(np.float32)
-    starts = _group_starts(len(values), min(len(values), most))
+    starts = _group_starts(len(values), min(len(values), _MAX_EMBEDDINGS))
     sizes = np.diff(np.append(starts, len(values)))
     return np.add.reduceat(values, starts, axis=0) / sizes[:, np.newaxis]
-
-
-# === Recordings ===
-
-
-def _spectrogram_and_range(source: audio.Source) -> tuple[np.ndarray, float]:
-    """What there is to draw of a recording, in memory that does not grow with it.
-
-    Returns:
-        float32 [columns, 66]: the log-mel spectrogram, and the lowest and highest sample of each column; and how many
-        seconds they cover.
-    """
-    from vggish_keras.frontend import LogMelExamples  # which loads TensorFlow
-
-    front_end = LogMelExamples()
-    step, overlap = params.STFT_HOP_SAMPLES, params.STFT_WINDOW_SAMPLES - params.STFT_HOP_SAMPLES
-    buffer = np.zeros(0, np.float32)
-    columns = np.zeros((0, params.NUM_MEL_BANDS + 2), np.float32)
-    pending: list[np.ndarray] = []
-    frames_of_a_column, frames = 1, 0
-
-    def add(samples: np.ndarray) -> None:
-        nonlocal columns, frames, frames_of_a_column, pending
-        log_mel = np.asarray(front_end.log_mel(samples[np.newaxis]))[0]
-        steps = samples[: len(log_mel) * step].reshape(-1, step)
-        frames += len(log_mel)
-        pending.append(np.column_stack([log_mel, steps.min(axis=1), steps.max(axis=1)]))
-        rows = np.concatenate(pending)
-        whole = len(rows) // frames_of_a_column * frames_of_a_column
-        columns = np.concatenate([columns, _join_columns(rows[:whole], frames_of_a_column)])
-        pending = [rows[whole:]]
-        while len(columns) > _MOST_COLUMNS:
-            even = len(columns) // 2 * 2
-            # An odd one waits with its frames, of which only the mean is left.
-            pending.insert(0, np.repeat(columns[even:], frames_of_a_column, axis=0))
-            columns = _join_columns(columns[:even], 2)
-            frames_of_a_column *= 2
-
-    for block in read_waveform(source):
-        buffer = np.concatenate([buffer, block])
-        while len(buffer) >= _FRAMES_OF_A_BLOCK * step + overlap:
-            add(buffer[: _FRAMES_OF_A_BLOCK * step + overlap])
-            buffer = buffer[_FRAMES_OF_A_BLOCK * step :]
-    missing = -len(buffer) % step
-    add(np.pad(buffer, (0, missing + overlap + (step if not len(buffer) else 0))))
-    rest = np.concatenate(pending)
-    if len(rest):
-        columns = np.concatenate([columns, _join_columns(rest, len(rest))])
-    return columns, frames * step / params.SAMPLE_RATE
-
-
-def _join_columns(columns: np.ndarray, size: int) -> np.ndarray:
-    """Joins each `size` successive columns to one."""
-    groups = columns.reshape(-1, size, columns.shape[1])
-    return np.column_stack([groups[..., :-2].mean(axis=1), groups[..., -2].min(axis=1), groups[..., -1].max(axis=1)])

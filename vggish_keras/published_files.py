@@ -13,26 +13,26 @@ from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike
 
 _DOWNLOAD = ".download-"
-"""In the names of folders of downloads."""
+"""Part of the names of folders that hold downloads."""
 
 
 def cache_dir() -> Path:
-    """The folder of the published files: `VGGISH_KERAS_HOME`, else the user's cache folder of the platform."""
+    """Returns the folder of the published files: `VGGISH_KERAS_HOME`, or the platform's cache folder for the user."""
     import pooch
 
     return Path(os.environ.get("VGGISH_KERAS_HOME") or pooch.os_cache("vggish_keras")).expanduser()
 
 
 def published_path(file: params.PublishedFile) -> Path:
-    """Where `file` is cached, or would be."""
+    """Returns the path of a published file in the cache, whether or not it exists."""
     return cache_dir() / file.name
 
 
 def fetch(file: params.PublishedFile) -> Path:
-    """A published file in the cache, downloaded when it is not there.
+    """Returns the path of a published file in the cache, and downloads it if it is missing.
 
-    A file that is there is used as it is, so that one can be placed by hand. A download takes its name only after
-    its checksum was verified; what is left of one that was killed is removed by the next call.
+    An existing file is used as it is, so that files can be placed by hand. A download gets its final name only after
+    its checksum was verified; the next call removes the remains of a killed download.
 
     Args:
         file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
@@ -41,8 +41,8 @@ def fetch(file: params.PublishedFile) -> Path:
         The file's path.
 
     Raises:
-        FileNotFoundError: The file is not cached and cannot be downloaded. The message says where to get it and
-            where to put it.
+        FileNotFoundError: The file is not cached and cannot be downloaded. The message says where to download it and
+            where to place it.
     """
     path = published_path(file)
     _remove_half_downloads(path)
@@ -55,7 +55,7 @@ def fetch(file: params.PublishedFile) -> Path:
     pooch.get_logger().setLevel("WARNING")
     try:
         with _progress(file.name) as progress, _download_folder(path) as folder:
-            # pooch verifies what it downloaded: no process ever sees a half file.
+            # pooch verifies the download, so that no process ever sees an incomplete file.
             pooch.retrieve(
                 url,
                 file.checksum,
@@ -63,7 +63,7 @@ def fetch(file: params.PublishedFile) -> Path:
                 path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
             )
-            (folder / path.name).chmod(0o644)  # pooch keeps a file to its user, and a cache may be shared
+            (folder / path.name).chmod(0o644)  # pooch makes files private, and a cache may be shared
             (folder / path.name).replace(path)
     except (OSError, ValueError) as error:
         reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
@@ -77,7 +77,7 @@ def fetch(file: params.PublishedFile) -> Path:
 
 @contextlib.contextmanager
 def _download_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that no other process removes during the block."""
+    """Yields a folder beside `path` that no other process removes during the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         _lock(path.parent, exclusive=False),
@@ -87,7 +87,7 @@ def _download_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_half_downloads(path: Path) -> None:
-    """Removes what killed downloads of `path` left, unless a download is running."""
+    """Removes the remains of killed downloads of `path`, unless a download is running."""
     if left := list(path.parent.glob(f".{path.name}{_DOWNLOAD}*")):
         with contextlib.suppress(OSError), _lock(path.parent, exclusive=True):
             for folder in left:
@@ -96,10 +96,10 @@ def _remove_half_downloads(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
-    """Locks a folder, which ends with the process; an OSError if it is to be exclusive and is locked already."""
+    """Locks a folder until the block or the process ends; an OSError if an exclusive lock is not available."""
     try:
         import fcntl
-    except ImportError:  # Windows, which does not remove a file that is open
+    except ImportError:  # Windows, which does not remove open files
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -107,7 +107,7 @@ def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
         if exclusive:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            with contextlib.suppress(OSError):  # a file system without locks, where nothing is removed either
+            with contextlib.suppress(OSError):  # a file system without locks, on which nothing is removed either
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -115,15 +115,15 @@ def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
 
 
 def verify(path: PathLike, checksum: str) -> bool:
-    """Whether the file has the checksum, given as algorithm:digest."""
+    """Returns whether a file has a checksum of the form algorithm:digest."""
     import pooch
 
     algorithm, digest = checksum.split(":")
-    return pooch.file_hash(os.fspath(path), alg=algorithm) == digest
+    return str(pooch.file_hash(os.fspath(path), alg=algorithm)) == digest
 
 
 class _PoochProgress:
-    """What pooch asks of a progress bar, drawn by rich."""
+    """The progress bar interface of pooch, drawn by rich."""
 
     def __init__(self, bar: Any, description: str) -> None:
         self._bar = bar
@@ -137,7 +137,7 @@ class _PoochProgress:
         self._bar.reset(self._task)
 
     def close(self) -> None:
-        """Nothing to do: the bar ends with its context."""
+        """Does nothing: the bar ends with its context."""
 
 
 @contextlib.contextmanager

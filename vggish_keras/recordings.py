@@ -1,20 +1,23 @@
-"""Which recordings a command line means."""
+"""Find the recordings named by files, folders and patterns."""
 
 import codecs
 import functools
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from vggish_keras._validation import PathLike
+
 _PLAIN = ".wav .wave .rf64 .bw64 .w64 .aif .aiff .aifc .au .snd .caf .voc .sph .nist"
 _COMPRESSED = ".flac .mp3 .mp2 .ogg .oga .opus .spx .aac .m4a .m4b .wma .amr .awb .ac3 .eac3 .dts .ape"
 _LESS_COMMON = ".tta .wv .mpc .tak .mka .weba"
 _VIDEO = ".mp4 .m4v .mov .3gp .3g2 .mkv .webm .ogv .wmv .asf .avi .flv .mpg .mpeg .mts .m2ts .vob"
 AUDIO_SUFFIXES = frozenset(f"{_PLAIN} {_COMPRESSED} {_LESS_COMMON} {_VIDEO}".split())
-"""Suffixes of the files that are taken from folders: those of the formats that `decoding` reads."""
+"""Suffixes of the files that are embedded from a folder: those of the formats that `decoding` reads."""
 
 
 class Recordings(NamedTuple):
@@ -22,8 +25,8 @@ class Recordings(NamedTuple):
 
     Attributes:
         paths: Each file once, as it was named or found.
-        folder: What they have in common: their paths below it are unique.
-        left_out: How many other files the folders hold, by suffix.
+        folder: Their common folder; the paths below it are unique.
+        left_out: Number of other files in the folders, by suffix.
     """
 
     paths: list[Path]
@@ -31,84 +34,102 @@ class Recordings(NamedTuple):
     left_out: Mapping[str, int] = {}
 
     def below(self, path: Path) -> Path:
-        """The path of one of the recordings below `folder`, without `..`."""
+        """The path of a recording relative to `folder`, without `..`."""
         return Path(os.path.relpath(_absolute(path), self.folder))
 
 
 def find_recordings(
-    arguments: Iterable[str | os.PathLike[str]],
-    listed: Iterable[str | os.PathLike[str]] = (),
-    output: str | os.PathLike[str] | None = None,
+    arguments: Iterable[PathLike],
+    listed: Iterable[PathLike] = (),
+    output: PathLike | None = None,
 ) -> Recordings:
-    """Finds the recordings that files, folders and patterns name.
+    """Finds the recordings named by files, folders and patterns.
 
     Args:
-        arguments: Files, of any suffix and taken unseen; folders, whose audio files are taken with those of the folders
-            in them, but for hidden ones and links to folders; or patterns as of a shell, where ** stands for any
-            folders, those behind links included. The file - is named ./-, because - alone is no file.
-        listed: Files and folders that are no patterns, whatever their names.
-        output: A folder that is not searched when it lies in a folder that is.
+        arguments: Files, of any suffix and not checked for existence; folders, which are searched recursively for audio
+            files, except for hidden entries and links to folders; or shell patterns, in which ** matches any number of
+            folders, including linked ones. A file named - must be written as ./-.
+        listed: Files and folders whose names are never patterns.
+        output: A folder to skip while folders are searched.
 
     Returns:
-        The recordings in the order of the arguments, those of a folder or a pattern sorted. A file that is named twice
-        counts once, by whatever links to its folder.
+        The recordings in the order of the arguments, sorted within each folder and pattern. A file that is named several
+        times, also through links to its folder, is returned once.
 
     Raises:
-        ValueError: Nothing is named, a folder or a pattern has no audio file, or an argument is -.
+        ValueError: No arguments, a folder or a pattern without audio files, or the argument -.
         OSError: A folder cannot be read.
     """
-    paths: dict[str, Path] = {}
-    roots = set()
-    others: set[Path] = set()
-    real = functools.cache(os.path.realpath)
+    search = _Search(output)
+    for argument in arguments:
+        search.add_argument(os.fspath(argument))
+    for name in listed:
+        search.add_named(os.fspath(name))
+    return search.recordings()
 
-    def entry(path: Path) -> str:
-        return os.path.join(real(path.parent), path.name)
 
-    def in_folder(folder: str) -> list[Path]:
-        files = list(_files(folder, output))
-        audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
-        others.update(set(files).difference(audio))
-        return sorted(audio)
+class _Search:
+    """Collects recordings, each identified by its name and the real path of its folder."""
 
-    def add(found: Iterable[Path], root: str) -> None:
-        roots.add(_absolute(root))
-        for path in found:
-            paths.setdefault(entry(path), path)
-            roots.add(os.path.dirname(_absolute(path)))  # a pattern may lead out of its root by ..
+    def __init__(self, output: PathLike | None) -> None:
+        self._output = output
+        self._paths: dict[str, Path] = {}
+        self._others: dict[str, Path] = {}
+        self._roots: set[str] = set()
+        self._real_path = functools.cache(os.path.realpath)
 
-    def add_named(name: str) -> None:
-        if not os.path.isdir(name):
-            add([Path(name)], os.path.dirname(name))
-        elif found := in_folder(name):
-            add(found, name)
+    def recordings(self) -> Recordings:
+        if not self._paths:
+            raise ValueError("no inputs given")
+        others = [path for entry, path in self._others.items() if entry not in self._paths]
+        return Recordings(list(self._paths.values()), Path(os.path.commonpath(self._roots)), _count_suffixes(others))
+
+    def add_argument(self, name: str) -> None:
+        if name == "-":
+            raise ValueError("expected a file, folder or pattern, got -: for a file named -, use ./-")
+        if os.path.lexists(name) or not glob.has_magic(name):
+            self.add_named(name)
         else:
-            left_out = describe_left_out(_count_suffixes(others))
+            self._add_pattern(name)
+
+    def add_named(self, name: str) -> None:
+        if not os.path.isdir(name):
+            self._add([Path(name)], os.path.dirname(name))
+        elif found := self._in_folder(name):
+            self._add(found, name)
+        else:
+            left_out = describe_left_out(_count_suffixes(self._others.values()))
             raise ValueError(f"no audio files in {name}" + (f" ({left_out})" if left_out else ""))
 
-    for argument in arguments:
-        name = os.fspath(argument)
-        if name == "-":
-            raise ValueError("got the input -, expected a file, a folder or a pattern: a file of this name is ./-")
-        if os.path.lexists(name) or not glob.has_magic(name):
-            add_named(name)
-            continue
-        matches = sorted(_matches(name))
-        found = [path for match in matches for path in (in_folder(match) if os.path.isdir(match) else [Path(match)])]
+    def _add_pattern(self, pattern: str) -> None:
+        found: list[Path] = []
+        for match in sorted(_matches(pattern)):
+            found += self._in_folder(match) if os.path.isdir(match) else [Path(match)]
         if not found:
-            raise ValueError(f"no file matches {name}")
-        parts = Path(name).parts
-        plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+            raise ValueError(f"no file matches {pattern}")
         shortest: dict[str, Path] = {}
         for path in sorted(found, key=lambda path: len(path.parts)):
-            shortest.setdefault(entry(path), path)
-        add([path for path in found if path == shortest[entry(path)]], os.path.join("", *parts[:plain]))
-    for argument in listed:
-        add_named(os.fspath(argument))
-    if not paths:
-        raise ValueError("no recordings are named")
-    left_out = {entry(path): path for path in others if entry(path) not in paths}
-    return Recordings(list(paths.values()), Path(os.path.commonpath(roots)), _count_suffixes(left_out.values()))
+            shortest.setdefault(self._entry(path), path)
+        parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)
+        self._add([path for path in found if path == shortest[self._entry(path)]], os.path.join("", *parts))
+
+    def _add(self, found: Iterable[Path], root: str) -> None:
+        self._roots.add(_absolute(root))
+        for path in found:
+            self._paths.setdefault(self._entry(path), path)
+            self._roots.add(os.path.dirname(_absolute(path)))  # a pattern with .. may match files outside its root
+
+    def _in_folder(self, folder: str) -> list[Path]:
+        audio = []
+        for path in _files(folder, self._output):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                audio.append(path)
+            else:
+                self._others[self._entry(path)] = path
+        return sorted(audio)
+
+    def _entry(self, path: Path) -> str:
+        return os.path.join(self._real_path(path.parent), path.name)
 
 
 def _count_suffixes(files: Iterable[Path]) -> Counter[str]:
@@ -116,14 +137,14 @@ def _count_suffixes(files: Iterable[Path]) -> Counter[str]:
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """Words for `Recordings.left_out`, such as "left out: 3 .txt, 1 .pdf"; empty if no file was left out."""
+    """Describes `Recordings.left_out`, as in "left out: 3 .txt, 1 .pdf"; empty if no file was left out."""
     counts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     described = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts)
     return f"left out: {described}" if counts else ""
 
 
-def _absolute(path: str | os.PathLike[str]) -> str:
-    """An absolute path without `..`, which after a link leads elsewhere than to the folder before it."""
+def _absolute(path: PathLike) -> str:
+    """An absolute path without `..`, resolved through links as the system does."""
     parts = Path(path).parts
     if ".." in parts:
         end = len(parts) - parts[::-1].index("..")
@@ -132,7 +153,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """As `glob.glob`, but ** takes each folder once, also where links lead to it again."""
+    """Like `glob.glob`, but ** visits each folder once, even if links lead back to it."""
     parts = [*Path(pattern).parts, *([""] if pattern.endswith(os.sep) else [])]
     if "**" not in parts:
         yield from glob.glob(pattern)
@@ -145,7 +166,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """A folder and those in it, but for hidden ones: first all that are reached without links."""
+    """Yields a folder and its subfolders, except hidden ones; folders behind links come last."""
     tops, seen = [top], set()
     for start in tops:
         for parent, folders, _ in os.walk(start):
@@ -158,8 +179,8 @@ def _folders(top: str) -> Iterator[str]:
             yield parent
 
 
-def _files(folder: str, output: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """All files of a folder and those in it, but for hidden ones and those in the output folder."""
+def _files(folder: str, output: PathLike | None) -> Iterator[Path]:
+    """Yields all files in a folder and its subfolders, except hidden ones and those in the output folder."""
     skipped = None if output is None else os.path.abspath(output)
 
     def fail(error: OSError) -> None:
@@ -172,7 +193,7 @@ def _files(folder: str, output: str | os.PathLike[str] | None) -> Iterator[Path]
 
 
 def read_list(file: BinaryIO) -> list[str]:
-    """The paths in a list, a line each; or, as names may hold line ends, each ended by a NUL as of `find -print0`."""
+    """Reads one path per line, or NUL-separated paths as written by `find -print0`."""
     content = file.read().removeprefix(codecs.BOM_UTF8)
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     return [os.fsdecode(line) for line in lines if line.strip()]

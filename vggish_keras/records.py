@@ -1,6 +1,5 @@
-"""AudioSet's and YouTube-8M's TFRecord files of embeddings, read and written."""
+"""TFRecord files of embeddings in the formats of AudioSet and YouTube-8M."""
 
-import collections
 import itertools
 import os
 import struct
@@ -10,12 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._validation import PathLike
+from vggish_keras.postprocess import dequantize
 
-# AudioSet's name and YouTube-8M's of the same thing.
+__all__ = ["Record", "dequantize", "embedding_dataset", "read", "serialize", "write"]
+
+# The keys of AudioSet and of YouTube-8M for the same value.
 _ID = ("video_id", "id")
 _EMBEDDING = ("audio_embedding", "audio")
 _TIMES = ("start_time_seconds", "end_time_seconds")
@@ -25,47 +28,38 @@ _CONTEXT_KINDS = {
     "labels": "int64_list",
 }
 
-_RECORDS_AT_A_TIME = 32
-"""A call from tf.data into Python costs ten times what parsing a record does."""
+_RECORDS_PER_CALL = 32
+"""A call from tf.data into Python takes ten times as long as parsing a record."""
 
 _RECORD_HEADER = struct.Struct("<QI")
-"""Of a TFRecord: its length and the masked CRC-32C of these 8 bytes."""
+"""The length of a TFRecord and the masked CRC-32C of these 8 bytes."""
 _RECORD_CHECKSUM_SIZE = 4
 _MAX_RECORD_SIZE = 2**31 - 1
-"""Bytes of the longest protocol buffer."""
+"""The size limit of protocol buffers in bytes."""
 
 
 class Record(NamedTuple):
-    """The embeddings of a clip as AudioSet released them.
+    """The embeddings of a clip as released with AudioSet.
 
     Attributes:
-        video_id: The clip's name.
-        start_time_seconds: Where the clip lies in its recording.
-        end_time_seconds: Where it ends.
-        labels: Indices of classes.
-        embedding: uint8 [n, 128], of which `dequantize` makes floats.
+        video_id: The name of the clip.
+        start_time_seconds: The start of the clip in its recording.
+        end_time_seconds: The end of the clip in its recording.
+        labels: Class indices.
+        embedding: uint8 [n, 128]; `dequantize` converts it to floats.
+
+    Example:
+        >>> embedding = np.zeros((10, 128), np.uint8)
+        >>> record = vk.records.Record("clip", 30.0, 40.0, labels=(137,), embedding=embedding)
+        >>> record.end_time_seconds - record.start_time_seconds
+        10.0
     """
 
     video_id: str
     start_time_seconds: float
     end_time_seconds: float
     labels: tuple[int, ...]
-    embedding: np.ndarray
-
-
-def dequantize(quantized: Any) -> Any:
-    """Undoes the 8 bits of `Postprocess`, but for what it cut off: less than a level, 4 / 255.
-
-    Args:
-        quantized: uint8 array or tensor of any shape.
-
-    Returns:
-        float32 of the same shape in [-2, 2], array or tensor as `quantized` is.
-    """
-    scale = (params.QUANTIZE_MAX - params.QUANTIZE_MIN) / 255
-    if tf.is_tensor(quantized):
-        return tf.cast(quantized, tf.float32) * scale + params.QUANTIZE_MIN
-    return np.asarray(quantized, np.float32) * np.float32(scale) + np.float32(params.QUANTIZE_MIN)
+    embedding: NDArray[np.uint8]
 
 
 # === Reading ===
@@ -75,48 +69,55 @@ def read(path: PathLike) -> Iterator[Record]:
     """Reads a TFRecord file of SequenceExamples.
 
     Args:
-        path: An uncompressed file as AudioSet released them; or one of YouTube-8M's frame-level features, which have no
-            times: there a row is a second.
+        path: An uncompressed file in AudioSet's format or with the frame-level features of YouTube-8M. The latter have
+            no times: each row covers one second.
 
     Yields:
-        Its records.
+        The records of the file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or ends within a record, or a record does not hold a clip's embeddings. Whole
-            records before the damage are yielded first.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or truncated, or a record does not hold the embeddings of a clip. All records
+            before the damage are yielded first.
+
+    Example:
+        >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
+        >>> vk.records.write("clips.tfrecord", [record])
+        >>> for record in vk.records.read("clips.tfrecord"):
+        ...     print(record.video_id, record.labels, record.embedding.shape)
+        clip (137,) (10, 128)
     """
-    path = _existing(path)
+    path = _existing_file(path)
     count, damage = 0, None
     try:
-        for count, _ in enumerate(_offsets(path), 1):  # noqa: B007
-            pass
+        for _ in _record_offsets(path):
+            count += 1
     except ValueError as error:
         damage = error
     index = -1
     try:
         records = tf.data.TFRecordDataset(os.fsencode(path)).take(count)
         for index, serialized in enumerate(records.as_numpy_iterator()):
-            yield _parse_of_file(path, index, serialized)
+            yield _parse_record(path, index, serialized)
     except tf.errors.DataLossError as error:
-        offset = next(itertools.islice(_offsets(path), index + 1, None))
-        raise _damaged(path, index + 1, offset, "does not match its checksum") from error
+        offset = next(itertools.islice(_record_offsets(path), index + 1, None))
+        raise _damage_error(path, index + 1, offset, "does not match its checksum") from error
     if damage is not None:
         raise damage
 
 
-def _existing(path: PathLike) -> Path:
+def _existing_file(path: PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no TFRecord file at {path}")
+        raise FileNotFoundError(f"TFRecord file {path} does not exist")
     return path
 
 
-def _offsets(path: Path) -> Iterator[int]:
-    """The offset of each record, and a ValueError at the first whose length the file cannot hold.
+def _record_offsets(path: Path) -> Iterator[int]:
+    """Yields the offset of each record; raises ValueError at the first whose length exceeds the file.
 
-    TensorFlow allocates what a length claims before it reads, and so would crash; and it takes the beginning of a
-    record for the end of the file.
+    TensorFlow does neither: it allocates the length before it reads, and so crashes; and it ignores an incomplete
+    header at the end of the file.
     """
     offset, size = 0, path.stat().st_size
     with path.open("rb") as file:
@@ -125,53 +126,51 @@ def _offsets(path: Path) -> Iterator[int]:
             if not header:
                 return
             if len(header) < _RECORD_HEADER.size:
-                raise _damaged(path, index, offset, "is cut off")
+                raise _damage_error(path, index, offset, "is truncated")
             length, checksum = _RECORD_HEADER.unpack(header)
             end = offset + len(header) + length + _RECORD_CHECKSUM_SIZE
             if checksum != _masked_crc32c(header[:8]):
-                raise _damaged(path, index, offset, "has a length that does not match its checksum")
+                raise _damage_error(path, index, offset, "has a length that does not match its checksum")
             if end > size:
-                raise _damaged(path, index, offset, f"has a length of {length} bytes, which is beyond the file's end")
+                raise _damage_error(path, index, offset, f"has a length of {length} bytes, which exceeds the file")
             if length > _MAX_RECORD_SIZE:
-                raise _damaged(
-                    path, index, offset, f"has a length of {length} bytes, which is beyond {_MAX_RECORD_SIZE}"
-                )
+                reason = f"has a length of {length} bytes, which exceeds the limit of {_MAX_RECORD_SIZE}"
+                raise _damage_error(path, index, offset, reason)
             yield offset
             file.seek(end)
             offset = end
 
 
-def _damaged(path: Path, records: int, offset: int, reason: str) -> ValueError:
-    place = f"the record at byte {offset} {reason}"
-    return ValueError(f"{path} is damaged after {records} records, or no TFRecord file: {place}")
+def _damage_error(path: Path, index: int, offset: int, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged or not a TFRecord file: record {index} at byte {offset} {reason}")
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecord files: CRC-32C, rotated and shifted."""
+    """Computes the checksum of TFRecord files: CRC-32C, rotated and shifted."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+        crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _crc32c_of_byte(value: int) -> int:
+def _crc32c_table_entry(value: int) -> int:
     for _ in range(8):
         value = value >> 1 ^ 0x82F63B78 * (value & 1)
     return value
 
 
-_CRC32C = [_crc32c_of_byte(value) for value in range(256)]
+_CRC32C_TABLE = [_crc32c_table_entry(value) for value in range(256)]
 
 
-def _parse_of_file(path: PathLike, index: int, serialized: bytes, num_classes: int | None = None) -> Record:
-    """Parses a record; with `num_classes` it must be one to train with."""
+def _parse_record(path: PathLike, index: int, serialized: bytes, num_classes: int | None = None) -> Record:
+    """Parses a record; if `num_classes` is given, the record must be usable for training."""
     try:
         record = _parse(serialized)
         if num_classes is not None and not len(record.embedding):
-            raise ValueError("a record has no embeddings")
+            raise ValueError("the record has no embeddings")
         if num_classes is not None and not all(0 <= label < num_classes for label in record.labels):
-            raise ValueError(f"a label must be an index of the {num_classes} classes, got {record.labels}")
+            raise ValueError(f"labels must be between 0 and {num_classes - 1}, got {record.labels}")
         return record
     except ValueError as error:
         raise ValueError(f"{path}, record {index}: {error}") from error
@@ -183,26 +182,28 @@ def _parse(serialized: bytes) -> Record:
     try:
         example = tf.train.SequenceExample.FromString(serialized)
     except DecodeError as error:
-        raise ValueError("it is no SequenceExample") from error
+        raise ValueError("not a SequenceExample") from error
     context, lists = example.context.feature, example.feature_lists.feature_list
     for key, kind in _CONTEXT_KINDS.items():
         if key in context and context[key].WhichOneof("kind") not in (None, kind):
-            raise ValueError(f"its {key} must be of type {kind}")
+            raise ValueError(f"{key} must be of type {kind}")
     names = [name for key in _ID if key in context for name in context[key].bytes_list.value]
+    if not names:
+        raise ValueError(f"missing {' or '.join(_ID)}")
     found = [lists[key].feature for key in _EMBEDDING if key in lists]
-    if not names or not found:
-        raise ValueError(f"it has no {' or '.join(_ID)}, or no {' or '.join(_EMBEDDING)}")
+    if not found:
+        raise ValueError(f"missing {' or '.join(_EMBEDDING)}")
     filled = [rows for rows in found if rows]
     if len(filled) > 1:
-        raise ValueError(f"it has both {' and '.join(_EMBEDDING)}, expected one of them")
+        raise ValueError(f"expected {' or '.join(_EMBEDDING)}, got both")
     values = [row.bytes_list.value for rows in filled for row in rows]
     if any(len(value) != 1 or len(value[0]) != params.EMBEDDING_SIZE for value in values):
-        raise ValueError(f"a row of its embedding is not {params.EMBEDDING_SIZE} bytes")
+        raise ValueError(f"each row of the embedding must be {params.EMBEDDING_SIZE} bytes")
     embedding = [value[0] for value in values]
 
-    def seconds(key: str, otherwise: float) -> float:
+    def seconds(key: str, default: float) -> float:
         values = context[key].float_list.value if key in context else ()
-        return values[0] if values else otherwise
+        return values[0] if values else default
 
     start, end = _TIMES
     return Record(
@@ -214,39 +215,48 @@ def _parse(serialized: bytes) -> Record:
     )
 
 
-def dataset(paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_size: int | None = 32) -> Any:
-    """The records of TFRecord files as `model.fit` takes them.
+def embedding_dataset(
+    paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_size: int | None = 32
+) -> tf.data.Dataset:
+    """Creates a dataset of embeddings and labels for `model.fit`.
 
     Args:
-        paths: Files as `read` takes them.
-        num_classes: The number of classes, of which the labels are indices.
-        batch_size: Clips of a batch; None for single clips.
+        paths: One or more files, as in `read`.
+        num_classes: The number of classes. Labels must be smaller.
+        batch_size: Clips per batch; None for unbatched clips.
 
     Returns:
         A tf.data.Dataset of (embedding, labels): float32 [batch, n, 128] in [-2, 2] and float32 [batch, num_classes] of
-        zeros and ones. Clips that are shorter than the longest of their batch end in rows of zeros, which no
-        embedding has, so that `keras.layers.Masking` finds them.
+        zeros and ones. Shorter clips are padded to the longest in the batch with rows of zeros. No embedding has such
+        a row, so `keras.layers.Masking` recognizes the padding.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file ends within a record, or its records cannot be separated.
-        tf.errors.InvalidArgumentError: While reading: a record that `read` refuses, one without embeddings, or a label
-            beyond `num_classes`.
-        tf.errors.DataLossError: While reading: a record that does not match its checksum.
-    """
-    files = list(map(_existing, [paths] if isinstance(paths, (str, os.PathLike)) else paths))
-    for file in files:
-        collections.deque(_offsets(file), 0)
+        FileNotFoundError: A file does not exist.
+        ValueError: A file is truncated, or the length of a record is damaged.
+        tf.errors.InvalidArgumentError: While iterating: `read` rejects a record, or a record has no embeddings or a
+            label that is not below `num_classes`.
+        tf.errors.DataLossError: While iterating: a record does not match its checksum.
 
-    def parse(path: bytes, chunk: int, serialized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        numbered = enumerate(serialized, _RECORDS_AT_A_TIME * chunk)
-        records = [_parse_of_file(os.fsdecode(path), index, one, num_classes) for index, one in numbered]
+    Example:
+        >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
+        >>> vk.records.write("clips.tfrecord", [record])
+        >>> dataset = vk.records.embedding_dataset("clips.tfrecord", num_classes=527)
+        >>> for embedding, labels in dataset:
+        ...     print(embedding.shape, labels.shape)
+        (1, 10, 128) (1, 527)
+    """
+    files = list(map(_existing_file, [paths] if isinstance(paths, (str, os.PathLike)) else paths))
+    count = sum(1 for file in files for _ in _record_offsets(file))
+
+    def parse(path: bytes, chunk: int, serialized: NDArray[np.object_]) -> tuple[NDArray[Any], NDArray[Any]]:
+        numbered = enumerate(serialized, _RECORDS_PER_CALL * chunk)
+        records = [_parse_record(os.fsdecode(path), index, one, num_classes) for index, one in numbered]
         rows = [record.embedding.tobytes() for record in records]
         labels = [np.array(record.labels, np.int64).tobytes() for record in records]
         return np.array(rows, object), np.array(labels, object)
 
-    def chunks(path: tf.Tensor) -> Any:
-        serialized = tf.data.TFRecordDataset(path).batch(_RECORDS_AT_A_TIME)
+    def chunks(path: tf.Tensor) -> tf.data.Dataset:
+        serialized = tf.data.TFRecordDataset(path).batch(_RECORDS_PER_CALL)
         return serialized.enumerate().map(lambda chunk, records: (path, chunk, records))
 
     def parsed(*chunk: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -261,6 +271,7 @@ def dataset(paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_
     names = tf.constant(list(map(os.fsencode, files)), tf.string)
     records = tf.data.Dataset.from_tensor_slices(names)
     records = records.flat_map(chunks).map(parsed, tf.data.AUTOTUNE).unbatch().map(decode, tf.data.AUTOTUNE)
+    records = records.apply(tf.data.experimental.assert_cardinality(count))
     if batch_size is not None:
         records = records.padded_batch(batch_size)
     return records.prefetch(tf.data.AUTOTUNE)
@@ -270,19 +281,25 @@ def dataset(paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_
 
 
 def write(path: PathLike, records: Iterable[Record]) -> None:
-    """Writes a TFRecord file in AudioSet's form, which appears when it is complete.
+    """Writes a TFRecord file in AudioSet's format; it only appears once it is complete.
 
     Args:
-        path: The file. It is replaced if it exists.
-        records: What to write.
+        path: The file. An existing file is replaced.
+        records: The records to write.
 
     Raises:
-        ValueError: An embedding that is not uint8 [n, 128].
+        ValueError: An embedding is not uint8 [n, 128].
         OSError: The file cannot be written.
+
+    Example:
+        >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
+        >>> vk.records.write("clips.tfrecord", [record])
+        >>> len(list(vk.records.read("clips.tfrecord")))
+        1
     """
     path = Path(path)
     try:
-        with atomic_write(path) as aside, tf.io.TFRecordWriter(os.fspath(aside)) as writer:
+        with atomic_write(path) as partial, tf.io.TFRecordWriter(os.fspath(partial)) as writer:
             for record in records:
                 writer.write(serialize(record))
     except tf.errors.OpError as error:  # such as a full disk
@@ -290,13 +307,22 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
 
 
 def serialize(record: Record) -> bytes:
-    """A record as `write` writes it.
+    """Serializes a record as `write` does.
+
+    Args:
+        record: The record.
 
     Returns:
-        The bytes of a SequenceExample; always the same for the same record.
+        The bytes of a SequenceExample. Equal records have equal bytes.
 
     Raises:
-        ValueError: An embedding that is not uint8 [n, 128].
+        ValueError: The embedding is not uint8 [n, 128].
+
+    Example:
+        >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
+        >>> example = tf.train.SequenceExample.FromString(vk.records.serialize(record))
+        >>> example.context.feature["labels"].int64_list.value[0]
+        137
     """
     rows = np.asarray(record.embedding)
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != params.EMBEDDING_SIZE:
@@ -321,7 +347,5 @@ def serialize(record: Record) -> bytes:
     example = tf.train.SequenceExample(
         context=tf.train.Features(feature=context), feature_lists=tf.train.FeatureLists(feature_list=lists)
     )
-    return example.SerializeToString(deterministic=True)
-
-
-# === AudioSet's lists of segments ===
+    serialized: bytes = example.SerializeToString(deterministic=True)
+    return serialized

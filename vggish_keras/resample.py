@@ -1,66 +1,89 @@
 """Any sample rate to 16 kHz, numerically resampy's kaiser_best, as a polyphase filter bank.
 
-resampy interpolates its filter anew for every output sample. The interpolated filters repeat with the ratio of the two
-rates, so here they are the columns of a matrix, and a block of output samples is one row of a matrix product.
+Output sample i lies between the input samples p and p + 1, where p = floor(i * sample_rate / 16000), at a fraction of
+the way from one to the other. It is the weighted sum of the input samples from p - wing + 1 to p + wing. Its weights,
+the 2 * wing taps of its filter, depend only on the fraction: they are resampy's windowed sinc, interpolated from the
+table `resampy_table`.
+
+The fractions repeat after 16000 / gcd(sample_rate, 16000) output samples, the phases of the rate. So the filters of
+successive output samples are the columns of a matrix, each shifted down by its p, and a block of output samples is one
+row of a matrix product: [blocks, span] @ [span, columns], where the span is the input samples that all columns need.
+More columns make a faster product, and a matrix with more zeros in it. Rates with thousands of phases need a
+different compromise:
+
+- Here, all filters are computed once per rate and cached, in several matrices of few columns each.
+- In `exporting.graph_resample`, whose rates are known only at run time and which must stay small, the filters become
+  polynomials in the fraction.
+
+Both modules use the same names for the same things.
 """
 
 import functools
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import params
 from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
-# Output samples per matrix product: fewer make it slow, more fill the matrix with zeros.
-_TARGET_COLUMNS = 128
-# The same where nearly every output sample has a filter of its own, and memory counts.
-_COLUMNS_OF_ODD_RATES = 16
-_ODD_RATE_PHASES = 4_096
+TARGET_COLUMNS = 128
+"""Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
+# For rates with many phases: all their matrices together take memory, and fewer columns leave fewer zeros in them.
+# A graph has a single matrix, in which more columns cost little.
+_ODD_RATE_COLUMNS = 16
+_MAX_PHASES = 4_096
 # Output samples per step: enough rows for a fast product.
-_TARGET_STEP = 32_768
+_STEP = 32_768
 
 
 class FilterBank(NamedTuple):
-    """The filters of one sample rate, which repeat every `advance` input samples and `outputs` output samples.
+    """The filters of a sample rate, which repeat every `advance` input samples and `columns` output samples.
 
     Attributes:
-        filters: One float32 [window, columns] matrix for each group of successive output samples.
-        starts: For each matrix, the input sample at which its window starts, counted from the block's first.
+        matrices: A float32 [span, columns] matrix for each group of successive output samples.
+        starts: For each matrix, the input sample at which its span starts, counted from the block's first.
         advance: Input samples from block to block.
-        outputs: Output samples of a block: the columns of all matrices.
-        reach: Input samples that the filters reach back beyond a block's first.
+        columns: Output samples per block: the columns of all matrices.
+        reach: Input samples that the filters reach back before the block's first.
     """
 
-    filters: tuple[np.ndarray, ...]
+    matrices: tuple[NDArray[np.float32], ...]
     starts: tuple[int, ...]
     advance: int
-    outputs: int
+    columns: int
     reach: int
 
     @property
-    def window(self) -> int:
-        """Input samples that one block needs."""
-        return max(start + len(matrix) for start, matrix in zip(self.starts, self.filters, strict=True))
+    def span(self) -> int:
+        """Input samples that a block needs."""
+        return max(start + len(matrix) for start, matrix in zip(self.starts, self.matrices, strict=True))
 
 
-def resample(waveform: Any, sample_rate: int) -> np.ndarray:
+def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
     """Resamples to 16 kHz.
+
+    Example:
+        >>> second = np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)
+        >>> vk.resample.resample(second, 44_100).shape
+        (16000,)
+        >>> vk.resample.resample(np.stack([second, -second]), 44_100).shape
+        (2, 16000)
 
     Args:
         waveform: Float array [.., samples].
         sample_rate: Its rate in Hz.
 
     Returns:
-        float32 [.., samples * 16000 // sample_rate], within 5e-6 of `resampy.resample` with its default kaiser_best
-        filter for samples in [-1, 1].
+        float32 [.., samples * 16000 // sample_rate], for samples in [-1, 1] within 5e-6 of `resampy.resample` with its
+        default filter, kaiser_best.
 
     Raises:
-        ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the array has no axis.
-        TypeError: The array does not hold floats.
+        ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the waveform is a single number.
+        TypeError: The waveform does not hold floats.
     """
     waveform = np.asarray(waveform)
     if waveform.ndim == 0:
@@ -73,15 +96,20 @@ def resample(waveform: Any, sample_rate: int) -> np.ndarray:
     return output.reshape(*waveform.shape[:-1], length)
 
 
-def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[np.ndarray]:
+def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float32]]:
     """Resamples a stream to 16 kHz; the output does not depend on how the stream is cut into blocks.
+
+    Example:
+        >>> stream = (np.zeros(1_000, np.float32) for _ in range(44))
+        >>> sum(len(block) for block in vk.resample.resample_blocks(stream, 44_000))
+        16000
 
     Args:
         blocks: Float arrays [samples] of any lengths.
         sample_rate: Their rate in Hz.
 
     Yields:
-        float32 arrays [samples], together as long as `resample` gives for the whole.
+        float32 arrays [samples], together as long as what `resample` returns for the whole.
 
     Raises:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000.
@@ -89,17 +117,17 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
     """
     sample_rate = check_sample_rate(sample_rate)
     if sample_rate == params.SAMPLE_RATE:
-        yield from map(_as_float32, blocks)
+        yield from map(_check_floats, blocks)
         return
     bank = filter_bank(sample_rate)
-    # Every product has the same shape, the last one filled up with silence, so its rounding is the same too.
-    rows = max(1, _TARGET_STEP // bank.outputs)
-    needed = (rows - 1) * bank.advance + bank.window
+    # Every product has the same shape, the last one filled up with silence, so that its rounding is also the same.
+    rows = max(1, _STEP // bank.columns)
+    needed = (rows - 1) * bank.advance + bank.span
     pending, waiting = [np.zeros(bank.reach, np.float32)], bank.reach
     received = produced = 0
 
     for block in blocks:
-        pending.append(_as_float32(block))
+        pending.append(_check_floats(block))
         waiting += len(block)
         received += len(block)
         if waiting < needed:
@@ -107,7 +135,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
         buffer, start = np.concatenate(pending), 0
         while len(buffer) - start >= needed:
             yield _filter(buffer[start:], bank, rows)
-            produced += rows * bank.outputs
+            produced += rows * bank.columns
             start += rows * bank.advance
         pending, waiting = [buffer[start:]], len(buffer) - start
 
@@ -117,19 +145,24 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[
         step = np.zeros(needed, np.float32)
         step[: len(buffer)] = buffer[:needed]
         yield _filter(step, bank, rows)[: length - produced]
-        produced += rows * bank.outputs
+        produced += rows * bank.columns
         buffer = buffer[rows * bank.advance :]
 
 
 def read_waveform(
     source: Source, channels: Channels = "mix", on_audio: Callable[[float], object] | None = None
-) -> Iterator[np.ndarray]:
+) -> Iterator[NDArray[np.float32]]:
     """Reads a recording at 16 kHz, in constant memory.
+
+    Example:
+        >>> blocks = list(vk.resample.read_waveform("recording.wav"))
+        >>> np.concatenate(blocks).shape  # 2.5 s
+        (40000,)
 
     Args:
         source: A path or a binary file object, as in `audio.open_audio`.
         channels: "mix" for the mean of the channels, or the index of one.
-        on_audio: Called with the seconds of audio that were read.
+        on_audio: Called after each block that was read, with its length in seconds.
 
     Yields:
         float32 [samples].
@@ -145,27 +178,27 @@ def read_waveform(
 
 
 def _report(
-    blocks: Iterator[np.ndarray], sample_rate: int, on_audio: Callable[[float], object]
-) -> Iterator[np.ndarray]:
+    blocks: Iterator[NDArray[np.float32]], sample_rate: int, on_audio: Callable[[float], object]
+) -> Iterator[NDArray[np.float32]]:
     for block in blocks:
         yield block
         on_audio(len(block) / sample_rate)
 
 
-def _as_float32(block: Any) -> np.ndarray:
+def _check_floats(block: ArrayLike) -> NDArray[np.float32]:
     block = np.asarray(block)
     if block.dtype.kind != "f":
         raise TypeError(f"expected float samples in [-1, 1], got {block.dtype}: divide PCM by its full scale")
     return block.astype(np.float32, copy=False)
 
 
-def _filter(samples: np.ndarray, bank: FilterBank, rows: int) -> np.ndarray:
-    output = np.empty((rows, bank.outputs), np.float32)
+def _filter(samples: NDArray[np.float32], bank: FilterBank, rows: int) -> NDArray[np.float32]:
+    output = np.empty((rows, bank.columns), np.float32)
     column = 0
-    for start, matrix in zip(bank.starts, bank.filters, strict=True):
-        window, columns = matrix.shape
-        blocks = np.lib.stride_tricks.sliding_window_view(samples[start:], window)[:: bank.advance][:rows]
-        # BLAS takes no overlapping rows, and numpy's own product without it is slow: copy them.
+    for start, matrix in zip(bank.starts, bank.matrices, strict=True):
+        span, columns = matrix.shape
+        blocks = np.lib.stride_tricks.sliding_window_view(samples[start:], span)[:: bank.advance][:rows]
+        # BLAS does not accept overlapping rows, and NumPy's own product without it is slow: copy them.
         np.matmul(np.ascontiguousarray(blocks), matrix, out=output[:, column : column + columns])
         column += columns
     return output.reshape(-1)
@@ -173,36 +206,34 @@ def _filter(samples: np.ndarray, bank: FilterBank, rows: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def filter_bank(sample_rate: int) -> FilterBank:
-    """The filters that take `sample_rate` to 16 kHz, from resampy's table."""
-    common = math.gcd(sample_rate, params.SAMPLE_RATE)
-    phases, period = params.SAMPLE_RATE // common, sample_rate // common
-    repeats = max(1, _TARGET_COLUMNS // phases)
-    outputs = phases * repeats
-    index = np.arange(outputs)
-    # Output sample i lies between input samples positions[i] and positions[i] + 1.
-    positions = index * period // phases
-    taps = _interpolated_filters(sample_rate, (index * period % phases) / phases)
-    reach = taps.shape[1] // 2 - 1
+    """The filters that convert `sample_rate` to 16 kHz."""
+    phases = params.SAMPLE_RATE // math.gcd(sample_rate, params.SAMPLE_RATE)
+    columns = phases * max(1, TARGET_COLUMNS // phases)
+    index = np.arange(columns)
+    positions, fractions = index * sample_rate // params.SAMPLE_RATE, index * sample_rate % params.SAMPLE_RATE
+    filters = _interpolated_filters(sample_rate, fractions / params.SAMPLE_RATE)
+    taps = filters.shape[1]
 
-    filters, starts = [], []
-    columns = _TARGET_COLUMNS if phases <= _ODD_RATE_PHASES else _COLUMNS_OF_ODD_RATES
-    for group in np.array_split(index, max(1, round(outputs / columns))):
-        first, last = positions[group[0]], positions[group[-1]]
-        matrix = np.zeros((last - first + taps.shape[1], len(group)), np.float32)
-        for column, output in enumerate(group):
-            offset = positions[output] - first
-            matrix[offset : offset + taps.shape[1], column] = taps[output]
-        filters.append(matrix)
-        starts.append(int(first))
-    return FilterBank(tuple(filters), tuple(starts), period * repeats, outputs, reach)
+    matrices, starts = [], []
+    target = TARGET_COLUMNS if phases <= _MAX_PHASES else _ODD_RATE_COLUMNS
+    for group in np.array_split(index, max(1, round(columns / target))):
+        start = positions[group[0]]
+        matrices.append(_band_matrix(filters[group], positions[group] - start))
+        starts.append(int(start))
+    advance = columns * sample_rate // params.SAMPLE_RATE
+    return FilterBank(tuple(matrices), tuple(starts), advance, columns, taps // 2 - 1)
 
 
-def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray:
-    """resampy's filters for output samples that lie `fractions` of an input sample after one.
+def _band_matrix(filters: NDArray[np.float64], offsets: NDArray[np.int_]) -> NDArray[np.float32]:
+    """Filters [columns, taps] as columns [span, columns], each shifted down by its offset [columns]."""
+    columns, taps = filters.shape
+    matrix = np.zeros((offsets[-1] + taps, columns), np.float32)
+    matrix[offsets + np.arange(taps)[:, np.newaxis], np.arange(columns)] = filters.T
+    return matrix
 
-    Returns:
-        float64 [len(fractions), 2 * wing]: weights of the input samples from wing - 1 before that one to wing after.
-    """
+
+def _interpolated_filters(sample_rate: int, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """resampy's filters of output samples at these fractions, float64 [len(fractions), 2 * wing]."""
     half_window, precision = resampy_table()
     scale = min(1.0, params.SAMPLE_RATE / sample_rate)
     half_window = half_window * scale
@@ -210,7 +241,7 @@ def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray
     step = int(scale * precision)  # resampy truncates too
     wing = len(half_window) // step
 
-    def one_wing(distances: np.ndarray) -> np.ndarray:
+    def one_wing(distances: NDArray[np.float64]) -> NDArray[np.float64]:
         offsets = (scale * distances * precision)[:, np.newaxis]
         whole = offsets.astype(int)
         taps = np.arange(wing)
@@ -222,9 +253,9 @@ def _interpolated_filters(sample_rate: int, fractions: np.ndarray) -> np.ndarray
 
 
 @functools.cache
-def resampy_table() -> tuple[np.ndarray, int]:
+def resampy_table() -> tuple[NDArray[np.float64], int]:
     """The right half of kaiser_best and its entries per zero crossing."""
-    # Read from where it is installed, because importing resampy compiles its numba code: half a second for nothing.
+    # Read from the installed files: importing resampy would compile its numba code, which takes half a second.
     path = importlib.metadata.distribution("resampy").locate_file("resampy/data/kaiser_best.npz")
     with np.load(str(path)) as table:
         return table["half_window"], int(table["precision"])

@@ -1,4 +1,4 @@
-"""AudioSet's lists of segments."""
+"""AudioSet's segment lists."""
 
 import csv
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from vggish_keras._validation import PathLike
 
 
 class Segment(NamedTuple):
-    """A line of AudioSet's lists: where a clip lies in its video, and its labels."""
+    """A line of a segment list: a section of a video, and its labels."""
 
     video_id: str
     start_time_seconds: float
@@ -16,24 +16,30 @@ class Segment(NamedTuple):
 
 
 def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, Segment]:
-    """Reads a list of AudioSet's segments: lines of YTID, start_seconds, end_seconds, "positive_labels".
+    """Reads one of AudioSet's segment lists, whose lines are YTID, start_seconds, end_seconds, "positive_labels".
 
     Args:
         path: The list, such as eval_segments.csv.
-        labels: AudioSet's class_labels_indices.csv, which gives the index of a label's name, such as /m/09x0r. Without
-            it the labels must be indices.
+        labels: AudioSet's class_labels_indices.csv, which maps label names such as /m/09x0r to indices. Without it the
+            list must contain indices.
 
     Returns:
-        The segments by the file names, without suffix, that clips commonly have: YTID, and YTID_START with the start in
-        seconds (30 or 30.000) or milliseconds.
+        The segments by the usual file names of clips, without suffix: YTID, or YTID_START with the start in seconds (30
+        or 30.000) or milliseconds. A YTID that occurs in several lines is not a key.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line that does not belong in such a list, or an unknown label.
+        FileNotFoundError: A file does not exist.
+        ValueError: A line is malformed or has an unknown label.
+
+    Example:
+        >>> from vggish_keras.segments import read_segments
+        >>> _ = Path("segments.csv").write_text('abc, 30.000, 40.000, "0,137"')
+        >>> read_segments("segments.csv")["abc_30.000"]
+        Segment(video_id='abc', start_time_seconds=30.0, end_time_seconds=40.0, labels=(0, 137))
     """
     indices = {} if labels is None else _read_label_indices(labels)
     segments: dict[str, Segment] = {}
-    several = set()
+    ambiguous = set()
     with open(path, encoding="utf-8", newline="") as file:
         lines = ((number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#"))
         for number, line in lines:
@@ -46,14 +52,14 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
                 raise ValueError(f"{path}, line {number}: label {error.args[0]} is not in {labels}") from error
             except ValueError as error:
                 reason = "expected YTID, start_seconds, end_seconds and labels"
-                needed = ": names of labels need the list of their indices" if "/m/" in line and labels is None else ""
-                raise ValueError(f"{path}, line {number}: {reason}{needed}") from error
+                hint = "; to convert label names to indices, pass labels" if "/m/" in line and labels is None else ""
+                raise ValueError(f"{path}, line {number}: {reason}{hint}") from error
             if name in segments:
-                several.add(name)
+                ambiguous.add(name)
             begin = segment.start_time_seconds
             for key in (name, f"{name}_{begin:g}", f"{name}_{begin:.3f}", f"{name}_{round(1_000 * begin)}"):
                 segments[key] = segment
-    return {key: segment for key, segment in segments.items() if key not in several}
+    return {key: segment for key, segment in segments.items() if key not in ambiguous}
 
 
 def _read_label_indices(path: PathLike) -> dict[str, int]:
@@ -61,4 +67,4 @@ def _read_label_indices(path: PathLike) -> dict[str, int]:
         try:
             return {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is no list of classes with the columns index and mid") from error
+            raise ValueError(f"{path} is not a class list with the columns index and mid") from error

@@ -1,4 +1,4 @@
-"""The published smoke test: what VGGish must give for 3 s of a 1 kHz sine."""
+"""The published smoke test: the statistics of VGGish's embeddings of 3 s of a 1 kHz sine."""
 
 from typing import NamedTuple
 
@@ -10,41 +10,41 @@ from vggish_keras.model import VGGish
 from vggish_keras.postprocess import Postprocess
 
 
-class Figure(NamedTuple):
-    """One figure of the smoke test."""
+class Statistic(NamedTuple):
+    """A statistic of the smoke test, with its published and its measured value."""
 
     name: str
     expected: float
     measured: float
 
     @property
-    def agrees(self) -> bool:
+    def within_tolerance(self) -> bool:
+        """Whether the measured value is within 10 % of the published one."""
         return abs(self.measured - self.expected) <= params.SMOKE_TEST_TOLERANCE * abs(self.expected)
 
 
-def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Figure]:
+def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Statistic]:
     """Runs the published smoke test.
 
     Args:
-        weights: As in `VGGish`. The post-processing is always the published one.
+        weights: As in `VGGish`. The published PCA parameters are always used for post-processing.
 
     Returns:
-        Mean and standard deviation of raw and of post-processed embeddings, expected and measured.
+        The mean and standard deviation of the raw and of the post-processed embeddings.
 
     Raises:
-        FileNotFoundError: There are no such weights, or a published file cannot be had.
-        ValueError: The weights do not fit.
+        FileNotFoundError: The weights do not exist, or a published file is not available.
+        ValueError: The weights do not fit the model.
     """
-    model, postprocess = VGGish(weights), Postprocess()
+    model, postprocess = VGGish(weights), Postprocess(params.AUDIOSET)
     seconds = np.arange(params.SMOKE_TEST_SECONDS * params.SAMPLE_RATE) / params.SAMPLE_RATE
     sine = np.sin(2 * np.pi * params.SMOKE_TEST_HZ * seconds).astype(np.float32)
     embeddings = model(sine[np.newaxis], training=False)
     postprocessed = np.asarray(postprocess(embeddings))
-    return [
-        Figure("embedding mean", params.SMOKE_TEST_EMBEDDING_MEAN, float(np.mean(embeddings))),
-        Figure("embedding standard deviation", params.SMOKE_TEST_EMBEDDING_STDDEV, float(np.std(embeddings))),
-        Figure("post-processed mean", params.SMOKE_TEST_POSTPROCESSED_MEAN, float(np.mean(postprocessed))),
-        Figure(
-            "post-processed standard deviation", params.SMOKE_TEST_POSTPROCESSED_STDDEV, float(np.std(postprocessed))
-        ),
-    ]
+    expected_and_measured = {
+        "embedding mean": (params.SMOKE_TEST_EMBEDDING_MEAN, np.mean(embeddings)),
+        "embedding standard deviation": (params.SMOKE_TEST_EMBEDDING_STDDEV, np.std(embeddings)),
+        "post-processed mean": (params.SMOKE_TEST_POSTPROCESSED_MEAN, np.mean(postprocessed)),
+        "post-processed standard deviation": (params.SMOKE_TEST_POSTPROCESSED_STDDEV, np.std(postprocessed)),
+    }
+    return [Statistic(name, expected, float(measured)) for name, (expected, measured) in expected_and_measured.items()]

@@ -1,35 +1,39 @@
 """Weights of the network: TF-Slim checkpoints, read and written, and Keras weight files."""
 
+import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+import tensorflow as tf
+from tensorflow import keras
 
 from vggish_keras import params
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike
-from vggish_keras.network import network_layers, slim_variables
+from vggish_keras._validation import PathLike, check_choice
+from vggish_keras.network import network_layers, restore_initializers, slim_variables
 from vggish_keras.published_files import fetch
 
-SLIM_FORMATS = ("v1", "v2")
+SlimFormat = Literal["v1", "v2"]
+SLIM_FORMATS: tuple[SlimFormat, ...] = get_args(SlimFormat)
 
 
 def locate(weights: PathLike) -> Path:
-    """The file behind `weights`, so that a wrong name is told before a model is built.
+    """Resolves `weights` to a file, so that a wrong name fails before the model is built.
 
     Args:
-        weights: "audioset", or a path to a TF-Slim checkpoint or a Keras weights file.
+        weights: "audioset", or the path of a TF-Slim checkpoint or a Keras weights file.
 
     Returns:
         The path; for a V2 checkpoint its prefix.
 
     Raises:
-        FileNotFoundError: There is no such file, or the published one cannot be had.
-        TypeError: `weights` is no path.
+        FileNotFoundError: The file does not exist, or the published one is not available.
+        TypeError: `weights` is not a path.
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(f"weights must be {params.AUDIOSET!r}, a path or None, got {weights!r}")
@@ -38,64 +42,77 @@ def locate(weights: PathLike) -> Path:
     path = Path(weights)
     if not path.is_file() and not _v2_index(path).is_file():
         raise FileNotFoundError(
-            f"no weights at {path}: a TF-Slim checkpoint, a Keras .h5 file or {params.AUDIOSET!r} is needed"
+            f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .h5 file or {params.AUDIOSET!r}"
         )
     return path
 
 
-def load(model: Any, path: PathLike) -> None:
-    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into a VGGish that was built with zeros."""
+def load(model: keras.Model, path: PathLike) -> None:
+    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into a VGGish that was built with `initialize=False`.
+
+    Raises:
+        ValueError: The file does not hold the weights of this network, or they are not finite.
+    """
     if Path(path).suffix == ".h5":
         _load_keras_weights(model, Path(path))
     else:
         load_slim_checkpoint(model, path)
+    restore_initializers(model)
 
 
-def _load_keras_weights(model: Any, path: Path) -> None:
-    from tensorflow import keras
-
+def _load_keras_weights(model: keras.Model, path: Path) -> None:
     # What surrounds the network may differ from the model that the file was saved from.
     layers = network_layers(model)
     network = keras.Model(layers["conv1"].input, layers["fc2"].output)
+    variables = slim_variables(network)
+    # Keras only warns about layers that the file lacks, and leaves their values: mark them.
+    for variable in variables.values():
+        variable.assign(np.full(variable.shape, np.nan, np.float32))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network.load_weights(path)
-    except Exception as error:  # h5py and Keras raise whatever the first oddity leads them to
+    except Exception as error:  # h5py and Keras raise arbitrary exceptions for malformed files
         raise ValueError(f"{path} does not hold the weights of this network: {error_message(error)}") from error
-    check_finite(path, slim_variables(network))
-    # Of layers that it did not find Keras only warns, and leaves them as they were built: zero.
-    missing = [name for name, value in slim_variables(network).items() if len(value.shape) > 1 and not np.any(value)]
-    if missing:
+    if missing := [name for name, variable in variables.items() if np.all(np.isnan(variable))]:
         raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
+    check_finite(path, variables)
 
 
 def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:
     """Raises a ValueError that names the tensors of a file that hold NaN or infinity."""
-    import tensorflow as tf
-
     bad = [name for name, value in values.items() if not tf.reduce_all(tf.math.is_finite(value))]
     if bad:
         raise ValueError(f"{path}: weights must be finite numbers, got NaN or infinity in {', '.join(bad)}")
 
 
-def load_slim_checkpoint(model: Any, path: PathLike) -> None:
+def hash_variables(variables: Iterable[Any]) -> str:
+    """Returns "sha256:" and the SHA-256 of the float32 values of variables, one after the other."""
+    digest = hashlib.sha256()
+    for variable in variables:
+        digest.update(np.ascontiguousarray(variable, np.float32).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
     """Loads a TF-Slim checkpoint into a model that contains the VGGish network, at any depth.
 
-    All 18 tensors are read and checked before the first is assigned. Other tensors in the file, such as an optimizer's
-    or a classifier's, are left alone.
+    All 18 tensors are read and checked before the first one is assigned. Other tensors in the file, such as an
+    optimizer's or a classifier's, are ignored.
 
     Args:
         model: A Keras model with the layers conv1 .. fc2.
         path: A V1 checkpoint file, or the prefix of a V2 checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The file cannot be read, or lacks tensors, or has some of another shape or dtype or with values that
-            are not finite; or the model lacks layers. The message lists all that is wrong.
-    """
-    import tensorflow as tf
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: The file cannot be read, or tensors are missing, have unexpected shapes or dtypes or values that are
+            not finite; or the model lacks layers. The message lists all problems.
 
+    Example:
+        >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
+        >>> vk.load_slim_checkpoint(model, "vggish.ckpt")
+    """
     variables = slim_variables(model)
     values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
@@ -103,14 +120,12 @@ def load_slim_checkpoint(model: Any, path: PathLike) -> None:
 
 
 def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    import tensorflow as tf
-
     if not path.is_file() and not _v2_index(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         reader = tf.train.load_checkpoint(os.fspath(path))
         found_shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
+    except Exception as error:  # TensorFlow raises arbitrary exceptions for malformed files
         raise ValueError(f"{path} is not a readable TF-Slim checkpoint: {error_message(error)}") from error
     problems = []
     for name, shape in shapes.items():
@@ -122,7 +137,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     if problems:
         raise ValueError(f"{path} does not hold VGGish: {'; '.join(problems)}")
     try:
-        # The op reads a V1 file in half the time that the reader takes, and its tensors become the variables' own.
+        # The op reads a V1 file twice as fast as the reader, and the variables take over its tensors.
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
         tensors = tf.raw_ops.RestoreV2(prefix=os.fspath(path), tensor_names=list(shapes), **options)
     except Exception as error:
@@ -132,23 +147,25 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     return values
 
 
-def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None:
+def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat = "v1") -> None:
     """Writes the VGGish network of `model` as a TF-Slim checkpoint.
 
     Args:
         model: A Keras model with the layers conv1 .. fc2, at any depth.
-        path: The checkpoint file ("v1", as the published one) or the prefix of its files ("v2"). A checkpoint of
-            either format that is there is replaced once the new one is complete.
+        path: The checkpoint file ("v1", like the published one) or the prefix of its files ("v2"). An existing
+            checkpoint of either format is replaced once the new one is complete.
         format: "v1" or "v2".
 
     Raises:
-        ValueError: The model lacks layers, an unknown format, or the path of a folder.
+        ValueError: The model lacks layers, the format is unknown, or the path is a folder.
         OSError: The checkpoint cannot be written.
-    """
-    import tensorflow as tf
 
-    if format not in SLIM_FORMATS:
-        raise ValueError(f"format must be one of {SLIM_FORMATS}, got {format!r}")
+    Example:
+        >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
+        >>> len(tf.train.list_variables("vggish.ckpt"))
+        18
+    """
+    check_choice("format", format, SLIM_FORMATS)
     variables = slim_variables(model)
     names, tensors = list(variables), [tf.cast(variable, tf.float32) for variable in variables.values()]
     path = Path(path)
@@ -164,7 +181,7 @@ def save_slim_checkpoint(model: Any, path: PathLike, format: str = "v1") -> None
                 tf.raw_ops.SaveV2(prefix=target, tensor_names=names, shape_and_slices=slices, tensors=tensors)
         except tf.errors.OpError as error:  # such as a full disk
             raise OSError(f"cannot write {path}: {error.message}") from error
-        # The index is what makes a V2 checkpoint: it comes last, and one beside a V1 file would be read in its place.
+        # The index makes a V2 checkpoint valid: it comes last, and beside a V1 file it would be read instead.
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
             file.replace(path.parent / file.name)
         if format == "v1":

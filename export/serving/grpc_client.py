@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import wav_client
 
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras.embeddings import Embeddings
 
-# As many as TF Serving takes, which is the limit of protobuf; gRPC's own is 4 MiB for an answer.
+# The limit of protobuf and of TF Serving; gRPC's default for responses is 4 MiB.
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
 
 @contextmanager
 def connect(target: str) -> Iterator[Any]:
-    """A stub of the server's PredictionService, for `embed`.
+    """Connects to a server.
 
     Args:
         target: The server's gRPC address, HOST:PORT.
+
+    Yields:
+        A stub of its PredictionService, for `embed`.
 
     Raises:
         ImportError: tensorflow-serving-api is not installed.
@@ -30,25 +33,25 @@ def connect(target: str) -> Iterator[Any]:
         from tensorflow_serving.apis import prediction_service_pb2_grpc
     except ImportError as error:
         raise ImportError('the gRPC client needs tensorflow-serving-api: pip install "vggish[serving]"') from error
-    options = [(f"grpc.max_{way}_message_length", _MAX_MESSAGE_BYTES) for way in ("send", "receive")]
+    options = [(f"grpc.max_{direction}_message_length", _MAX_MESSAGE_BYTES) for direction in ("send", "receive")]
     with grpc.insecure_channel(target, options) as channel:
         yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: float = 10.0) -> list[np.ndarray]:
+def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: float = 10.0) -> list[Embeddings]:
     """Embeds clips in one request to the `wav` signature.
 
     Args:
-        stub: What `connect` gives.
+        stub: The stub from `connect`.
         wavs: The bytes of WAV files of any rate, length and number of channels.
         model: The model's name on the server.
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds to wait for the response.
 
     Returns:
-        For each clip float32 [n, 128].
+        The embeddings of each clip.
 
     Raises:
-        wav_client.ServingError: The server cannot be reached, is too slow, or refuses the request.
+        wav_client.ServingError: The server cannot be reached, is too slow, or rejects the request.
     """
     import grpc
     import tensorflow as tf
@@ -62,8 +65,8 @@ def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: floa
     try:
         response = stub.Predict(request, timeout)
     except grpc.RpcError as error:
-        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        text = f"no answer within {timeout:g} s" if late else error.details()
+        timed_out = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        text = f"no answer within {timeout:g} s" if timed_out else error.details()
         raise wav_client.ServingError(f"{error.code().name}: {text}") from error
     return wav_client.cut({name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()})
 
@@ -71,15 +74,15 @@ def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: floa
 @click.command()
 @wav_client.parameters
 @click.option("--target", default="localhost:8500", show_default=True, help="The server's gRPC address.")
-def main(files: tuple[Path, ...], target: str, model: str, timeout: float, output: Path | None, hop: float) -> None:
+def main(files: tuple[Path, ...], target: str, model: str, timeout: float, output: Path | None) -> None:
     """Embed WAV FILES through TF Serving's gRPC, in one request."""
 
-    def embed_all(wavs: list[bytes]) -> list[np.ndarray]:
+    def embed_all(wavs: list[bytes]) -> list[Embeddings]:
         load_tensorflow()  # for the protos
         with connect(target) as stub:
             return embed(stub, wavs, model, timeout)
 
-    wav_client.run(embed_all, files, output, hop)
+    wav_client.run(embed_all, files, output)
 
 
 if __name__ == "__main__":

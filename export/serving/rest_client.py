@@ -3,31 +3,33 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 import requests
 import wav_client
 
+from vggish_keras.embeddings import Embeddings
 
-def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float = 10.0) -> list[np.ndarray]:
+
+def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float = 10.0) -> list[Embeddings]:
     """Embeds clips in one request to the `wav` signature.
 
     Args:
         url: The server's REST address, such as http://localhost:8501.
         wavs: The bytes of WAV files of any rate, length and number of channels.
         model: The model's name on the server.
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds to wait for the response.
 
     Returns:
-        For each clip float32 [n, 128].
+        The embeddings of each clip.
 
     Raises:
-        wav_client.ServingError: The server cannot be reached, is too slow, or refuses the request.
+        wav_client.ServingError: The server cannot be reached, is too slow, or rejects the request.
     """
-    # "inputs", not "instances": the answer then has each output as one array over all clips.
+    # "inputs", not "instances": the response then has each output as one array over all clips.
     audio = [{"b64": base64.b64encode(wav).decode()} for wav in wavs]
-    request = {"signature_name": wav_client.SIGNATURE, "inputs": {"audio": audio}}
+    request: dict[str, Any] = {"signature_name": wav_client.SIGNATURE, "inputs": {"audio": audio}}
     try:
         response = requests.post(f"{url.rstrip('/')}/v1/models/{model}:predict", json=request, timeout=timeout)
     except requests.Timeout as error:
@@ -37,7 +39,7 @@ def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float
     try:
         answer = response.json()
     except requests.JSONDecodeError as error:
-        raise wav_client.ServingError(f"{url} is no TF Serving: HTTP {response.status_code} without JSON") from error
+        raise wav_client.ServingError(f"{url} is not TF Serving: HTTP {response.status_code} without JSON") from error
     if not response.ok:
         raise wav_client.ServingError(f"HTTP {response.status_code}: {answer.get('error', response.reason)}")
     return wav_client.cut(answer["outputs"])
@@ -46,9 +48,9 @@ def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float
 @click.command()
 @wav_client.parameters
 @click.option("--url", default="http://localhost:8501", show_default=True, help="The server's REST address.")
-def main(files: tuple[Path, ...], url: str, model: str, timeout: float, output: Path | None, hop: float) -> None:
+def main(files: tuple[Path, ...], url: str, model: str, timeout: float, output: Path | None) -> None:
     """Embed WAV FILES through TF Serving's REST API, in one request."""
-    wav_client.run(lambda wavs: embed(url, wavs, model, timeout), files, output, hop)
+    wav_client.run(lambda wavs: embed(url, wavs, model, timeout), files, output)
 
 
 if __name__ == "__main__":

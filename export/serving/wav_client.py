@@ -1,4 +1,4 @@
-"""What the gRPC and the REST client share: WAV files in, embeddings or one line about what went wrong out."""
+"""Shared code of the gRPC and the REST client: WAV files in, embeddings or a one-line error out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,80 +12,81 @@ from vggish_keras._errors import error_message
 from vggish_keras.embeddings import Embeddings
 
 SIGNATURE = "wav"
+OUTPUTS = ("embedding", "num_examples", "times")
 
 _VALUES_SHOWN = 5
 
 
 class ServingError(Exception):
-    """A server that does not answer, or refuses; the text is its own."""
+    """The server does not answer or reports an error."""
 
 
-def cut(outputs: Mapping[str, Any]) -> list[np.ndarray]:
-    """The embeddings of each clip, from the outputs of the `wav` or the `padded` signature.
+def cut(outputs: Any) -> list[Embeddings]:
+    """Cuts the outputs of the `wav` or the `padded` signature into the embeddings of each clip.
 
     Args:
-        outputs: `embedding` [clips, n, 128], where n is that of the longest clip in the server's batch, and
-            `num_examples` [clips]; arrays or nested lists.
+        outputs: Arrays or nested lists: `embedding` [clips, n, 128] and `times` [clips, n], where n is that of the
+            longest clip in the server's batch, and `num_examples` [clips].
 
     Returns:
-        For each clip float32 [num_examples, 128].
+        The embeddings of each clip.
 
     Raises:
-        ServingError: There are no such outputs.
+        ServingError: An output is missing.
     """
-    if not {"embedding", "num_examples"} <= set(outputs):
-        raise ServingError(f"expected the outputs embedding and num_examples, got {', '.join(sorted(outputs))}")
+    found = sorted(outputs) if isinstance(outputs, Mapping) else []
+    missing = [name for name in OUTPUTS if name not in found]
+    if missing:
+        raise ServingError(
+            f"the served model does not return {', '.join(missing)}, only {', '.join(found) or 'a single output'}: "
+            "export it with this version of vggish"
+        )
+    # Times are multiples of 10 ms, which float32 holds only nearly.
     return [
-        np.asarray(rows[:count], np.float32).reshape(count, params.EMBEDDING_SIZE)
-        for rows, count in zip(outputs["embedding"], outputs["num_examples"], strict=True)
+        Embeddings(
+            np.round(np.asarray(times[:count], np.float64), 2),
+            np.asarray(rows[:count], np.float32).reshape(count, params.EMBEDDING_SIZE),
+        )
+        for rows, count, times in zip(*(outputs[name] for name in OUTPUTS), strict=True)
     ]
 
 
-def run(
-    embed: Callable[[list[bytes]], list[np.ndarray]], files: Sequence[Path], output: Path | None, hop: float
-) -> None:
-    """Embeds files in one request, and prints a line for each or writes them all to one file.
+def run(embed: Callable[[list[bytes]], list[Embeddings]], files: Sequence[Path], output: Path | None) -> None:
+    """Embeds files in one request, and prints a line per file or writes all embeddings to one file.
 
     Args:
-        embed: Takes the contents of the files to their embeddings.
+        embed: Returns the embeddings of WAV files from their contents.
         files: WAV files.
         output: The file to write, .npz, .csv or .parquet; None prints.
-        hop: Seconds from example to example, which the server does not tell.
 
     Raises:
-        click.ClickException: A file that cannot be read, or no answer.
+        click.ClickException: A file cannot be read, or the request fails.
     """
     try:
         wavs = [file.read_bytes() for file in files]
     except OSError as error:
         raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
     try:
-        parts = embed(wavs)
+        clips = embed(wavs)
     except (ServingError, ImportError) as error:
         raise click.ClickException(error_message(error)) from error
+    recordings = [(str(file), embeddings) for file, embeddings in zip(files, clips, strict=True)]
     if output is None:
-        for file, values in zip(files, parts, strict=True):
-            click.echo(_summary(str(file), values))
+        for name, embeddings in recordings:
+            click.echo(_summary(name, embeddings))
     else:
-        _write(output, files, parts, hop)
-        click.echo(f"{output}: {sum(map(len, parts))} embeddings")
+        embedding_files.write(output, recordings)
+        click.echo(f"{output}: {sum(len(embeddings.values) for embeddings in clips)} embeddings")
 
 
-def _summary(name: str, values: np.ndarray) -> str:
-    count, size = values.shape
-    first = f", the first {' '.join(f'{value:.3g}' for value in values[0, :_VALUES_SHOWN])} .." if count else ""
-    return f"{name}: {count} embeddings of {size} values{first}"
-
-
-def _write(output: Path, files: Sequence[Path], parts: Sequence[np.ndarray], hop: float) -> None:
-    named = zip(files, parts, strict=True)
-    embedding_files.write(
-        output, [(str(file), Embeddings(hop * np.arange(len(values)), values)) for file, values in named]
-    )
+def _summary(name: str, embeddings: Embeddings) -> str:
+    count, size = embeddings.values.shape
+    shown = " ".join(f"{value:.3g}" for value in embeddings.values[0, :_VALUES_SHOWN]) if count else ""
+    return f"{name}: {count} embeddings of {size} values{f', the first {shown} ..' if count else ''}"
 
 
 def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
-    """A usage error unless `output` is None or a path that `embedding_files.write` takes."""
+    """Rejects a path that `embedding_files.write` does not accept, as a usage error."""
     if output is None:
         return None
     try:
@@ -105,20 +106,13 @@ _PARAMETERS = (
         "--output",
         type=click.Path(path_type=Path),
         callback=_check_output,
-        help="Write .npz, .csv or .parquet, by the suffix.",
-    ),
-    click.option(
-        "--hop",
-        default=0.96,
-        show_default=True,
-        type=click.FloatRange(0, min_open=True),
-        help="Seconds from example to example in the model served, for the times in the output.",
+        help="Write the embeddings to a .npz, .csv or .parquet file, chosen by its suffix.",
     ),
 )
 
 
 def parameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the arguments and options that both clients take."""
+    """Adds the arguments and options of both clients to a command."""
     for parameter in reversed(_PARAMETERS):
         command = parameter(command)
     return command

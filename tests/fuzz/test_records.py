@@ -1,4 +1,4 @@
-"""Damaged files of AudioSet's records: what both readers give, or a ValueError that names the file."""
+"""Damaged record files: both readers return records or raise an error, and `read` names the file."""
 
 import tempfile
 from pathlib import Path
@@ -29,24 +29,24 @@ def check(seed: int) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.tfrecord")
-        if seed % 2:  # of the file
+        if seed % 2:  # damage the file
             records.write(path, made)
             path.write_bytes(mutations.mutate(path.read_bytes(), rng, header=24))
-        else:  # of a record with the right checksums
+        else:  # damage each record, with correct checksums
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for record in made:
                     writer.write(mutations.mutate(records.serialize(record), rng))
 
-        def refusal(read):
+        def error_of(read):
             try:
                 list(read(path))
             except (ValueError, tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
                 return str(error)
             return None
 
-        refused, refused_by_dataset = refusal(records.read), refusal(records.dataset)
-        assert refused is None or str(path) in refused
-        assert refused is None or refused_by_dataset is not None
+        error, dataset_error = error_of(records.read), error_of(records.embedding_dataset)
+        assert error is None or str(path) in error
+        assert error is None or dataset_error is not None
 
 
 if __name__ == "__main__":

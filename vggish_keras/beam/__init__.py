@@ -1,29 +1,29 @@
-"""Recordings in Apache Beam: the steps of a pipeline from files to AudioSet's records, on any of its runners.
+"""Apache Beam transforms from audio files to embeddings, for any of Beam's runners.
 
     with beam.Pipeline(options=options) as pipeline:
-        found = pipeline | MatchAudio(["gs://bucket/clips/**.flac"])
-        decoded = found.clips | DecodeAudio()
-        embedded = (decoded.examples, decoded.clips) | EmbedAudio("vggish/1", postprocess="quantized")
+        found = pipeline | MatchAudio(["gs://bucket/corpus/**.flac"])
+        decoded = found.recordings | DecodeAudio()
+        embedded = (decoded.examples, decoded.recordings) | EmbedAudio("vggish/1", postprocess="quantized")
         embedded | WriteAudioSetRecords("gs://bucket/records")
         (found.failures, decoded.failures) | WriteFailures("gs://bucket/records")
 
-A clip goes by its path, as bytes because a name need not be valid text. Between the steps go examples and not clips, so
-memory does not grow with a recording. Those of one that turns out to be damaged are left out when clips are joined.
+Recordings are keyed by path (bytes, because file names need not be valid text). The transforms exchange examples rather
+than recordings, so memory does not depend on a recording's length. Examples of recordings that turn out to be damaged
+are dropped when recordings are reassembled.
 """
 
 try:
     import apache_beam
-    import google_crc32c  # without which Beam writes no TFRecord files
+    import google_crc32c  # without it, Beam cannot write TFRecord files
 except ImportError as error:
     raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
 
 from vggish_keras.beam.runner import LOCAL_RUNNER, Summary, run, summarize
 from vggish_keras.beam.transforms import (
     NAMESPACE,
-    Clip,
     DecodeAudio,
     Decoded,
-    DecodedClip,
+    DecodedRecording,
     EmbedAudio,
     EmbedCorpus,
     Embedded,
@@ -31,6 +31,7 @@ from vggish_keras.beam.transforms import (
     Failure,
     MatchAudio,
     Matched,
+    Recording,
     WriteAudioSetRecords,
     WriteFailures,
     WriteParquet,
@@ -39,10 +40,9 @@ from vggish_keras.beam.transforms import (
 __all__ = [
     "LOCAL_RUNNER",
     "NAMESPACE",
-    "Clip",
     "DecodeAudio",
     "Decoded",
-    "DecodedClip",
+    "DecodedRecording",
     "EmbedAudio",
     "EmbedCorpus",
     "Embedded",
@@ -50,6 +50,7 @@ __all__ = [
     "Failure",
     "MatchAudio",
     "Matched",
+    "Recording",
     "Summary",
     "WriteAudioSetRecords",
     "WriteFailures",

@@ -1,4 +1,4 @@
-"""The steps of a pipeline."""
+"""The transforms of a pipeline."""
 
 import contextlib
 import io
@@ -16,6 +16,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from numpy.typing import NDArray
 
 from vggish_keras import audio, corpus as corpus_lib, embedding_files, params
 from vggish_keras._blas import single_threaded_blas
@@ -24,35 +25,41 @@ from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.framing import PADDINGS, cut_windows, hop_frames, start_times
+from vggish_keras.framing import PADDINGS, Padding, cut_windows, hop_frames, start_times
 from vggish_keras.recordings import find_recordings
 from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
 from vggish_keras.segments import Segment, read_segments
 
 NAMESPACE = "vggish_keras"
-"""Of the metrics: counters `clips`, `failures` and `audio_milliseconds`, and those of RunInference."""
+"""Namespace of the metrics: the counters `recordings`, `failures` and `audio_milliseconds`, and RunInference's own."""
 LEFT_OUT = "vggish_keras.left_out"
-"""Namespace of counters that bear the suffixes of other files in the folders."""
+"""Namespace of the counters of other files in the folders, named like their suffixes."""
 NO_SUFFIX = "none"
 
-Clip: TypeAlias = tuple[bytes, Segment | None]
-"""The path of a recording, and its line of AudioSet's list."""
-Example: TypeAlias = tuple[bytes, int, np.ndarray]
-"""The path of a recording, an example's index in it, and the example's samples, float32 [15600]."""
+Recording: TypeAlias = tuple[bytes, Segment | None]
+"""The path of a recording, and its line of AudioSet's list of segments."""
+Example: TypeAlias = tuple[bytes, int, NDArray[np.float32]]
+"""The path of a recording, the index of an example in it, and the example's samples, float32 [15600]."""
 Failure: TypeAlias = tuple[bytes, bytes]
-"""The path of a recording, and what is wrong with it, in which the path may occur."""
+"""The path of a recording, and the reason why it failed, which may contain the path."""
 
-_CLIPS_OF_A_TABLE = 512
+_RECORDINGS_PER_TABLE = 512
 
 
-class DecodedClip(NamedTuple):
+class DecodedRecording(NamedTuple):
     """A recording that was read to its end.
 
     Attributes:
-        num_examples: How many examples it has.
-        hop_samples: Their distance at 16 kHz, in samples.
-        segment: Its line of AudioSet's list.
+        num_examples: Number of its examples.
+        hop_samples: Distance of its examples at 16 kHz, in samples.
+        segment: Its line of AudioSet's list of segments.
+
+    Example:
+        >>> from vggish_keras import beam
+        >>> recording = beam.DecodedRecording(num_examples=3, hop_samples=15_360, segment=None)
+        >>> recording.hop_samples / 16_000
+        0.96
     """
 
     num_examples: int
@@ -61,7 +68,19 @@ class DecodedClip(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """The embeddings of a recording, the distance of its examples, and its line of AudioSet's list."""
+    """An embedded recording.
+
+    Attributes:
+        embeddings: Its embeddings.
+        hop_samples: Distance of its examples at 16 kHz, in samples.
+        segment: Its line of AudioSet's list of segments.
+
+    Example:
+        >>> from vggish_keras import beam
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> beam.Embedded(embeddings, hop_samples=15_360, segment=None).embeddings.values.shape
+        (2, 128)
+    """
 
     embeddings: Embeddings
     hop_samples: int
@@ -72,14 +91,20 @@ class Embedded(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What `MatchAudio` finds.
+    """The output of `MatchAudio`.
 
     Attributes:
-        clips: PCollection of `Clip`, each path once.
-        failures: PCollection of `Failure`: clips that the list of segments does not have.
+        recordings: PCollection of `Recording`, each path once.
+        failures: PCollection of `Failure`: recordings that are missing from the list of segments.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     recordings, failures = pipeline | beam.MatchAudio([wav])
     """
 
-    clips: Any
+    recordings: Any
     failures: Any
 
 
@@ -87,57 +112,77 @@ class MatchAudio(beam.PTransform):
     """Finds recordings.
 
     Args:
-        patterns: Files, folders and patterns as `recordings.find_recordings` takes them; or, with a scheme such as gs://,
-            patterns of Beam's file systems, where ** stands for any characters.
-        segments: AudioSet's list of segments, of a path that workers can read. It gives names, times and labels to
-            files named YTID or YTID_START; others are failures.
-        labels: AudioSet's class_labels_indices.csv, for the names of labels.
+        patterns: Files, folders and patterns as in `recordings.find_recordings`; or, with a scheme such as gs://,
+            patterns of Beam's file systems, where ** matches any characters.
+        segments: Path of AudioSet's list of segments, which workers must be able to read. It provides names, times and
+            labels for files named YTID or YTID_START. All other files are failures.
+        labels: Path of AudioSet's class_labels_indices.csv, required if the list contains names of labels.
 
-    Returns:
-        `Matched`. When it runs, a pattern that matches nothing is a ValueError.
+    Output:
+        `Matched`. A pattern that matches nothing raises ValueError when the pipeline runs.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     found = pipeline | beam.MatchAudio([wav, "*.wav"])
+        ...     _ = found.recordings | apache_beam.MapTuple(lambda path, segment: print(path))
+        b'recording.wav'
     """
 
     def __init__(self, patterns: Iterable[str], segments: str | None = None, labels: str | None = None) -> None:
         super().__init__()
-        self._patterns = [os.fsencode(pattern) for pattern in patterns]
+        self._patterns = list(patterns)
         self._segments, self._labels = segments, labels
 
-    def expand(self, pipeline: Any) -> Any:
-        # Going by distinct paths spreads them over the workers, too.
-        paths = pipeline | beam.Create([self._patterns]) | beam.FlatMap(_find) | beam.Distinct()
+    def expand(self, pipeline: Any) -> Matched:
+        # Distinct also redistributes the paths over the workers.
+        paths = pipeline | beam.Impulse() | beam.FlatMap(_find, self._patterns) | beam.Distinct()
         if self._segments is None:
             return Matched(
-                paths | beam.Map(lambda path: (path, None)).with_output_types(Clip),
+                paths | beam.Map(lambda path: (path, None)).with_output_types(Recording),
                 pipeline | "None" >> beam.Create([], reshuffle=False).with_output_types(Failure),
             )
-        known = pipeline | "Lists" >> beam.Create([(self._segments, self._labels)]) | beam.FlatMapTuple(_read_segments)
-        named = paths | "Name" >> beam.Map(lambda path: (os.fsencode(Path(os.fsdecode(path)).stem), path))
-        joined = {"paths": named, "segments": known} | beam.CoGroupByKey()
-        found = joined | beam.ParDo(_NameClips(self._segments)).with_outputs("failures", main="clips")
-        return Matched(found.clips, found.failures)
+        lists = pipeline | "Lists" >> beam.Impulse()
+        segments = lists | beam.FlatMap(_read_segments, self._segments, self._labels)
+        joined = {"paths": paths | beam.WithKeys(_stem), "segments": segments} | beam.CoGroupByKey()
+        found = joined | beam.ParDo(_AddSegments(self._segments)).with_outputs("failures", main="recordings")
+        return Matched(found.recordings, found.failures)
 
 
-def _find(patterns: Sequence[bytes]) -> Iterator[bytes]:
-    names = list(map(os.fsdecode, patterns))
-    if local := [name for name in names if not is_remote(name)]:
-        recordings = find_recordings(local)
-        for suffix, count in recordings.left_out.items():
-            Metrics.counter(LEFT_OUT, suffix or NO_SUFFIX).inc(count)
-        yield from map(os.fsencode, recordings.paths)
-    for pattern in filter(is_remote, names):
-        (found,) = FileSystems.match([pattern])
-        if not found.metadata_list:
-            raise ValueError(f"no file matches {pattern}")
-        yield from (os.fsencode(metadata.path) for metadata in found.metadata_list)
+def _find(_: bytes, patterns: Sequence[str]) -> Iterator[bytes]:
+    local = [pattern for pattern in patterns if not is_remote(pattern)]
+    remote = filter(is_remote, patterns)
+    return map(os.fsencode, itertools.chain(_find_local(local), *map(_find_remote, remote)))
+
+
+def _find_local(patterns: Sequence[str]) -> Iterator[str]:
+    if not patterns:
+        return
+    recordings = find_recordings(patterns)
+    for suffix, count in recordings.left_out.items():
+        Metrics.counter(LEFT_OUT, suffix or NO_SUFFIX).inc(count)
+    yield from map(str, recordings.paths)
+
+
+def _find_remote(pattern: str) -> Iterator[str]:
+    (found,) = FileSystems.match([pattern])
+    if not found.metadata_list:
+        raise ValueError(f"no file matches {pattern}")
+    return (metadata.path for metadata in found.metadata_list)
 
 
 def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def _read_segments(segments: str, labels: str | None) -> Iterator[tuple[bytes, Segment]]:
-    with _local_copy(segments) as list_of_segments, _local_copy(labels) as list_of_labels:
-        for stem, segment in read_segments(list_of_segments, list_of_labels).items():
+def _stem(path: bytes) -> bytes:
+    return os.fsencode(Path(os.fsdecode(path)).stem)
+
+
+def _read_segments(_: bytes, segments: str, labels: str | None) -> Iterator[tuple[bytes, Segment]]:
+    with _local_copy(segments) as local_segments, _local_copy(labels) as local_labels:
+        for stem, segment in read_segments(local_segments, local_labels).items():
             yield os.fsencode(stem), segment
 
 
@@ -152,10 +197,10 @@ def _local_copy(path: str | None) -> Iterator[Any]:
         yield str(local)
 
 
-class _NameClips(beam.DoFn):
+class _AddSegments(beam.DoFn):
     def __init__(self, segments: str) -> None:
-        self._segments = segments
-        self._failed = Metrics.counter(NAMESPACE, "failures")
+        self._reason = os.fsencode(f" is not in {segments}")
+        self._failures = Metrics.counter(NAMESPACE, "failures")
 
     def process(self, joined: tuple[bytes, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
         segment = next(iter(joined[1]["segments"]), None)
@@ -163,48 +208,66 @@ class _NameClips(beam.DoFn):
             if segment is not None:
                 yield path, segment
             else:
-                self._failed.inc()
-                reason = path + f" is not in {self._segments}".encode()
-                yield beam.pvalue.TaggedOutput("failures", (path, reason))
+                self._failures.inc()
+                yield beam.pvalue.TaggedOutput("failures", (path, path + self._reason))
 
 
 # === Audio ===
 
 
 class Decoded(NamedTuple):
-    """What `DecodeAudio` reads.
+    """The output of `DecodeAudio`.
 
     Attributes:
-        examples: PCollection of `Example`, with those of recordings whose end cannot be read.
-        clips: PCollection of (path, `DecodedClip`) of recordings that were read to their ends.
-        failures: PCollection of `Failure`: the others.
+        examples: PCollection of `Example`, including those of recordings whose end cannot be read.
+        recordings: PCollection of (path, `DecodedRecording`): recordings that were read to their ends.
+        failures: PCollection of `Failure`: all others.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     found = pipeline | beam.MatchAudio([wav])
+        ...     examples, recordings, failures = found.recordings | beam.DecodeAudio()
     """
 
     examples: Any
-    clips: Any
+    recordings: Any
     failures: Any
 
 
-@beam.typehints.with_input_types(Clip)
+@beam.typehints.with_input_types(Recording)
 class DecodeAudio(beam.PTransform):
-    """Reads recordings as the examples that the network takes: decoded, mono, at 16 kHz, in constant memory.
+    """Decodes recordings, mixes and resamples them to 16 kHz mono, and cuts them into examples, in constant memory.
 
     Args:
         hop_seconds: Distance of examples, any multiple of 10 ms.
         padding: "same" or "valid", as in `Embedder`.
         channels: "mix" or the index of a channel, as in `Embedder`.
 
-    Returns:
-        Of a PCollection of `Clip`, `Decoded`.
+    Input:
+        PCollection of `Recording`.
+
+    Output:
+        `Decoded`.
 
     Raises:
-        ValueError: A bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     found = pipeline | beam.MatchAudio([wav])
+        ...     decoded = found.recordings | beam.DecodeAudio(hop_seconds=0.5)
+        ...     _ = decoded.recordings | apache_beam.Map(print)
+        (b'recording.wav', DecodedRecording(num_examples=5, hop_samples=8000, segment=None))
     """
 
     def __init__(
         self,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: str = "same",
+        padding: Padding = "same",
         channels: audio.Channels = "mix",
     ) -> None:
         super().__init__()
@@ -212,15 +275,16 @@ class DecodeAudio(beam.PTransform):
         audio.check_channels(channels)
         self._decode = _Decode(hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES, padding, channels)
 
-    def expand(self, clips: Any) -> Any:
-        decoded = clips | beam.ParDo(self._decode).with_outputs("clips", "failures", main="examples")
-        return Decoded(decoded.examples, decoded.clips, decoded.failures)
+    def expand(self, recordings: Any) -> Decoded:
+        decoded = recordings | beam.ParDo(self._decode).with_outputs("recordings", "failures", main="examples")
+        return Decoded(decoded.examples, decoded.recordings, decoded.failures)
 
 
 class _Decode(beam.DoFn):
-    def __init__(self, hop_samples: int, padding: str, channels: audio.Channels) -> None:
+    def __init__(self, hop_samples: int, padding: Padding, channels: audio.Channels) -> None:
         self._hop_samples, self._padding, self._channels = hop_samples, padding, channels
-        self._done, self._failed = Metrics.counter(NAMESPACE, "clips"), Metrics.counter(NAMESPACE, "failures")
+        self._recordings = Metrics.counter(NAMESPACE, "recordings")
+        self._failures = Metrics.counter(NAMESPACE, "failures")
         self._milliseconds = Metrics.counter(NAMESPACE, "audio_milliseconds")
 
     def setup(self) -> None:
@@ -229,23 +293,25 @@ class _Decode(beam.DoFn):
     def teardown(self) -> None:
         self._readers.close()
 
-    def process(self, clip: Clip) -> Iterator[Any]:
-        path, segment = clip
+    def process(self, recording: Recording) -> Iterator[Any]:
+        path, segment = recording
         count = 0
         seconds: list[float] = []
         try:
-            for window in cut_windows(self._read(os.fsdecode(path), seconds.append), self._hop_samples, self._padding):
-                yield path, count, window
+            blocks = self._read(os.fsdecode(path), seconds.append)
+            for samples in cut_windows(blocks, self._hop_samples, self._padding):
+                yield path, count, samples
                 count += 1
-        except Exception as error:  # as in Embedder.embed_many, whatever it is, it is this file's
-            self._failed.inc()
+        except Exception as error:  # any error is attributed to this file, as in Embedder.embed_many
+            self._failures.inc()
             yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(error_message(error))))
         else:
-            self._done.inc()
-            yield beam.pvalue.TaggedOutput("clips", (path, DecodedClip(count, self._hop_samples, segment)))
+            self._recordings.inc()
+            decoded = DecodedRecording(count, self._hop_samples, segment)
+            yield beam.pvalue.TaggedOutput("recordings", (path, decoded))
         self._milliseconds.inc(round(1_000 * sum(seconds)))
 
-    def _read(self, path: str, on_audio: Callable[[float], object]) -> Iterator[np.ndarray]:
+    def _read(self, path: str, on_audio: Callable[[float], object]) -> Iterator[NDArray[np.float32]]:
         if not is_remote(path):
             yield from self._readers.read(path, self._channels, on_audio)
             return
@@ -256,7 +322,7 @@ class _Decode(beam.DoFn):
 
 
 class _NamedFile(io.BufferedReader):
-    """A file whose name is told where it cannot be read."""
+    """A file whose name appears in error messages."""
 
     name = ""
 
@@ -265,17 +331,24 @@ class _NamedFile(io.BufferedReader):
 
 
 class EmbedAudio(beam.PTransform):
-    """Embeds examples with Beam's RunInference, in full batches across clips, with one network for each machine.
+    """Embeds examples with Beam's RunInference, in full batches across recordings, with one network per machine.
 
     Args:
-        weights: As in `Embedder`; a path must be one that workers can read.
-        postprocess: None, "pca" or "quantized".
-        batch_size: Examples for each call of the network. The last batch of a bundle is filled up, so that what a clip
-            gives does not depend, to the bit, on how clips are spread.
+        weights: As in `Embedder`. Workers must be able to read a path.
+        postprocess: None, "pca" or "quantized", as in `Embedder`.
+        batch_size: Examples per call of the network. The last batch of a bundle is padded, so that a recording's
+            embeddings are identical to the bit however the recordings are distributed.
         dtype: As in `Embedder`.
 
-    Returns:
-        Of a pair, the PCollections `examples` and `clips` of `Decoded`, a PCollection of (path, `Embedded`).
+    Input:
+        A pair of PCollections: `examples` and `recordings` of `Decoded`.
+
+    Output:
+        PCollection of (path, `Embedded`).
+
+    Example:
+        >>> from vggish_keras import beam
+        >>> embed = beam.EmbedAudio("vggish/1", postprocess="quantized")
     """
 
     def __init__(
@@ -287,71 +360,86 @@ class EmbedAudio(beam.PTransform):
     ) -> None:
         super().__init__()
         options = {"weights": weights, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
-        self._network = _Network(options)
+        self._handler = _EmbedderHandler(options)
         self._dtype = embedding_dtype(postprocess)
 
-    def expand(self, decoded: Any) -> Any:
-        examples, clips = decoded
-        rows = examples | RunInference(self._network)
-        return {"rows": rows, "clips": clips} | beam.CoGroupByKey() | beam.FlatMap(_join, self._dtype)
+    def expand(self, decoded: tuple[Any, Any]) -> Any:
+        examples, recordings = decoded
+        rows = examples | RunInference(self._handler)
+        return {"rows": rows, "recordings": recordings} | beam.CoGroupByKey() | beam.FlatMap(_assemble, self._dtype)
 
 
-class _Network(ModelHandler[Example, tuple[bytes, tuple[int, np.ndarray]], Embedder]):
+_Row: TypeAlias = tuple[bytes, tuple[int, NDArray[Any]]]
+"""The path of a recording, and the index and the embedding of an example."""
+
+
+class _EmbedderHandler(ModelHandler[Example, _Row, Embedder]):
     def __init__(self, options: dict[str, Any]) -> None:
-        # A large model is loaded by one process of a machine, which answers the others.
+        # Only one process per machine loads a large model, and serves the others.
         super().__init__(min_batch_size=options["batch_size"], max_batch_size=options["batch_size"], large_model=True)
         self._options = options
 
     def load_model(self) -> Embedder:
         return Embedder(**self._options)
 
-    def run_inference(
-        self, batch: Sequence[Example], model: Embedder, inference_args: Any = None
-    ) -> Iterable[tuple[bytes, tuple[int, np.ndarray]]]:
-        rows = model.embed_full_batch(np.stack([window for _, _, window in batch]))
+    def run_inference(self, batch: Sequence[Example], model: Embedder, inference_args: Any = None) -> Iterable[_Row]:
+        rows = model.embed_full_batch(np.stack([samples for _, _, samples in batch]))
         return [(path, (index, row)) for (path, index, _), row in zip(batch, rows, strict=True)]
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
-        return sum(window.nbytes for _, _, window in batch)
+        return sum(samples.nbytes for _, _, samples in batch)
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE
 
 
-def _join(joined: tuple[bytes, Mapping[str, Iterable[Any]]], dtype: str) -> Iterator[tuple[bytes, Embedded]]:
-    """Puts the rows of a clip in order; one that was not read to the end is left out."""
+def _assemble(joined: tuple[bytes, Mapping[str, Iterable[Any]]], dtype: str) -> Iterator[tuple[bytes, Embedded]]:
+    """Puts the rows of a recording in order, unless it was not read to its end."""
     path, parts = joined
-    for clip in itertools.starmap(DecodedClip, parts["clips"]):
+    for recording in itertools.starmap(DecodedRecording, parts["recordings"]):
         rows = [row for _, row in sorted(parts["rows"], key=lambda row: row[0])]
         values = np.stack(rows) if rows else np.zeros((0, params.EMBEDDING_SIZE), dtype)
-        embeddings = Embeddings(start_times(clip.num_examples, clip.hop_samples), values)
-        yield path, Embedded(embeddings, clip.hop_samples, clip.segment)
+        embeddings = Embeddings(start_times(recording.num_examples, recording.hop_samples), values)
+        yield path, Embedded(embeddings, recording.hop_samples, recording.segment)
 
 
 # === Writing ===
 
 
 def _check_prefix(prefix: str) -> str:
-    """`prefix`, or a ValueError for one that Beam's writers, when all is computed, take for a pattern."""
+    """Returns `prefix`, unless Beam's writers would treat it as a pattern after everything is computed."""
     path = prefix if is_remote(prefix) else os.path.abspath(prefix)
     if re.search(r"[*?[]", path):
-        raise ValueError(f"got the output {path}, expected a path without * ? [, which Beam takes for a pattern")
+        raise ValueError(f"expected an output path without * ? [, which Beam treats as a pattern, got {path}")
     return prefix
 
 
 @beam.typehints.with_input_types(tuple[bytes, Embedded])
 class WriteAudioSetRecords(beam.PTransform):
-    """Writes AudioSet's records to PREFIX-00000-of-00004.tfrecord and so on, which appear when all are complete.
+    """Writes AudioSet records to PREFIX-00000-of-00004.tfrecord and so on, which appear when all are complete.
 
     Args:
-        prefix: PREFIX, local or of a Beam file system.
-        shards: The number of files; 0 leaves it to the runner.
+        prefix: PREFIX, a local path or one of a Beam file system.
+        shards: Number of files. 0 lets the runner choose.
 
-    Returns:
-        Of a PCollection of (path, `Embedded`), quantized, the paths of the files.
+    Input:
+        PCollection of (path, `Embedded`) with quantized embeddings.
+
+    Output:
+        PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> embeddings = vk.Embeddings(np.array([0.0]), np.zeros((1, 128), np.uint8))
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     embedded = pipeline | apache_beam.Create([(b"a.wav", beam.Embedded(embeddings, 15_360, None))])
+        ...     _ = embedded | beam.WriteAudioSetRecords("corpus", shards=1)
+        >>> [record.video_id for record in vk.records.read("corpus-00000-of-00001.tfrecord")]
+        ['a.wav']
     """
 
     def __init__(self, prefix: str, shards: int = 0) -> None:
@@ -361,11 +449,10 @@ class WriteAudioSetRecords(beam.PTransform):
         )
 
     def expand(self, embedded: Any) -> Any:
-        return embedded | beam.Map(_serialize) | self._write
+        return embedded | beam.MapTuple(_serialize) | self._write
 
 
-def _serialize(clip: tuple[bytes, Embedded]) -> bytes:
-    path, embedded = clip
+def _serialize(path: bytes, embedded: Embedded) -> bytes:
     hop_seconds = embedded.hop_samples / params.SAMPLE_RATE
     return serialize(corpus_lib.make_record(os.fsdecode(path), embedded.embeddings, hop_seconds, embedded.segment))
 
@@ -375,16 +462,29 @@ class WriteParquet(beam.PTransform):
     """Writes the columns file, time and embedding to PREFIX-00000-of-00004.parquet and so on.
 
     Args:
-        prefix: PREFIX, local or of a Beam file system.
-        postprocess: As in `EmbedAudio`: "quantized" makes them uint8, else they are float32.
-        shards: The number of files; 0 leaves it to the runner.
+        prefix: PREFIX, a local path or one of a Beam file system.
+        postprocess: As in `EmbedAudio`: embeddings are uint8 if it is "quantized", else float32.
+        shards: Number of files. 0 lets the runner choose.
 
-    Returns:
-        Of a PCollection of (path, `Embedded`), the paths of the files.
+    Input:
+        PCollection of (path, `Embedded`).
+
+    Output:
+        PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
-        ImportError: There is no pyarrow.
+        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ImportError: pyarrow is missing.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> embeddings = vk.Embeddings(np.array([0.0]), np.zeros((1, 128), np.float32))
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     embedded = pipeline | apache_beam.Create([(b"a.wav", beam.Embedded(embeddings, 15_360, None))])
+        ...     _ = embedded | beam.WriteParquet("corpus", shards=1)
+        >>> Path("corpus-00000-of-00001.parquet").exists()
+        True
     """
 
     def __init__(self, prefix: str, postprocess: str | None = None, shards: int = 0) -> None:
@@ -395,26 +495,43 @@ class WriteParquet(beam.PTransform):
         )
 
     def expand(self, embedded: Any) -> Any:
-        # A table becomes a group of rows.
-        clips = beam.BatchElements(_CLIPS_OF_A_TABLE, _CLIPS_OF_A_TABLE)
-        return embedded | clips | beam.Map(_table, self._schema) | self._write
+        # Each table becomes a row group.
+        batches = embedded | beam.BatchElements(_RECORDINGS_PER_TABLE, _RECORDINGS_PER_TABLE)
+        return batches | beam.Map(_table, self._schema) | self._write
 
 
-def _table(clips: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
-    return embedding_files.parquet_table([(os.fsdecode(path), embedded.embeddings) for path, embedded in clips], schema)
+def _table(batch: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
+    return embedding_files.parquet_table([(os.fsdecode(path), embedded.embeddings) for path, embedded in batch], schema)
 
 
 class WriteFailures(beam.PTransform):
-    """Writes the columns file and reason to PREFIX-failures.csv; without failures there is no such file.
+    """Writes the columns file and reason to PREFIX-failures.csv, unless there are no failures.
 
     Args:
-        prefix: PREFIX, local or of a Beam file system.
+        prefix: PREFIX, a local path or one of a Beam file system.
 
-    Returns:
-        Of PCollections of `Failure`, the path of the file.
+    Input:
+        A tuple of PCollections of `Failure`.
+
+    Output:
+        PCollection of the path of the file.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder has one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> Path("text.wav").write_text("no audio")
+        8
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     found = pipeline | beam.MatchAudio(["text.wav"])
+        ...     decoded = found.recordings | beam.DecodeAudio()
+        ...     _ = (found.failures, decoded.failures) | beam.WriteFailures("corpus")
+        >>> print(Path("corpus-failures.csv").read_text())
+        file,reason
+        text.wav,"text.wav cannot be read as audio: ..."
+        <BLANKLINE>
     """
 
     def __init__(self, prefix: str) -> None:
@@ -429,50 +546,56 @@ class WriteFailures(beam.PTransform):
         )
 
     def expand(self, failures: Any) -> Any:
-        rows = failures | beam.Flatten() | beam.MapTuple(_failures_row)
-        return rows | self._write
+        return failures | beam.Flatten() | beam.Map(_failures_row) | self._write
 
 
-def _failures_row(path: bytes, reason: bytes) -> bytes:
-    return corpus_lib.failures_row(os.fsdecode(path), os.fsdecode(reason))
+def _failures_row(failure: Failure) -> bytes:
+    return corpus_lib.failures_row(*map(os.fsdecode, failure))
 
 
 # === All of it ===
 
 
 class EmbedCorpus(beam.PTransform):
-    """From recordings to AudioSet's records at PREFIX-*-of-*.tfrecord and to the bad ones at PREFIX-failures.csv.
+    """Embeds recordings into AudioSet records at PREFIX-*-of-*.tfrecord, and lists failures in PREFIX-failures.csv.
+
+    The whole pipeline as one transform, for `run`.
 
     Args:
         patterns: As in `MatchAudio`.
-        prefix: PREFIX, local or of a Beam file system.
-        weights: As in `EmbedAudio`; a SavedModel must have PCA parameters.
-        segments: As in `MatchAudio`.
-        labels: As in `MatchAudio`.
+        prefix: PREFIX, a local path or one of a Beam file system.
+        weights: As in `EmbedAudio`. A SavedModel must have PCA parameters.
         hop_seconds: As in `DecodeAudio`.
         padding: As in `DecodeAudio`.
         batch_size: As in `EmbedAudio`.
         dtype: As in `EmbedAudio`.
-        shards: As in `WriteAudioSetRecords`.
         channels: As in `DecodeAudio`.
+        segments: As in `MatchAudio`.
+        labels: As in `MatchAudio`.
+        shards: As in `WriteAudioSetRecords`.
 
     Raises:
-        ValueError: A bad argument.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from vggish_keras import beam
+        >>> corpus = beam.EmbedCorpus([wav], "records/corpus", weights="vggish/1", hop_seconds=0.48)
     """
 
     def __init__(
         self,
         patterns: Iterable[str],
         prefix: str,
+        *,
         weights: PathLike | None = params.AUDIOSET,
-        segments: str | None = None,
-        labels: str | None = None,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: str = "same",
+        padding: Padding = "same",
         batch_size: int = 32,
         dtype: str = "float32",
-        shards: int = 0,
         channels: audio.Channels = "mix",
+        segments: str | None = None,
+        labels: str | None = None,
+        shards: int = 0,
     ) -> None:
         super().__init__()
         self.prefix = prefix
@@ -482,8 +605,8 @@ class EmbedCorpus(beam.PTransform):
         self._write = WriteAudioSetRecords(prefix, shards)
         self._write_failures = WriteFailures(prefix)
 
-    def expand(self, pipeline: Any) -> Any:
+    def expand(self, pipeline: Any) -> tuple[Any, Any]:
         found = pipeline | self._match
-        decoded = found.clips | self._decode
-        written = (decoded.examples, decoded.clips) | self._embed | self._write
+        decoded = found.recordings | self._decode
+        written = (decoded.examples, decoded.recordings) | self._embed | self._write
         return written, (found.failures, decoded.failures) | self._write_failures

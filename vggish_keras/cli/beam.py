@@ -39,7 +39,7 @@ def beam(
     segments: str | None,
     labels: str | None,
     hop: float,
-    padding: str,
+    padding: Any,
     dtype: str,
     channels: Any,
     batch_size: int,
@@ -60,7 +60,17 @@ def beam(
     if labels and not segments:
         raise click.UsageError("--labels is for --segments")
     corpus = beam_lib.EmbedCorpus(
-        inputs, prefix, weights, segments, labels, hop, padding, batch_size, dtype, shards, channels
+        inputs,
+        prefix,
+        weights=weights,
+        hop_seconds=hop,
+        padding=padding,
+        batch_size=batch_size,
+        dtype=dtype,
+        channels=channels,
+        segments=segments,
+        labels=labels,
+        shards=shards,
     )
     try:
         summary = beam_lib.summarize(beam_lib.run(corpus, _parse_beam_options(beam_options)))
@@ -68,7 +78,7 @@ def beam(
         raise click.ClickException(str(error).strip().splitlines()[-1]) from error
     failed = f", {summary.failures} failed" if summary.failures else ""
     others = f", {describe_left_out(summary.left_out)}" if summary.left_out else ""
-    click.echo(f"{prefix}: {summary.clips} files, {summary.seconds / 3600:.2f} h of audio{failed}{others}")
+    click.echo(f"{prefix}: {summary.recordings} files, {summary.seconds / 3600:.2f} h of audio{failed}{others}")
     if summary.failures:
         sys.exit(1)
 

@@ -21,8 +21,8 @@ def check(weights: str) -> None:
     figures = smoke_test(weights)
     table = Table("figure", "expected", "measured", "within 10 %")
     for figure in figures:
-        agrees = "yes" if figure.agrees else "NO"
+        agrees = "yes" if figure.within_tolerance else "NO"
         table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)
     print_table(table)
-    if not all(figure.agrees for figure in figures):
+    if not all(figure.within_tolerance for figure in figures):
         raise click.ClickException(f"weights {weights} do not give the published figures")

@@ -1,4 +1,4 @@
-"""Models for other programs: one file for each target, and what only exports need."""
+"""Export models for use outside this package: one file per target, and what only exports need."""
 
 from vggish_keras.exporting.saved_model import export_saved_model
 

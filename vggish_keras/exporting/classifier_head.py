@@ -1,5 +1,6 @@
-"""What a model computes from VGGish's embeddings, so that it can be given those of clips of any length."""
+"""The layers of a classifier that follow VGGish, callable on the embeddings of any number of examples."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -8,71 +9,82 @@ from tensorflow import keras
 from vggish_keras.network import UnfoldExamples, nested_models
 
 
-class Head:
+class ClassifierHead:
     """The layers of a functional or sequential model that follow VGGish.
 
     Args:
-        model: A Keras model with one output, that is built on VGGish's output or has VGGish as a layer, at any depth.
+        model: A Keras model with one output, built on VGGish's output or with VGGish as a layer, at any depth.
 
     Attributes:
-        size: Values of an output.
+        size: Number of values in an output.
 
     Raises:
-        ValueError: There is more than one output, or it needs more than embeddings [batch, n, 128].
+        ValueError: The model has more than one output, or depends on more than embeddings [batch, n, 128].
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: keras.Model) -> None:
         try:
-            parts = _parts(model)
+            submodels = _layers_after_vggish(model)
             (output,) = model.outputs
-            fits = bool(parts) and len(parts[0].inputs[0].shape) == 3
+            fits = bool(submodels) and len(submodels[0].inputs[0].shape) == 3
         except (AttributeError, ValueError):
             fits = False
         if not fits:
             raise ValueError(
                 f"model {model.name!r} must be functional or sequential, with one output that depends on waveforms "
-                "through VGGish's embeddings alone"
+                "only through VGGish's embeddings"
             )
-        self._parts = parts
+        self._submodels = submodels
         self.size = int(output.shape[-1])
 
     def __call__(self, embedding: tf.Tensor, mask: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Embeddings [batch, n, 128], of which those count that the mask [batch, n] has -> the model's output."""
-        outputs = tf.identity(embedding)  # Keras leaves the mask on the tensor that it is given
-        for part in self._parts:
-            of_examples = len(part.inputs[0].shape) == 3
-            if len(part.inputs) == 2:
+        """Applies the layers to embeddings [batch, n, 128]; examples where `mask` [batch, n] is False are ignored."""
+        outputs = tf.identity(embedding)  # Keras attaches the mask to the tensor that it receives
+        for submodel in self._submodels:
+            has_example_axis = len(submodel.inputs[0].shape) == 3
+            if len(submodel.inputs) == 2:
                 exists = tf.ones(tf.shape(embedding)[:2], bool) if mask is None else mask
-                outputs = part([outputs, exists], training=training)
+                outputs = submodel([outputs, exists], training=training)
             else:
-                outputs = part(outputs, mask=mask if of_examples else None, training=training)
+                outputs = submodel(outputs, mask=mask if has_example_axis else None, training=training)
         return outputs
 
 
-def _parts(model: Any) -> list[Any]:
-    """What follows VGGish in the innermost model that contains it, in the one around that, and so on."""
+def _layers_after_vggish(model: keras.Model) -> list[keras.Model]:
+    """The layers after VGGish as submodels: first of the innermost model that contains it, then of the one around."""
     for layer in model.layers:
         if isinstance(layer, UnfoldExamples):
-            return _part(layer.output, model)
+            return _submodel_from(layer.output, model)
         if any(isinstance(inner, UnfoldExamples) for nested in _nested(layer) for inner in nested.layers):
-            taken = (tensor for other in model.layers for tensor in tf.nest.flatten(other.input))
-            outside = next((tensor for tensor in taken if tensor._keras_history[0] is layer), None)
-            return _parts(layer) + ([] if outside is None else _part(outside, model))
+            inputs = (tensor for other in model.layers for tensor in tf.nest.flatten(other.input))
+            outside = next((tensor for tensor in inputs if _source_layer(tensor) is layer), None)
+            return _layers_after_vggish(layer) + ([] if outside is None else _submodel_from(outside, model))
     return []
 
 
-def _nested(layer: Any) -> Any:
-    return nested_models(layer) if hasattr(layer, "layers") else ()
+def _nested(layer: keras.layers.Layer) -> Iterator[Any]:
+    return nested_models(layer) if hasattr(layer, "layers") else iter(())
 
 
-def _part(embedding: Any, model: Any) -> list[Any]:
-    """The model from a tensor in it to its output; none if that is the output."""
-    if embedding is model.outputs[0]:
+def _submodel_from(tensor: Any, model: keras.Model) -> list[keras.Model]:
+    """The model from one of its tensors to its output; none if the tensor is the output."""
+    if tensor is model.outputs[0]:
         return []
     try:
-        part = keras.Model(embedding, model.outputs[0])
+        submodel = keras.Model(tensor, model.outputs[0])
     except ValueError:
-        # In Keras 3 the mask is a tensor of the graph; Keras 2 hands it on beside.
-        part = keras.Model([embedding, embedding._keras_mask], model.outputs[0])
-    part.supports_masking = True
-    return [part]
+        # In Keras 3 the mask is a tensor of the graph; Keras 2 passes it separately.
+        submodel = keras.Model([tensor, _mask(tensor)], model.outputs[0])
+    submodel.supports_masking = True
+    return [submodel]
+
+
+# === Private attributes of Keras, the same in Keras 3.0 to 3.15 and Keras 2.16 to 2.21 ===
+
+
+def _source_layer(tensor: Any) -> Any:
+    return tensor._keras_history[0]
+
+
+def _mask(tensor: Any) -> Any:
+    return tensor._keras_mask

@@ -1,8 +1,8 @@
-"""resample.py inside a TensorFlow graph, for rates that are known only when it runs.
+"""Resampling as TensorFlow ops, for sample rates known only at run time.
 
-A block of output samples is one row of a matrix product. For usual rates the filters repeat after a few hundred output
-samples, and a matrix holds them all. Other rates have thousands: there the filter is a polynomial in the position of
-the output sample between two input samples, so that a small matrix, quickly made, serves every rate.
+The algorithm and its names are described in `vggish_keras.resample`. For usual rates a matrix holds the filters of all
+phases. For other rates that matrix would be large and slow to make. There each tap is a polynomial in the fraction, so
+that a small matrix of Chebyshev coefficients, quickly made, serves any rate.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import params
-from vggish_keras.resample import resampy_table
+from vggish_keras.resample import TARGET_COLUMNS, resampy_table
 
-# Output samples of a block: fewer make the product slow, more fill the matrix with zeros.
-_REPEATING_COLUMNS, _POLYNOMIAL_COLUMNS = 128, 32
-# A matrix of all filters is made only if it is this small, by itself and for each output sample.
+# For polynomials: each output sample has two columns for each coefficient, so few output samples make a wide matrix.
+_ODD_RATE_COLUMNS = 32
+# A matrix of all phases is made only if it is small, both by itself and for each output sample: unlike the matrices of
+# `vggish_keras.resample` it is made anew in each call.
 _MAX_ENTRIES, _MAX_ENTRIES_PER_OUTPUT = 1 << 19, 8
-# Input samples that are copied at a time.
+# Input samples copied per step, which bounds memory whatever the span.
 _STEP = 1 << 20
 _RATE = np.int64(params.SAMPLE_RATE)
 _ONE, _TWO = np.int64(1), np.int64(2)
@@ -25,16 +26,16 @@ _DIVISORS = np.array([d for d in range(1, params.SAMPLE_RATE + 1) if params.SAMP
 
 
 class FilterBank(NamedTuple):
-    """The filters of one sample rate.
+    """The filters of a sample rate.
 
     Attributes:
         sample_rate: Hz, int64.
-        matrix: float32 [window, columns]; or, if the filters are polynomials, [window, columns * 2 * terms]: the
-            Chebyshev coefficients for an output sample that follows the same input sample as in the first block, and
-            for one that follows the next input sample.
-        columns: Output samples of a block, int64.
-        terms: Coefficients of a polynomial, int64; 0 for filters that repeat from block to block.
-        reach: Input samples that the filters reach back beyond a block's first, int64.
+        matrix: float32 [span, columns] if the filters repeat from block to block. If they are polynomials, [span,
+            columns * 2 * terms]: the Chebyshev coefficients of an output sample that lies after the same input sample
+            as in the first block, and of one that lies after the next input sample.
+        columns: Output samples per block, int64.
+        terms: Coefficients per polynomial, int64; 0 if the filters repeat.
+        reach: Input samples that the filters reach back before the block's first, int64.
     """
 
     sample_rate: tf.Tensor
@@ -45,22 +46,22 @@ class FilterBank(NamedTuple):
 
 
 def filter_bank(sample_rate: tf.Tensor, outputs: tf.Tensor) -> FilterBank:
-    """Makes the filters that take a rate to 16 kHz.
+    """The filters that convert a sample rate to 16 kHz.
 
     Args:
         sample_rate: Hz, int64 scalar.
-        outputs: How many output samples they are for, int64 scalar: for a few, small matrices do.
+        outputs: Number of output samples to compute with them, int64 scalar; for few, a small matrix is cheaper.
 
     Returns:
         The filters, at most 4 MB.
     """
     common = tf.reduce_max(tf.where(sample_rate % _DIVISORS == 0, _DIVISORS, _ONE))
     phases = _RATE // common
-    columns = phases * tf.maximum(_REPEATING_COLUMNS // phases, 1)
+    columns = phases * tf.maximum(TARGET_COLUMNS // phases, 1)
     taps = 2 * _wing(sample_rate)
     entries = columns * (_position(columns, sample_rate) + taps)
     repeating = entries <= tf.minimum(outputs * _MAX_ENTRIES_PER_OUTPUT, _MAX_ENTRIES)
-    few = tf.clip_by_value(outputs, 1, _POLYNOMIAL_COLUMNS)
+    few = tf.clip_by_value(outputs, 1, _ODD_RATE_COLUMNS)
     matrix, columns, terms = tf.cond(
         repeating, lambda: _repeating_filters(sample_rate, columns), lambda: _polynomial_filters(sample_rate, few)
     )
@@ -76,7 +77,7 @@ def _repeating_filters(sample_rate: tf.Tensor, columns: tf.Tensor) -> tuple[tf.T
 
 
 def _polynomial_filters(sample_rate: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    # The faster the rate, the smoother the filter from one input sample to the next; the error stays below 1e-6.
+    # The faster the rate, the smoother a tap over the fraction; the error stays below 1e-6.
     terms = 4 + tf.cast(tf.math.ceil(6 * _scale(sample_rate)), tf.int64)
     angles = np.pi * (tf.range(tf.cast(terms, tf.float64)) + 0.5) / tf.cast(terms, tf.float64)
     filters = _interpolated_filters(sample_rate, (tf.cos(angles) + 1) / 2)
@@ -88,22 +89,22 @@ def _polynomial_filters(sample_rate: tf.Tensor, columns: tf.Tensor) -> tuple[tf.
 
 
 def _band_matrix(table: tf.Tensor, taps: tf.Tensor, offsets: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Filters, each moved down by its offset.
+    """Filters as columns, each shifted down by its offset.
 
     Args:
         table: float32 [rows, terms].
-        taps: Rows of a filter.
+        taps: Rows per filter.
         offsets: int64 [filters].
-        rows: The first row of each filter, int64 [filters] or one for all.
+        rows: The first row of each filter, int64 [filters], or a single one for all.
 
     Returns:
-        float32 [window, filters * terms].
+        float32 [span, filters * terms].
     """
-    moved = tf.range(offsets[-1] + taps)[:, tf.newaxis] - offsets
-    inside = (moved >= 0) & (moved < taps)
+    shifted = tf.range(offsets[-1] + taps)[:, tf.newaxis] - offsets
+    inside = (shifted >= 0) & (shifted < taps)
     nothing = tf.shape(table, tf.int64)[0]
-    entries = tf.gather(tf.pad(table, [[0, 1], [0, 0]]), tf.where(inside, rows + moved, nothing))
-    return tf.reshape(entries, [tf.shape(moved)[0], -1])
+    entries = tf.gather(tf.pad(table, [[0, 1], [0, 0]]), tf.where(inside, rows + shifted, nothing))
+    return tf.reshape(entries, [tf.shape(shifted)[0], -1])
 
 
 def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
@@ -114,15 +115,15 @@ def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
         bank: The filters of its rate.
 
     Returns:
-        float32 [samples * 16000 // sample_rate], as `vggish_keras.resample.resample` gives it.
+        float32 [samples * 16000 // sample_rate], as `vggish_keras.resample.resample` returns it.
     """
     if bank.sample_rate == params.SAMPLE_RATE:
         return waveform
     length = tf.size(waveform, tf.int64) * _RATE // bank.sample_rate
-    blocks = -(-length // bank.columns)
-    window = tf.shape(bank.matrix, tf.int64)[0]
-    padded = tf.pad(waveform, [[bank.reach, window]])
-    step = tf.maximum(_STEP // window, 1)
+    blocks = ceil_div(length, bank.columns)
+    span = tf.shape(bank.matrix, tf.int64)[0]
+    padded = tf.pad(waveform, [[bank.reach, span]])
+    step = tf.maximum(_STEP // span, 1)
     parts = tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
     for first in tf.range(0, blocks, step):
         tf.autograph.experimental.set_loop_options(parallel_iterations=1)
@@ -132,52 +133,62 @@ def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
 
 
 def _resample_blocks(padded: tf.Tensor, bank: FilterBank, blocks: tf.Tensor) -> tf.Tensor:
-    """Output samples of the given successive blocks, float32 [blocks * columns]."""
+    """The output samples of successive blocks, float32 [blocks * columns]."""
     starts = _position(blocks * bank.columns, bank.sample_rate)
     outputs = tf.cond(
         bank.terms == 0,
-        lambda: _equidistant_windows(padded[starts[0] :], bank, tf.size(blocks)) @ bank.matrix,
-        lambda: _evaluate(_windows(padded, bank, starts) @ bank.matrix, bank, blocks, starts),
+        lambda: _equidistant_spans(padded[starts[0] :], bank, tf.size(blocks)) @ bank.matrix,
+        lambda: _evaluate(_spans(padded, bank, starts) @ bank.matrix, bank, blocks, starts),
     )
     return tf.reshape(outputs, [-1])
 
 
-def _windows(padded: tf.Tensor, bank: FilterBank, starts: tf.Tensor) -> tf.Tensor:
+def _spans(padded: tf.Tensor, bank: FilterBank, starts: tf.Tensor) -> tf.Tensor:
+    """The input samples of each block, float32 [blocks, span]."""
     # int32 halves the cost of the indices.
     return tf.gather(padded, tf.cast(starts, tf.int32)[:, tf.newaxis] + tf.range(tf.shape(bank.matrix)[0]))
 
 
-def _equidistant_windows(padded: tf.Tensor, bank: FilterBank, blocks: tf.Tensor) -> tf.Tensor:
-    """The same for filters that repeat, whose windows are cut faster: each spans a few whole rows of `advance`."""
-    advance, window = tf.cast(_position(bank.columns, bank.sample_rate), tf.int32), tf.shape(bank.matrix)[0]
-    rows_of_block = -(-window // advance)
-    samples = (blocks + rows_of_block - 1) * advance
+def _equidistant_spans(padded: tf.Tensor, bank: FilterBank, blocks: tf.Tensor) -> tf.Tensor:
+    """The same for filters that repeat, cut faster: each span consists of a few whole rows of `advance` samples."""
+    advance, span = tf.cast(_position(bank.columns, bank.sample_rate), tf.int32), tf.shape(bank.matrix)[0]
+    rows_per_block = ceil_div(span, advance)
+    samples = (blocks + rows_per_block - 1) * advance
     padded = padded[:samples]
     rows = tf.reshape(tf.pad(padded, [[0, samples - tf.size(padded)]]), [-1, advance])
-    windows = tf.gather(rows, tf.range(blocks)[:, tf.newaxis] + tf.range(rows_of_block))
-    return tf.reshape(windows, [blocks, rows_of_block * advance])[:, :window]
+    spans = tf.gather(rows, tf.range(blocks)[:, tf.newaxis] + tf.range(rows_per_block))
+    return tf.reshape(spans, [blocks, rows_per_block * advance])[:, :span]
 
 
 def _evaluate(coefficients: tf.Tensor, bank: FilterBank, blocks: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
-    """Chebyshev polynomials [blocks, columns * 2 * terms] at the positions of the output samples [blocks, columns]."""
+    """Evaluates Chebyshev polynomials [blocks, columns * 2 * terms] at the fractions of the output samples.
+
+    Returns:
+        float32 [blocks, columns].
+    """
     columns = tf.range(bank.columns)
     index = blocks[:, tf.newaxis] * bank.columns + columns
-    follows_next = _position(index, bank.sample_rate) > starts[:, tf.newaxis] + _position(columns, bank.sample_rate)
+    after_next = _position(index, bank.sample_rate) > starts[:, tf.newaxis] + _position(columns, bank.sample_rate)
     coefficients = tf.reshape(coefficients, [-1, bank.columns, 2, bank.terms])
-    coefficients = tf.where(follows_next[..., tf.newaxis], coefficients[:, :, 1], coefficients[:, :, 0])
+    coefficients = tf.where(after_next[..., tf.newaxis], coefficients[:, :, 1], coefficients[:, :, 0])
     angles = tf.acos(tf.cast(2 * _fraction(index, bank.sample_rate) - 1, tf.float32))
     polynomials = tf.cos(angles[..., tf.newaxis] * tf.range(tf.cast(bank.terms, tf.float32)))
     return tf.reduce_sum(coefficients * polynomials, axis=-1)
 
 
 def _position(index: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
-    """The input sample that output sample `index` follows, or is."""
+    """The last input sample at or before output sample `index`."""
     return index * sample_rate // _RATE
 
 
 def _fraction(index: tf.Tensor, sample_rate: tf.Tensor) -> tf.Tensor:
-    """How far it lies on the way to the next input sample, float64."""
+    """The output sample's distance from there, in input samples, float64."""
     return tf.cast(index * sample_rate % _RATE, tf.float64) / params.SAMPLE_RATE
+
+
+def ceil_div(dividend: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:
+    """The quotient of integers, rounded up."""
+    return -(-dividend // divisor)
 
 
 # === resampy's filters ===
@@ -188,17 +199,17 @@ def _scale(sample_rate: tf.Tensor) -> tf.Tensor:
 
 
 def _tap_step(sample_rate: tf.Tensor) -> tf.Tensor:
-    """Entries of the table from tap to tap."""
+    """Table entries from one tap to the next."""
     return tf.cast(_scale(sample_rate) * resampy_table()[1], tf.int64)  # resampy truncates too
 
 
 def _wing(sample_rate: tf.Tensor) -> tf.Tensor:
-    """Taps on each side of an output sample."""
+    """Taps on either side of an output sample."""
     return len(resampy_table()[0]) // _tap_step(sample_rate)
 
 
 def _interpolated_filters(sample_rate: tf.Tensor, fractions: tf.Tensor) -> tf.Tensor:
-    """resampy's filters, float32 [len(fractions), 2 * wing], as in `vggish_keras.resample`."""
+    """resampy's filters of output samples at these fractions, float32 [len(fractions), 2 * wing]."""
     half_window, precision = resampy_table()
     table, last = tf.constant(half_window), len(half_window) - 1
     scale, step = _scale(sample_rate), _tap_step(sample_rate)

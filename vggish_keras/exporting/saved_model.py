@@ -1,18 +1,17 @@
-"""The reusable SavedModel: one artefact for TF Hub, hub.KerasLayer, TF Serving and plain TensorFlow."""
+"""The exported SavedModel: one artifact for TF Hub, hub.KerasLayer, TF Serving and plain TensorFlow."""
 
 import os
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import params
+from vggish_keras import params, saved_model_options
 from vggish_keras._validation import PathLike
-from vggish_keras.exporting.classifier_head import Head
+from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.signatures import ServedModel
 from vggish_keras.model import VGGish
 from vggish_keras.postprocess import PcaParams, Postprocess
@@ -22,90 +21,110 @@ CLASS_NAMES = Path("assets") / "class_names.txt"
 
 
 def export_saved_model(
-    model: Any,
+    model: keras.Model | PathLike,
     path: PathLike,
     postprocess: PcaParams | None = None,
     overwrite: bool = False,
     *,
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Writes a SavedModel that needs TensorFlow alone.
+    """Writes a SavedModel that needs only TensorFlow.
 
     It is callable on waveforms, can be fine-tuned through `hub.KerasLayer`, and has the signatures serving_default,
-    padded, wav and examples. It appears at `path` when it is complete, with warm-up requests for TF Serving if
-    tensorflow-serving-api is installed.
+    padded, wav and examples. It carries its hop and padding, and warm-up requests for TF Serving if
+    tensorflow-serving-api is installed. The folder appears at `path` once it is complete.
 
-    With `class_names` the model's own output is exported, too: a call gives it in place of the embeddings, and the
-    signatures of sounds have it as `scores`. Each clip counts with its own examples alone, whether or not the model
-    was built with `lengths`.
+    With `class_names` the model's own output is also exported: a call returns it instead of the embeddings, and the
+    waveform signatures return it as `scores`. Padding is ignored, whether or not the model was built with `lengths`.
+
+    Example:
+        >>> path = vk.export_saved_model(model, "vggish/1")
+        >>> vggish = tf.saved_model.load(str(path))
+        >>> vggish(np.zeros(32_000, np.float32)).shape
+        TensorShape([2, 128])
+        >>> sorted(vggish.signatures)
+        ['examples', 'padded', 'serving_default', 'wav']
 
     Args:
-        model: A Keras model that contains a VGGish; or weights as `VGGish` takes them, for one with its defaults. The
-            distance of examples and the padding are the model's.
+        model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
+            them, for a model with its defaults.
         path: The folder to write. For TF Serving its last part is a version number.
-        postprocess: PCA parameters as `Postprocess` takes them, for the output `quantized`; None for none.
-        overwrite: True replaces what is at `path`.
-        class_names: What a classifier's scores stand for, in their order; written to `assets/class_names.txt`, a name
-            on each line. None exports VGGish alone.
+        postprocess: PCA parameters as `Postprocess` accepts them, for the output `quantized`; None omits this output.
+        overwrite: Whether to replace what exists at `path`.
+        class_names: The classes of the model's scores, in their order; written to `assets/class_names.txt`, one per
+            line. None exports only the embeddings.
 
     Returns:
         `path`.
 
     Raises:
-        FileExistsError: There is something at `path`, and `overwrite` is False.
-        FileNotFoundError: No such weights or PCA parameters, or the published ones cannot be had.
-        ValueError: Weights or PCA parameters that do not fit, a model without VGGish, or class names for one that is
-            no classifier of so many classes on top of VGGish.
+        FileExistsError: `path` exists, and `overwrite` is False.
+        FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
+        ValueError: The weights or the PCA parameters do not fit, the model contains no VGGish, or it is not a
+            classifier on top of VGGish with as many scores as there are class names.
     """
     path = Path(path)
     if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"{path} exists: give another path, or overwrite it")
+        raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
     if not isinstance(model, keras.Model):
         model = VGGish(model)
     head = None
     if class_names is not None:
-        head = Head(model)
+        head = ClassifierHead(model)
         _check_class_names(class_names, head.size)
-    functions = ServedModel(model, None if postprocess is None else Postprocess(postprocess), head)
+    layer = None if postprocess is None else Postprocess(postprocess)
+    if layer is not None:
+        layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
+    served = ServedModel(model, layer, head)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        written = Path(folder) / "new"
-        reusable = functions.reusable()
-        if class_names is not None:
-            names = Path(folder) / CLASS_NAMES.name
-            names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
-            reusable.class_names = tf.saved_model.Asset(str(names))
-        tf.saved_model.save(reusable, str(written), signatures=functions.signatures())
-        _write_warmup(written)
-        old = Path(folder) / "old"
-        if os.path.lexists(path):
-            path.rename(old)
-        try:
-            written.rename(path)
-        except BaseException:
-            if os.path.lexists(old):
-                old.rename(path)
-            raise
+        new = Path(folder) / "new"
+        _write(new, served, class_names)
+        _replace(path, new, backup=Path(folder) / "old")
     return path
 
 
 def _check_class_names(names: Sequence[str], count: int) -> None:
     if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"the model has {count} scores, which need as many different class names, got {list(names)}")
+        raise ValueError(f"the model has {count} scores: expected as many different class names, got {list(names)}")
     for name in names:
         if not isinstance(name, str) or name.splitlines() != [name]:
-            raise ValueError(f"a class name must be a line of text, got {name!r}")
+            raise ValueError(f"a class name must be a single line of text, got {name!r}")
+
+
+def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -> None:
+    reusable = served.reusable()
+    if class_names is not None:
+        names = path.with_name(CLASS_NAMES.name)
+        names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+        reusable.class_names = tf.saved_model.Asset(str(names))
+    tf.saved_model.save(reusable, str(path), signatures=served.signatures())
+    saved_model_options.write(path, served.options)
+    _write_warmup(path)
+
+
+def _replace(path: Path, new: Path, backup: Path) -> None:
+    """Moves a folder to `path`; what was at `path` is moved away first, and back if this fails."""
+    if os.path.lexists(path):
+        path.rename(backup)
+    try:
+        new.rename(path)
+    except BaseException:
+        if os.path.lexists(backup):
+            backup.rename(path)
+        raise
 
 
 # === Warm-up ===
 
 
 def _write_warmup(path: Path) -> None:
-    """One request per signature, which TF Serving sends itself before it answers others."""
+    """Writes a request per signature, which TF Serving sends to itself before it accepts requests of clients."""
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
-        warnings.warn('no warm-up requests: they need pip install "vggish[serving]"', stacklevel=3)
+        message = 'the SavedModel has no warm-up requests: writing them needs pip install "vggish[serving]"'
+        warnings.warn(message, stacklevel=4)
         return
     waveform = tf.zeros([1, params.EXAMPLE_SAMPLES])
     requests = {

@@ -1,38 +1,67 @@
-"""What the SavedModel computes: the call of the reusable module, and its signatures."""
+"""The computations of an exported SavedModel: its call and its signatures.
 
-from typing import Any
+`padded` and `wav` accept clips of different lengths, and run the network only on examples that exist. Clips are laid
+end to end in one tensor of 10 ms steps, with silence up to the end of each clip's last step. Every example is gathered
+from this tensor:
+
+    steps     A A A A A A A B B B C C C C
+    examples  [ A0  ]       [ B0  ]
+                    [ A1  ]       [ C0  ]
+
+So a batch of examples may come from several clips, and none is computed for padding. (Here an example spans 4 steps and
+the hop is 3; in fact an example spans 97.5 steps, so 98 are gathered.) An example never reads the clip after its own:
+steps beyond the end of its clip, such as the last step of B0, are replaced with silence. The embeddings are then
+scattered to their rows of [clips, n, 128].
+"""
+
+import math
+from typing import Any, cast
 
 import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
 from vggish_keras.exporting import graph_resample, graph_wav
-from vggish_keras.exporting.classifier_head import Head
-from vggish_keras.framing import count_examples
+from vggish_keras.exporting.classifier_head import ClassifierHead
+from vggish_keras.exporting.graph_resample import ceil_div
+from vggish_keras.framing import Padding, count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
 from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
 from vggish_keras.postprocess import Postprocess
+from vggish_keras.saved_model_options import SavedModelOptions
 
 _BATCH_SIZE = 64
-# Clips are laid end to end in steps of the spectrogram; an example takes as many as its last frame reaches into.
 _STEP = params.STFT_HOP_SAMPLES
-_STEPS_OF_EXAMPLE = -(-params.EXAMPLE_SAMPLES // _STEP)
+_STEPS_PER_EXAMPLE = math.ceil(params.EXAMPLE_SAMPLES / _STEP)
 # The output of `wav` has a row for each clip and each example of the longest one. Bounded by the examples that exist,
-# it cannot grow far beyond the request; up to this many clips never reach the bound.
+# it cannot grow far beyond the request; batches of at most this many clips never reach the bound.
 _MAX_ROWS_PER_EXAMPLE = 64
 
 
 class ServedModel:
-    """What the SavedModel computes."""
+    """The functions of a SavedModel.
 
-    def __init__(self, model: Any, postprocess: Postprocess | None, head: Head | None = None) -> None:
+    Args:
+        model: A Keras model that contains a VGGish.
+        postprocess: The layer that computes the output `quantized`.
+        head: The layers that compute the output `scores`.
+
+    Attributes:
+        options: How recordings are cut into examples.
+    """
+
+    def __init__(
+        self, model: keras.Model, postprocess: Postprocess | None = None, head: ClassifierHead | None = None
+    ) -> None:
         layers = network_layers(model)
-        every = (layer for nested in nested_models(model) for layer in nested.layers)
-        self._front_end = next((layer for layer in every if isinstance(layer, LogMelExamples)), LogMelExamples())
+        all_layers = (layer for nested in nested_models(model) for layer in nested.layers)
+        self._front_end = next((layer for layer in all_layers if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
         self._postprocess = postprocess
         self._head = head
+        padding = cast(Padding, self._front_end.padding)
+        self.options = SavedModelOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
         self._trainable = list(slim_variables(model).values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
         if head is not None:
@@ -41,26 +70,27 @@ class ServedModel:
                     (self._trainable if variable.trainable else self._frozen).append(variable)
 
     def reusable(self) -> tf.train.Checkpoint:
-        """What is saved: functions and variables, nothing of Keras."""
+        """The object to save: functions and variables, without any Keras object."""
 
-        @tf.function
         def call(waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
             if waveform.shape.rank == 1:
                 return self.call(waveform[tf.newaxis], training)[0]
             return self.call(waveform, training)
 
+        traced = tf.function(call)
         for shape in ([None], [None, None]):
             for training in (False, True):
-                call.get_concrete_function(tf.TensorSpec(shape, tf.float32, "waveform"), training=training)
+                traced.get_concrete_function(tf.TensorSpec(shape, tf.float32, "waveform"), training=training)
         module = tf.train.Checkpoint()
-        # hub.KerasLayer finds variables in these lists alone; Keras 3 wraps its own.
+        # hub.KerasLayer finds variables only in these lists, and not those that Keras 3 wraps.
         module.trainable_variables = [_plain(variable) for variable in self._trainable]
         module.variables = [_plain(variable) for variable in [*self._trainable, *self._frozen]]
         module.regularization_losses = []
-        module.__call__ = call
+        module.__call__ = traced
         return module
 
     def signatures(self) -> dict[str, Any]:
+        """Signature name -> `tf.function`."""
         waveform = tf.TensorSpec([None, None], tf.float32, "waveform")
         num_samples = tf.TensorSpec([None], tf.int32, "num_samples")
         examples = tf.TensorSpec([None, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS], tf.float32, "examples")
@@ -72,7 +102,7 @@ class ServedModel:
         }
 
     def call(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[batch, samples] -> [batch, n, 128], or the scores."""
+        """[batch, samples] -> [batch, n, 128], or the scores of a classifier."""
         embedding = self.embed_waveforms(waveform, training)
         return embedding if self._head is None else self._head(embedding, training=training)
 
@@ -84,12 +114,12 @@ class ServedModel:
         return self._unfold([self._network(self._fold(examples), training=training), examples])
 
     def _embed_in_batches(self, steps: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
-        """Embeds examples in bounded memory: the activations of one take megabytes.
+        """Embeds examples in bounded memory: the activations of a single example take megabytes.
 
         Args:
-            steps: float32 [steps, 160], clips one after the other.
+            steps: float32 [steps, 160], clips end to end.
             starts: int64 [n], the first step of each example.
-            ends: int64 [n], the end of each example's clip; silence stands in for what is beyond.
+            ends: int64 [n], the end of each example's clip; steps beyond it are read as silence.
 
         Returns:
             float32 [n, 128].
@@ -100,10 +130,10 @@ class ServedModel:
         for first in tf.range(0, tf.size(starts), _BATCH_SIZE):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             batch = slice(first, first + _BATCH_SIZE)
-            index = starts[batch, tf.newaxis] + tf.range(_STEPS_OF_EXAMPLE, dtype=tf.int64)
+            index = starts[batch, tf.newaxis] + tf.range(_STEPS_PER_EXAMPLE, dtype=tf.int64)
             inside = index < ends[batch, tf.newaxis]
             segments = tf.where(inside[..., tf.newaxis], tf.gather(steps, tf.where(inside, index, 0)), 0.0)
-            segments = tf.reshape(segments, [-1, _STEPS_OF_EXAMPLE * _STEP])
+            segments = tf.reshape(segments, [-1, _STEPS_PER_EXAMPLE * _STEP])
             embedding = self._embed_examples(self._front_end.log_mel(segments))
             batches = batches.write(first // _BATCH_SIZE, embedding)
         return batches.concat()
@@ -111,7 +141,7 @@ class ServedModel:
     # === Signatures ===
 
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        # A server hands on tensors of any rank.
+        # A server passes on tensors of any rank.
         waveform = self._require_samples(tf.ensure_shape(waveform, [None, None]))
         return self._outputs(self.embed_waveforms(waveform))
 
@@ -124,9 +154,9 @@ class ServedModel:
         num_samples = tf.ensure_shape(num_samples, [None])
         clips, samples = tf.unstack(tf.shape(waveform))
         waveform = silence_beyond(waveform, num_samples)
-        steps_of_clip = _count_steps(samples)
-        padded = tf.pad(waveform, [[0, 0], [0, steps_of_clip * _STEP - samples]])
-        starts = tf.range(tf.cast(clips, tf.int64)) * tf.cast(steps_of_clip, tf.int64)
+        steps_per_clip = _count_steps(samples)
+        padded = tf.pad(waveform, [[0, 0], [0, steps_per_clip * _STEP - samples]])
+        starts = tf.range(tf.cast(clips, tf.int64)) * tf.cast(steps_per_clip, tf.int64)
         return self._embed_clips(tf.reshape(padded, [-1, _STEP]), starts, num_samples, self._count_examples(samples))
 
     def wav(self, audio: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -134,13 +164,13 @@ class ServedModel:
         headers = graph_wav.read_headers(audio)
         num_samples = tf.cast(headers.frames * params.SAMPLE_RATE // headers.sample_rate, tf.int32)
         num_examples = self._count_examples(num_samples)
-        most = tf.reduce_max(tf.concat([[0], num_examples], 0))
-        with tf.control_dependencies([_check_rows(num_examples, most)]):
+        max_examples = tf.reduce_max(tf.concat([[0], num_examples], 0))
+        with tf.control_dependencies([_check_rows(num_examples, max_examples)]):
             rates, rate_of_clip = tf.unique(headers.sample_rate)
         steps = tf.TensorArray(tf.float32, tf.size(audio), infer_shape=False, element_shape=[None, _STEP])
         outputs = tf.cast(num_samples, tf.int64)
         for index in tf.range(tf.size(rates)):
-            # The filters of a rate are made once for all its clips.
+            # All clips of a sample rate share its filters.
             clips = tf.where(rate_of_clip == index)[:, 0]
             bank = graph_resample.filter_bank(rates[index], tf.reduce_sum(tf.gather(outputs, clips)))
             for clip in clips:
@@ -149,21 +179,21 @@ class ServedModel:
                 padded = tf.pad(waveform, [[0, _count_steps(num_samples[clip]) * _STEP - num_samples[clip]]])
                 steps = steps.write(tf.cast(clip, tf.int32), tf.reshape(padded, [-1, _STEP]))
         starts = tf.cumsum(tf.cast(_count_steps(num_samples), tf.int64), exclusive=True)
-        return self._embed_clips(steps.concat(), starts, num_samples, most)
+        return self._embed_clips(steps.concat(), starts, num_samples, max_examples)
 
     def _embed_clips(
-        self, steps: tf.Tensor, starts: tf.Tensor, num_samples: tf.Tensor, most: tf.Tensor
+        self, steps: tf.Tensor, starts: tf.Tensor, num_samples: tf.Tensor, max_examples: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Embeds clips so that nothing is computed for padding.
+        """Embeds the examples that exist, as the module docstring describes.
 
         Args:
-            steps: float32 [steps, 160], the clips one after the other, each filled up with silence.
-            starts: int64 [clips], the first step of each.
+            steps: float32 [steps, 160], the clips end to end, each filled up with silence.
+            starts: int64 [clips], the first step of each clip.
             num_samples: int32 [clips].
-            most: The number of examples that the output has room for, int32.
+            max_examples: Examples per clip in the outputs, int32.
         """
         num_examples = self._count_examples(num_samples)
-        mask = tf.sequence_mask(num_examples, most)
+        mask = tf.sequence_mask(num_examples, max_examples)
         where = tf.where(mask)
         clips, examples = where[:, 0], where[:, 1]
         example_starts = tf.gather(starts, clips) + examples * self._front_end.hop_frames
@@ -171,10 +201,16 @@ class ServedModel:
         existing = self._embed_in_batches(steps, example_starts, ends)
         shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
         embedding = tf.scatter_nd(where, existing, shape)
-        return {**self._outputs(embedding, mask), "num_examples": num_examples}
+        return {**self._outputs(embedding, mask), "num_examples": num_examples, "times": self._times(mask)}
+
+    def _times(self, mask: tf.Tensor) -> tf.Tensor:
+        """The start of each example in seconds, float32 [clips, n], zero where `mask` is False."""
+        index = tf.range(tf.cast(tf.shape(mask)[1], tf.float64))
+        times = tf.cast(index * self._front_end.hop_samples / params.SAMPLE_RATE, tf.float32)
+        return tf.where(mask, times, 0.0)
 
     def _require_samples(self, waveform: tf.Tensor) -> tf.Tensor:
-        """Refuses clips that cost an example each and their sender nothing: padding makes examples of no samples."""
+        """Rejects clips without samples if padding makes them examples: they would cost the server, not the sender."""
         if self._front_end.padding == "valid":
             return waveform
         clips, samples = tf.unstack(tf.shape(waveform))
@@ -195,22 +231,22 @@ class ServedModel:
 
 
 def _count_steps(num_samples: tf.Tensor) -> tf.Tensor:
-    return -(-num_samples // _STEP)
+    return ceil_div(num_samples, _STEP)
 
 
-def _check_rows(num_examples: tf.Tensor, most: tf.Tensor) -> tf.Operation:
-    """An assertion that the rows of the output are not many more than the examples [clips] that exist."""
+def _check_rows(num_examples: tf.Tensor, max_examples: tf.Tensor) -> tf.Operation:
+    """Asserts that the output does not have many more rows than there are examples [clips]."""
     existing = tf.reduce_sum(tf.cast(num_examples, tf.int64))
-    rows = tf.size(num_examples, tf.int64) * tf.cast(most, tf.int64)
+    rows = tf.size(num_examples, tf.int64) * tf.cast(max_examples, tf.int64)
     message = tf.strings.format(
-        "audio would make an embedding of {} rows for {} examples, more than "
-        f"{_MAX_ROWS_PER_EXAMPLE} times as many: send at most {_MAX_ROWS_PER_EXAMPLE} clips at a time, or long clips "
-        "apart from short ones",
+        "the embedding of this audio would have {} rows for {} examples, more than "
+        f"{_MAX_ROWS_PER_EXAMPLE} times as many: send at most {_MAX_ROWS_PER_EXAMPLE} clips per request, or send long "
+        "and short clips separately",
         (rows, existing),
     )
     return tf.debugging.Assert(rows <= _MAX_ROWS_PER_EXAMPLE * existing, [message])
 
 
 def _plain(variable: Any) -> tf.Variable:
-    """The variable that a Keras 3 variable wraps; one of Keras 2 is itself."""
+    """The `tf.Variable` that a Keras 3 variable wraps; variables of Keras 2 are `tf.Variable`s already."""
     return variable if isinstance(variable, tf.Variable) else variable.value

@@ -1,0 +1,71 @@
+"""The options that an exported SavedModel carries, in a file that is read without TensorFlow."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from vggish_keras import __version__, params
+from vggish_keras._validation import PathLike, check_choice
+from vggish_keras.framing import PADDINGS, Padding, hop_frames
+
+OPTIONS_FILE = Path("assets.extra") / "vggish.json"
+"""Path in the SavedModel; TensorFlow copies and ignores `assets.extra`."""
+
+
+class SavedModelOptions(NamedTuple):
+    """How an exported SavedModel cuts a recording into examples.
+
+    Attributes:
+        hop_seconds: Seconds from the start of an example to the start of the next.
+        padding: "valid" or "same", as in `VGGish`.
+    """
+
+    hop_seconds: float
+    padding: Padding
+
+
+def resolve(weights: object, hop_seconds: float | None = None, padding: Padding | None = None) -> SavedModelOptions:
+    """Returns the given options; where they are None, those of the SavedModel at `weights`, else 0.96 s and "same"."""
+    own = read(weights) if isinstance(weights, (str, os.PathLike)) else None
+    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, "same")
+    return SavedModelOptions(
+        own.hop_seconds if hop_seconds is None else hop_seconds, own.padding if padding is None else padding
+    )
+
+
+def read(path: PathLike) -> SavedModelOptions | None:
+    """Reads the options of a SavedModel.
+
+    Args:
+        path: The SavedModel's folder.
+
+    Returns:
+        Its options; None if it has none, like SavedModels of other programs or of earlier versions.
+
+    Raises:
+        ValueError: The file with the options is damaged.
+        OSError: The file cannot be read.
+    """
+    file = Path(path) / OPTIONS_FILE
+    if not file.exists():
+        return None
+    try:
+        options = json.loads(file.read_bytes())
+        hop_seconds, padding = options["hop_seconds"], options["padding"]
+        hop_frames(hop_seconds)
+        check_choice("padding", padding, PADDINGS)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{file} does not hold the options of a SavedModel: {_describe(error)}") from error
+    return SavedModelOptions(float(hop_seconds), cast(Padding, padding))
+
+
+def _describe(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def write(path: PathLike, options: SavedModelOptions) -> None:
+    """Writes the options, and this package's version, into the folder of a SavedModel."""
+    file = Path(path) / OPTIONS_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({**options._asdict(), "version": __version__}) + "\n", encoding="utf-8")
