@@ -545,7 +545,7 @@ def test_an_interrupted_overwrite_restores_the_existing_path(tmp_path, vggish, m
 
 
 def test_invalid_arguments_raise(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+    with pytest.raises(FileNotFoundError, match="no weights found at"):
         vk.export_saved_model(tmp_path / "nothing.ckpt", tmp_path / "1")
     with pytest.raises(ValueError, match="contains 0 VGGish"):
         vk.export_saved_model(keras.Sequential([keras.layers.Dense(3)]), tmp_path / "1")

@@ -164,7 +164,7 @@ class Embedder:
                 path, count, error = read.popleft()
                 values = batches.pop(count)
                 yield path, error or Embeddings(start_times(count, self._hop_samples), values)
-                check_process()  # nobody reads ahead in a child
+                check_process()  # the threads that read ahead do not exist in a forked process
 
         with contextlib.closing(self._read_all(paths, on_audio)) as items:
             for item in items:
@@ -276,7 +276,7 @@ class _Batches:
             self._batch = []
 
     def pop(self, count: int) -> NDArray[Any]:
-        """Takes the first `count` embeddings."""
+        """Removes and returns the first `count` embeddings."""
         joined = np.concatenate(self._rows)
         # Copies, so that no result keeps the rows of others alive.
         taken, self._rows = joined[:count].copy(), [joined[count:].copy()]

@@ -133,7 +133,7 @@ def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) ->
 
 
 def restore_initializers(model: Any) -> None:
-    """Gives a model that was built with `initialize=False` its random initializers, for clones of it."""
+    """Restores the random initializers of a model that was built with `initialize=False`, for its clones."""
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
             layer.kernel_initializer = _initializer()

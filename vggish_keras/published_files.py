@@ -69,8 +69,8 @@ def fetch(file: params.PublishedFile) -> Path:
         reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
         raise FileNotFoundError(
             f"{file.name} is not in the cache and could not be downloaded ({reason}). "
-            f"Download {url} ({file.checksum}) where there is a network and place it at {path}, "
-            "or set VGGISH_KERAS_HOME to the folder that holds it."
+            f"Download {url} ({file.checksum}) on a machine with a network and place it at {path}, "
+            "or set VGGISH_KERAS_HOME to the folder that contains it."
         ) from error
     return path
 

@@ -24,6 +24,15 @@ class Engine(Protocol):
     Attributes:
         outputs: What the engine can compute: "embedding" and, with PCA parameters, "pca" or "quantized".
         identity: What identifies the weights, such as "sha256:" and a digest.
+
+    Example:
+        >>> class Mean:
+        ...     outputs, identity = ("embedding",), "mean"
+        ...
+        ...     def __call__(self, segments, output):
+        ...         return np.repeat(segments.mean(axis=1, keepdims=True), 128, axis=1)
+        >>> vk.Embedder(Mean()).embed(wav).values.shape
+        (3, 128)
     """
 
     @property
@@ -63,6 +72,11 @@ def open_engine(
             output or was not written by `export_saved_model`.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
+
+    Example:
+        >>> engine = vk.open_engine(weights=None)
+        >>> engine(np.zeros((2, 15_600), np.float32), "embedding").shape
+        (2, 128)
     """
     check_choice("postprocess", postprocess, POSTPROCESSINGS)
     check_choice("dtype", dtype, DTYPES)

@@ -18,7 +18,7 @@ from vggish_keras.weights import hash_variables
 
 
 class KerasModel:
-    """Runs `VGGish` with weights that it takes.
+    """Runs `VGGish` with any of its weights.
 
     Args:
         weights: As in `VGGish`.
