@@ -44,14 +44,6 @@ def postprocess(embeddings: NDArray[Any], eigen_vectors: NDArray[Any], means: ND
     return ((np.clip(components, -2, 2) + 2) * 255 / 4).astype(np.uint8)
 
 
-def assert_same_bytes(got: NDArray[Any], expected: NDArray[np.uint8]) -> None:
-    """Allows a difference of one level in a few values, which lie on a truncation edge."""
-    assert got.dtype == np.uint8
-    difference = np.abs(got.astype(int) - expected.astype(int))
-    assert difference.max() <= 1
-    assert np.count_nonzero(difference) <= 0.001 * difference.size
-
-
 # === Network, in TF-Slim ===
 
 # Layer -> shapes of kernel and bias.
@@ -129,3 +121,20 @@ def slim_network(features: Any) -> Any:
             net = slim.max_pool2d(net, 2, 2, padding="SAME", scope=f"pool{stage}")
         net = slim.repeat(slim.flatten(net), 2, slim.fully_connected, 4096, scope="fc1")
         return slim.fully_connected(net, 128, activation_fn=None, scope="fc2")
+
+
+# === Comparison ===
+
+
+def assert_close(got: Any, expected: Any, bound: float = 1e-4) -> None:
+    """Allows a difference of `bound` times the largest expected value."""
+    assert np.shape(got) == np.shape(expected)
+    np.testing.assert_allclose(got, expected, atol=bound * np.abs(expected).max(initial=0), rtol=0)
+
+
+def assert_same_bytes(got: NDArray[Any], expected: NDArray[np.uint8]) -> None:
+    """Allows a difference of one level in a few values, which lie on a truncation edge."""
+    assert got.dtype == np.uint8
+    difference = np.abs(got.astype(int) - expected.astype(int))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 0.001 * difference.size

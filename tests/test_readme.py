@@ -15,7 +15,7 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests import readme
 from tests.published import run_slim
-from tests.test_serving import Served, rest_server
+from tests.serving import Served, rest_server
 from vggish_keras.cli import main
 
 ROOT = Path(__file__).parent.parent
