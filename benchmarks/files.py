@@ -3,8 +3,8 @@
     python -m benchmarks.files --weights CHECKPOINT [--torch PYTHON] [--files 96]
 
 The published pipeline is a NumPy front end, resampy and the TF-Slim graph, one file at a time. torchvggish runs with
-random weights in the interpreter --torch, which may belong to a different environment; it is skipped if the packages
-torch and torchvggish are missing there.
+random weights in the interpreter --torch, which may belong to a different environment; it is skipped if
+the packages torch and torchvggish are not installed.
 """
 
 import subprocess

@@ -239,7 +239,8 @@ def main(
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(output / "logs")))
     epochs = epochs if folder else 1
-    classifier.fit(training, epochs=epochs, validation_data=held_out, callbacks=callbacks, verbose=2)
+    # The dataset shuffles itself.
+    classifier.fit(training, epochs=epochs, shuffle=False, validation_data=held_out, callbacks=callbacks, verbose=2)
 
     matrix = confusion_matrix(classifier, held_out)
     print(f"{np.trace(matrix)} of {matrix.sum()} held-out clips are classified correctly")

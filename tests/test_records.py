@@ -415,7 +415,7 @@ def test_segments_are_found_by_file_name(tmp_path):
     assert segments["x_1"].labels == (5, 6)
     assert segments["x_3"].labels == (7,)
     assert segments["y"].labels == ()
-    assert "x" not in segments  # there are two
+    assert "x" not in segments  # it is ambiguous
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_end_is_padded_to_a_frame(samples, frames):
 
 @pytest.mark.parametrize("max_columns", [64, 65, 1_000])
 def test_neighbors_are_joined_beyond_the_maximum(max_columns):
-    """Two minutes: what two of the blocks that are analyzed at once hold."""
+    """Two minutes, which are analyzed in two blocks."""
     samples = np.random.default_rng(0).uniform(-0.3, 0.3, 120 * 16_000).astype(np.float32)
     samples[16_000 * 60] = 0.9
     overview = overview_of(samples, max_columns, block=100_000)
@@ -43,7 +43,7 @@ def test_neighbors_are_joined_beyond_the_maximum(max_columns):
     assert overview.seconds == 120
     assert (lowest.min(), highest.max()) == (samples.min(), np.float32(0.9))
     assert np.argmax(highest) / len(highest) == pytest.approx(0.5, abs=1.5 / len(highest))
-    # Each column is the mean of as many frames, which a column of a finer overview is, too.
+    # Each column is the mean of the columns of a finer overview that it covers.
     fine = overview_of(samples, 12_000).columns.log_mel
     size = 2 ** round(np.log2(len(fine) / len(log_mel)))
     whole = len(fine) // size

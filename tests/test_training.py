@@ -1,4 +1,4 @@
-"""Training a classifier on top of VGGish in the ways that Keras offers."""
+"""Train a classifier on top of VGGish with the features of Keras: policies, XLA, replicas, freezing, callbacks."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("narrow_network")]
 
 @pytest.fixture
 def clips():
-    """Tones of two heights and of different lengths, silence and NaN beyond: inputs and labels."""
+    """Inputs and labels: tones of two pitches and different lengths, followed by NaN."""
     rng = np.random.default_rng(0)
     labels = np.arange(8) % 2
     num_samples = rng.integers(8_000, 32_000, 8).astype(np.int32)
@@ -30,7 +30,7 @@ def clips():
 
 
 def he_initialized(classifier):
-    """Weights with which so narrow a network learns at once."""
+    """Sets weights with which even a narrow network learns quickly."""
     for seed, layer in enumerate(map(classifier.get_layer, SLIM_SCOPES)):
         layer.kernel.assign(keras.initializers.HeNormal(seed)(layer.kernel.shape))
     return classifier
@@ -48,7 +48,7 @@ def losses(classifier, clips, epochs=4, **options):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_every_policy_learns(clips, dtype):
+def test_training_reduces_the_loss_under_every_policy(clips, dtype):
     classifier = build(dtype)
     history = losses(classifier, clips)
     assert history[-1] < 0.8 * history[0]
@@ -56,7 +56,7 @@ def test_every_policy_learns(clips, dtype):
     assert np.all(np.isfinite(classifier.predict(clips[0], verbose=0)))
 
 
-def test_xla_gives_the_same_steps(clips):
+def test_xla_computes_the_same_steps(clips):
     np.testing.assert_allclose(
         losses(build(), clips, jit_compile=True), losses(build(), clips, jit_compile=False), rtol=1e-3
     )
@@ -77,8 +77,8 @@ with pytest.MonkeyPatch.context() as monkeypatch, strategy.scope():
 """
 
 
-def test_two_replicas_take_the_steps_of_one(tmp_path, clips):
-    """In a process of its own, whose processor is two devices."""
+def test_two_replicas_compute_the_same_steps_as_one(tmp_path, clips):
+    """In a separate process that splits the CPU into two devices."""
     inputs, labels = clips
     np.savez(tmp_path / "clips.npz", labels=labels, **inputs)
     command = [sys.executable, "-c", TWO_REPLICAS, tmp_path / "clips.npz"]
@@ -93,7 +93,7 @@ def test_two_replicas_take_the_steps_of_one(tmp_path, clips):
 
 
 @pytest.mark.parametrize(("first", "trained"), [(None, 0), ("fc2", 1), ("conv4_1", 5), ("conv1", 9)])
-def test_only_later_layers_are_trained(clips, first, trained):
+def test_frozen_layers_do_not_change(clips, first, trained):
     classifier = build()
     fine_tune.train_from(classifier, first)
     before = {layer.name: layer.get_weights() for layer in classifier.layers}
@@ -108,7 +108,7 @@ def test_only_later_layers_are_trained(clips, first, trained):
 # === Keras's callbacks ===
 
 
-def test_checkpoints_early_stopping_and_tensorboard(tmp_path, clips):
+def test_callbacks_save_stop_and_log(tmp_path, clips):
     pytest.importorskip("tensorboard")
     classifier = build()
     fine_tune.compile_classifier(classifier)

@@ -32,7 +32,7 @@ class Columns(NamedTuple):
 class SpectrogramOverview:
     """Reduces a stream of samples to a limited number of columns.
 
-    A column starts as one spectrogram frame of 10 ms. Whenever there are too many columns, each two neighbors are
+    At first a column is one spectrogram frame of 10 ms. Whenever the columns exceed the maximum, pairs of neighbors are
     joined.
 
     Args:
@@ -44,7 +44,7 @@ class SpectrogramOverview:
         self._front_end = LogMelExamples()
         self._num_samples = 0
         self._samples = np.zeros(0, np.float32)  # not yet analyzed
-        self._frames = _no_rows()  # too few for another column
+        self._frames = _no_rows()  # too few for the next column
         self._columns = _no_rows()
         self._frames_per_column = 1
 
@@ -100,7 +100,7 @@ def _no_rows() -> NDArray[np.float32]:
 
 
 def _pad_to_frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pads the end so that a frame starts at each 10 ms step, and there is at least one."""
+    """Pads the end so that a frame starts every 10 ms, and at least once."""
     steps = max(1, math.ceil(len(samples) / params.STFT_HOP_SAMPLES))
     return np.pad(samples, (0, steps * params.STFT_HOP_SAMPLES + _OVERLAP_SAMPLES - len(samples)))
 
