@@ -23,15 +23,11 @@ import vggish_keras as vk
 from tests import published
 from tests.encoding import encode
 from tests.fakes import FakeEngine, fake_embeddings
+from tests.published import assert_close
 from vggish_keras import embedder as embedder_module, network
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 from vggish_keras.engines import open_engine
-
-
-def assert_close(got, expected, bound=1e-4):
-    assert np.shape(got) == np.shape(expected)
-    np.testing.assert_allclose(got, expected, atol=bound * max(1.0, np.abs(expected).max(initial=0)), rtol=0)
 
 
 @pytest.mark.keras

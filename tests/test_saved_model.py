@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from tensorflow import keras
 
 import vggish_keras as vk
+from tests.published import assert_close
 from vggish_keras import saved_model_options
 from vggish_keras.exporting import saved_model
 from vggish_keras.exporting.signatures import ServedModel
@@ -25,12 +26,6 @@ from vggish_keras.saved_model_options import SavedModelOptions
 
 EXPORT = Path(__file__).parent.parent / "export"
 RNG = np.random.default_rng(0)
-
-
-def assert_close(got, expected, bound=1e-4):
-    """Within `bound` of the largest value."""
-    assert np.shape(got) == np.shape(expected)
-    np.testing.assert_allclose(got, expected, atol=bound * max(1, np.abs(expected).max(initial=0)), rtol=0)
 
 
 def wav(samples, sample_rate=16_000, subtype="PCM_16"):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
-from tests.published import VARIABLES, run_slim
+from tests.published import VARIABLES, assert_close, run_slim
 from vggish_keras import params, published_files
 from vggish_keras.postprocess import read_pca_params
 
@@ -24,10 +24,6 @@ from vggish_keras.postprocess import read_pca_params
 def model():
     """The network without weights worth anything."""
     return vk.VGGish(weights=None, input="examples")
-
-
-def assert_close(got, expected):
-    np.testing.assert_allclose(got, expected, atol=1e-3 * np.abs(expected).max(), rtol=0)
 
 
 def zeros():
