@@ -115,8 +115,34 @@ def test_resumed_runs_end_with_the_same_bytes(eight_bits, corpus, target, stops)
     assert contents() == undisturbed
 
 
+def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, corpus, monkeypatch):
+    run(quick, [corpus], "out.csv")
+    undisturbed = contents()
+    replace = Path.replace
+
+    def interrupt(path, target):
+        if target.name == "out.csv.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick, [corpus], "out.csv")
+    assert set(contents()) == set(undisturbed) - {"out.csv.json"}  # never the options of an earlier run
+    run(quick, [corpus], "out.csv", resume=True)
+    assert contents() == undisturbed
+
+
+def test_complete_csv_without_options_stays_complete(quick, corpus):
+    """Earlier versions did not write options."""
+    run(quick, [corpus / "b" / "01.wav"], "out.csv")
+    Path("out.csv.json").unlink()
+    assert plan([corpus / "b" / "01.wav"], "out.csv", resume=True).is_complete()
+
+
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_killed_in_the_middle(corpus, exported_narrow, target):
+def test_resumed_after_kill(corpus, exported_narrow, target):
     """Kills a command while it runs."""
     for index in range(90):
         shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")

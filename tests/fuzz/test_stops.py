@@ -17,7 +17,7 @@ COUNT = 120
 TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
 
 
-def test_stopped_runs():
+def test_killed_runs():
     mutations.try_seeds("tests.fuzz.test_stops", COUNT)
 
 

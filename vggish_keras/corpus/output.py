@@ -356,18 +356,17 @@ class _DatabaseErrors:
 def _check_options(stored: str, options: Mapping[str, Any], where: Path) -> None:
     """Raises a ValueError if an output was started with different options, other than the version."""
     try:
-        known = _with_current_names(json.loads(stored))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where} was not written by vggish: its options cannot be read") from error
+        known = json.loads(stored)
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise ValueError(f"{where} was not written by vggish: its options cannot be read")
+    # Version 0.1 stored the hop as `hop` and, at first, no channels.
+    known = {"channels": "mix", "hop_seconds": known.get("hop"), **known}
     if differing := [name for name in options if name != "version" and known.get(name) != options[name]]:
         before = ", ".join(f"{name} {known.get(name)}" for name in differing)
         now = ", ".join(f"{name} {options[name]}" for name in differing)
         raise ValueError(f"{where} was started with {before}, but this run has {now}: choose a different output")
-
-
-def _with_current_names(stored: dict[str, Any]) -> dict[str, Any]:
-    """Options as the current version names them; version 0.1 had `hop` and, at first, no `channels`."""
-    return {"channels": "mix", "hop_seconds": {**stored}.get("hop"), **stored}
 
 
 @contextlib.contextmanager
