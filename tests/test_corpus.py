@@ -707,6 +707,7 @@ def test_truncated_mp3_is_read_to_its_end(quick, corpus):
     assert len(whole.times) == 11
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about the damage
 def test_mutated_files_do_not_affect_others(quick, corpus, monkeypatch):
     """Embeds 500 files with changed, removed or inserted bytes, among valid ones."""
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ def show() -> None:
         elif verify(path, file.checksum):
             state = f"verified, {file.checksum}"
         else:
-            state = f"checksum mismatch: not the published file, {file.checksum}"
+            state = f"checksum mismatch: not the published file, which has {file.checksum}"
         click.echo(f"{path}: {state}")
 
 
