@@ -428,9 +428,9 @@ def test_failed_run_leaves_no_files(corpus, exported_narrow, tmp_path, monkeypat
     [
         (["--input", "nowhere/*.wav"], 1, "Error: no file matches nowhere/*.wav"),
         (["--input", "x.wav", "--weights", "nowhere"], 1, "Error: no weights at nowhere"),
-        (["--input", "x.wav", "--labels", "labels.csv"], 2, "--labels is for --segments"),
-        (["--input", "x.wav", "y.wav"], 2, "y.wav is no option: quote a pattern"),
-        (["--input", "x.wav", "--shard=3"], 2, "neither this command nor Beam has an option --shard"),
+        (["--input", "x.wav", "--labels", "labels.csv"], 2, "--labels requires --segments"),
+        (["--input", "x.wav", "y.wav"], 2, "unexpected argument y.wav: quote patterns"),
+        (["--input", "x.wav", "--shard=3"], 2, "unknown option --shard (not an option of this command or of Beam)"),
         (["--input", "x.wav", "--hop", "0"], 2, "hop"),
         (["--input", "x.wav", "--runner", "Some"], 1, "Unexpected pipeline runner: Some"),
     ],

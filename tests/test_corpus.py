@@ -1,9 +1,10 @@
-"""Corpus runs that are stopped, and inputs and disks that fail."""
+"""Corpus runs that are interrupted, and inputs and disks that fail."""
 
 import concurrent.futures
 import contextlib
 import csv
 import itertools
+import json
 import os
 import re
 import shutil
@@ -23,14 +24,12 @@ from click.testing import CliRunner
 from vggish_keras import records
 from vggish_keras._atomic import atomic_write
 from vggish_keras.cli import main
-from vggish_keras.corpus import audioset, output as outputs
-from vggish_keras.corpus.audioset import RecordWriter
-from vggish_keras.corpus.run import embed_corpus
+from vggish_keras.corpus import audioset, embed_corpus, output as outputs, plan
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import find_recordings
 
-OPTIONS = {"weights": "w", "hop": 0.96}
+OPTIONS = {"weights": "w", "hop_seconds": 0.96}
 TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
 
 
@@ -41,7 +40,7 @@ def quick(fake_network):
 
 @pytest.fixture
 def eight_bits(quick, monkeypatch):
-    """An embedder whose values are uint8, as every output takes them."""
+    """An embedder of uint8 values, which every output accepts."""
     embed_full_batch = quick.embed_full_batch
     monkeypatch.setattr(quick, "embed_full_batch", lambda windows: (50 + 20 * embed_full_batch(windows)).astype("u1"))
     monkeypatch.setattr(quick, "_dtype", np.uint8)
@@ -50,7 +49,7 @@ def eight_bits(quick, monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-    """A folder of twelve recordings, two of them bad, as the present one."""
+    """A folder of recordings, eleven valid and two invalid, in the current folder."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for index in range(12):
@@ -63,29 +62,26 @@ def corpus(tmp_path, monkeypatch):
 
 
 def run(embedder, inputs, target, resume=False, shards=3, add=None):
-    """A run as the command line makes it; `add` is called after each recording."""
-    recordings = find_recordings(inputs)
-    output = outputs.open_output(
-        outputs.check_target(target), recordings, OPTIONS, resume, RecordWriter(0.96, shards, None)
-    )
-    told = []
+    """A run as the command line starts it; `add` is called after each recording."""
+    planned = plan(inputs, target, resume=resume, shards=shards if target.endswith(".tfrecord") else 1)
+    results = []
 
     def on_result(path, result):
-        told.append((path, result))
+        results.append((path, result))
         if add:
             add(path)
 
-    return embed_corpus(embedder, recordings, output, {}, lambda _: None, on_result), told
+    return embed_corpus(embedder, planned, lambda _: None, on_result), results
 
 
 def contents():
-    """What lies in the present folder beside the corpus, by name."""
+    """The contents of all files in the current folder, except the corpus, by name."""
     files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("corpus", "disk")]
     return {str(path): path.read_bytes() for path in files if ".unfinished" not in path.name}
 
 
 def forget():
-    """Removes what lies in the present folder beside the corpus."""
+    """Removes everything in the current folder, except the corpus."""
     for path in Path().iterdir():
         if path.is_dir() and path.name not in ("corpus", "disk"):
             shutil.rmtree(path)
@@ -93,7 +89,7 @@ def forget():
             path.unlink()
 
 
-# === Stopped and taken up ===
+# === Interrupted and resumed ===
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -119,20 +115,46 @@ def test_resumed_runs_end_with_the_same_bytes(eight_bits, corpus, target, stops)
     assert contents() == undisturbed
 
 
+def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, corpus, monkeypatch):
+    run(quick, [corpus], "out.csv")
+    undisturbed = contents()
+    replace = Path.replace
+
+    def interrupt(path, target):
+        if target.name == "out.csv.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick, [corpus], "out.csv")
+    assert set(contents()) == set(undisturbed) - {"out.csv.json"}  # never the options of an earlier run
+    run(quick, [corpus], "out.csv", resume=True)
+    assert contents() == undisturbed
+
+
+def test_complete_csv_without_options_stays_complete(quick, corpus):
+    """Earlier versions did not write options."""
+    run(quick, [corpus / "b" / "01.wav"], "out.csv")
+    Path("out.csv.json").unlink()
+    assert plan([corpus / "b" / "01.wav"], "out.csv", resume=True).is_complete()
+
+
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_killed_in_the_middle(corpus, exported_narrow, target):
-    """kill -9 of the command line while it runs."""
+def test_resumed_after_kill(corpus, exported_narrow, target):
+    """Kills a command while it runs."""
     for index in range(90):
         shutil.copy(corpus / "b" / "05.wav", corpus / "b" / f"more{index:02}.wav")
     arguments = ["embed", "corpus", "--weights", str(exported_narrow), "--batch-size", "2", "-o", target]
-    assert CliRunner().invoke(main, arguments).exit_code == 1  # of the bad files
+    assert CliRunner().invoke(main, arguments).exit_code == 1  # because of the invalid files
     undisturbed = contents()
     forget()
 
     def some_are_finished():
         if target == "out":
             return len(list(Path("out").rglob("*.npz"))) >= 5
-        log = Path("out.npz.unfinished-wal")  # of the database, which is locked: some 8 kB for each recording
+        log = Path("out.npz.unfinished-wal")  # of the locked database: some 8 kB per recording
         return log.exists() and log.stat().st_size > 80_000
 
     process = subprocess.Popen([Path(sys.executable).with_name("vggish"), *arguments])
@@ -143,25 +165,26 @@ def test_killed_in_the_middle(corpus, exported_narrow, target):
     process.wait()
     result = CliRunner().invoke(main, [*arguments, "--resume"])
     assert result.exit_code == 1
-    assert 0 < int(re.search(r", (\d+) were there", result.output)[1]) < 100
+    assert 0 < int(re.search(r", (\d+) already done", result.output)[1]) < 100
     assert contents() == undisturbed
 
 
-def test_a_stopped_run_is_not_overwritten_by_mistake(quick, corpus):
+def test_interrupted_run_is_not_overwritten(quick, corpus):
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(quick, [corpus], "out.csv", add=interrupt)
     with pytest.raises(
-        FileExistsError, match=r"out\.csv\.unfinished is what a stopped run finished: resume it, or remove"
+        FileExistsError,
+        match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume, or delete it",
     ):
         run(quick, [corpus], "out.csv")
 
 
 @pytest.fixture(params=["out", "out.npz"])
-def stopped(request, quick, corpus):
-    """The target of a run that was stopped after its first recordings."""
+def interrupted(request, quick, corpus):
+    """The target of a run that was interrupted after its first recordings."""
 
     def interrupt(path):
         if path.name == "06.wav":
@@ -172,49 +195,58 @@ def stopped(request, quick, corpus):
     return request.param
 
 
-def test_only_the_same_options_are_resumed(quick, corpus, stopped, monkeypatch):
-    monkeypatch.setitem(OPTIONS, "hop", 0.5)
-    with pytest.raises(ValueError, match=r"was begun with hop 0\.96, not with hop 0\.5: give another output"):
-        run(quick, [corpus], stopped, resume=True)
+def test_only_the_same_options_are_resumed(quick, corpus, interrupted, monkeypatch):
+    monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
+    with pytest.raises(
+        ValueError,
+        match=r"was started with hop_seconds 0\.96, but this run has hop_seconds 0\.5: choose a different output",
+    ):
+        run(quick, [corpus], interrupted, resume=True)
 
 
-def test_only_the_same_corpus_is_resumed(quick, corpus, stopped, monkeypatch):
-    """The same names in another folder, or from another working folder, are other recordings."""
+def test_only_the_same_corpus_is_resumed(quick, corpus, interrupted, monkeypatch):
+    """Equal names in a different folder, or relative to a different current folder, are different recordings."""
     shutil.copytree(corpus, "elsewhere/corpus")
-    with pytest.raises(ValueError, match=r"was begun with recordings .*corpus, not with recordings .*elsewhere/corpus"):
-        run(quick, ["elsewhere/corpus"], stopped, resume=True)
-    target = str(Path(stopped).absolute())
+    with pytest.raises(
+        ValueError, match=r"was started with recordings .*corpus, but this run has recordings .*elsewhere/corpus"
+    ):
+        run(quick, ["elsewhere/corpus"], interrupted, resume=True)
+    target = str(Path(interrupted).absolute())
     monkeypatch.chdir("elsewhere")
-    with pytest.raises(ValueError, match="was begun with recordings"):
+    with pytest.raises(ValueError, match="was started with recordings"):
         run(quick, ["corpus"], target, resume=True)
-    # However the corpus is named, it is the same.
+    # A different path to the same corpus is accepted.
     summary, _ = run(quick, [Path("..", corpus)], target, resume=True)
     assert summary.skipped > 0
 
 
-def test_a_folder_of_version_0_1_is_resumed(quick, corpus, monkeypatch):
+def test_folder_of_version_0_1_is_resumed(quick, corpus, monkeypatch):
     run(quick, [corpus], "out")
-    options = Path("out/vggish.json").rename("out/vggish-keras.json").read_text()
+    options = json.loads(Path("out/vggish.json").read_text())
+    options["hop"] = options.pop("hop_seconds")
+    del options["version"], options["channels"]
+    old = json.dumps(options, indent=2)
+    Path("out/vggish-keras.json").write_text(old)
+    Path("out/vggish.json").unlink()
     summary, _ = run(quick, [corpus], "out", resume=True)
     assert (summary.skipped, summary.embedded) == (11, 0)
-    assert Path("out/vggish.json").read_text() == options
+    assert Path("out/vggish.json").read_text() == old
     assert not Path("out/vggish-keras.json").exists()
     Path("out/vggish.json").rename("out/vggish-keras.json")
-    monkeypatch.setitem(OPTIONS, "hop", 0.5)
-    with pytest.raises(ValueError, match=r"was begun with hop 0.96, not with hop 0.5"):
+    monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
+    with pytest.raises(ValueError, match=r"was started with hop_seconds 0\.96, but this run has hop_seconds 0\.5"):
         run(quick, [corpus], "out", resume=True)
 
 
-def test_options_do_not_mix_in_a_folder(quick, corpus, monkeypatch):
-    """Not by a run that is stopped and resumed either."""
+def test_folder_has_the_same_options_throughout(quick, corpus, monkeypatch):
     run(quick, [corpus], "out")
-    monkeypatch.setitem(OPTIONS, "hop", 0.5)
+    monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
     for resume in (False, True):
-        with pytest.raises(ValueError, match="out was begun with hop"):
+        with pytest.raises(ValueError, match="out was started with hop_seconds"):
             run(quick, [corpus], "out", resume=resume)
 
 
-def test_a_new_run_keeps_nothing_of_an_old_one(quick, corpus):
+def test_new_run_replaces_old_results(quick, corpus):
     run(quick, [corpus], "out")
     replaced = corpus / "b" / "11.wav"
     soundfile.write(replaced, np.zeros(20_000), 16_000)
@@ -228,19 +260,21 @@ def test_a_new_run_keeps_nothing_of_an_old_one(quick, corpus):
     np.testing.assert_array_equal(np.load("out/b/11.wav.npz")["values"], quick.embed(replaced).values)
 
 
-def test_finished_recordings_must_be_named_again(quick, corpus, stopped):
+def test_finished_recordings_must_be_among_the_inputs(quick, corpus, interrupted):
     summary = None
-    if stopped == "out":  # where they stay
-        summary, _ = run(quick, [corpus / "b", corpus / "a" / "00.wav"], stopped, resume=True)
+    if interrupted == "out":  # which keeps them
+        summary, _ = run(quick, [corpus / "b", corpus / "a" / "00.wav"], interrupted, resume=True)
         assert summary.skipped > 0
         return
     recordings = find_recordings([corpus])._replace(paths=[corpus / "b" / "11.wav"])
-    with pytest.raises(ValueError, match=r"holds \d recordings that are not named now, such as a/00\.wav"):
-        outputs.FileOutput(Path(stopped), recordings, OPTIONS, resume=True)
+    with pytest.raises(
+        ValueError, match=r"contains \d recordings that are not among the inputs, such as a/00\.wav: include them, or"
+    ):
+        outputs.FileOutput(Path(interrupted), recordings, quick.options, True, outputs.EmbeddingsWriter())
 
 
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_what_was_bad_and_is_good_now_is_embedded(quick, corpus, target):
+def test_failed_recordings_are_retried(quick, corpus, target):
     run(quick, [corpus], target)
     shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "04.wav")
     summary, _ = run(quick, [corpus], target, resume=True)
@@ -250,84 +284,79 @@ def test_what_was_bad_and_is_good_now_is_embedded(quick, corpus, target):
         assert Path("out/a/04.wav.npz").exists()
     else:
         assert str(corpus / "a" / "04.wav") in np.load(target)["files"]
-    # A new run begins anew.
+    # A new run starts over.
     summary, _ = run(quick, [corpus], target)
     assert (summary.skipped, summary.embedded) == (0, 12)
 
 
-def test_two_runs_do_not_write_to_one_output(quick, corpus, stopped):
+def test_output_in_use_raises(quick, corpus, interrupted):
     def again(_):
-        with pytest.raises(OSError, match="another run writes to it"):
-            run(quick, [corpus], stopped, resume=True)
+        with pytest.raises(OSError, match="in use by another run"):
+            run(quick, [corpus], interrupted, resume=True)
 
-    summary, _ = run(quick, [corpus], stopped, resume=True, add=again)
+    summary, _ = run(quick, [corpus], interrupted, resume=True, add=again)
     assert summary.embedded > 0
 
 
 @pytest.mark.parametrize("target", ["out", "out.npz"])
 @pytest.mark.parametrize("name", ["atomic_write", "remove_leftovers"])
-def test_of_two_runs_that_begin_at_once_one_goes_on(quick, corpus, target, name, monkeypatch):
-    """The second begins and ends before the first has written anything."""
+def test_one_of_two_simultaneous_runs_continues(quick, corpus, target, name, monkeypatch):
+    """The second run starts and ends before the first one has written anything."""
     refused = []
 
     def install(replacement):
         for module in (outputs, audioset):
             monkeypatch.setattr(module, name, replacement, raising=False)
 
-    def begin_another(*arguments):
+    def start_another(*arguments):
         install(function)
-        with pytest.raises(OSError, match=f"{target}: another run writes to it"):
+        with pytest.raises(OSError, match=f"{target}: in use by another run"):
             run(quick, [corpus], target)
         refused.append(target)
         return function(*arguments)
 
     function = getattr(outputs, name)
-    install(begin_another)
+    install(start_another)
     summary, _ = run(quick, [corpus], target)
     assert refused
     assert summary.embedded == 11
 
 
-def open_quickly(target):
-    return outputs.open_output(
-        outputs.check_target(target),
-        find_recordings(["corpus"]),
-        OPTIONS,
-        resume=True,
-        write_records=RecordWriter(0.96, 1, None),
-    )
+def open_output(target):
+    recordings = find_recordings(["corpus"])
+    return outputs.open_output(outputs.parse_target(target), outputs.EmbeddingsWriter(), recordings, OPTIONS, True)
 
 
 @pytest.mark.usefixtures("corpus")
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_the_lock_of_a_run_that_ends_is_no_lock(target, monkeypatch):
-    """A run finds the lock of one that ends, and before it has it, a third begins."""
-    first, third = open_quickly(target), []
+def test_lock_file_of_a_finished_run_does_not_lock(target, monkeypatch):
+    """A run opens the lock file of a run that ends; before it has locked the file, a third run starts."""
+    first, third = open_output(target), []
 
     def late(descriptor):
         monkeypatch.setattr(outputs, "_try_lock", try_lock)
         first.close()
-        third.append(open_quickly(target))
+        third.append(open_output(target))
         return try_lock(descriptor)
 
     try_lock = outputs._try_lock
     monkeypatch.setattr(outputs, "_try_lock", late)
-    with pytest.raises(OSError, match="another run writes to it"):
-        open_quickly(target)
+    with pytest.raises(OSError, match="in use by another run"):
+        open_output(target)
     third[0].close()
-    open_quickly(target).close()
+    open_output(target).close()
     assert not list(Path().rglob("*lock"))
 
 
 @pytest.mark.usefixtures("corpus")
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_no_two_of_many_runs_write_at_once(target):
+def test_only_one_of_many_runs_writes_at_a_time(target):
     open_now, opened, refusals = [], itertools.count(), set()
 
-    def begin_and_end():
+    def start_and_end():
         for _ in range(40):
             try:
-                output = open_quickly(target)
+                output = open_output(target)
             except OSError as error:
                 refusals.add(str(error))
                 continue
@@ -335,20 +364,20 @@ def test_no_two_of_many_runs_write_at_once(target):
                 open_now.append(threading.get_ident())
                 next(opened)
                 output.finish([], [])
-                Path("out/vggish.json").unlink(missing_ok=True)  # the next run makes it anew
+                Path("out/vggish.json").unlink(missing_ok=True)  # the next run creates it again
                 time.sleep(0.0005)
                 assert open_now == [threading.get_ident()]
                 open_now.clear()
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(begin_and_end) for _ in range(4)]:
+        for future in [pool.submit(start_and_end) for _ in range(4)]:
             future.result()
     assert next(opened) > 1
-    assert refusals <= {f"{target}: another run writes to it"}
+    assert refusals <= {f"{target}: in use by another run"}
     assert not list(Path().rglob("*lock"))
 
 
-def test_the_users_own_files_stay(quick, corpus):
+def test_other_files_in_the_output_folder_are_kept(quick, corpus):
     Path("out").mkdir()
     Path("out/options.json").write_text("mine")
     run(quick, [corpus / "a" / "00.wav"], "out")
@@ -356,13 +385,13 @@ def test_the_users_own_files_stay(quick, corpus):
     for content in ("", "[]", "{"):
         Path("out/vggish.json").write_text(content)
         with pytest.raises(
-            ValueError, match=r"out is no output of an earlier run: its options cannot be read|was begun with"
+            ValueError, match=r"out was not written by vggish: its options cannot be read|was started with"
         ):
             run(quick, [corpus / "a" / "00.wav"], "out")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_is_left_but_the_output(eight_bits, corpus, target):
+def test_only_the_output_remains(eight_bits, corpus, target):
     for bad in ("a/04.wav", "b/zz.wav"):
         (corpus / bad).unlink()
     run(eight_bits, [corpus / "b", corpus / "a" / "00.wav"], target)
@@ -375,12 +404,14 @@ def test_nothing_is_left_but_the_output(eight_bits, corpus, target):
         }
     elif target == "out.tfrecord":
         assert names == {f"out-0000{index}-of-00003.tfrecord" for index in range(3)}
+    elif target == "out.csv":
+        assert names == {target, "out.csv.json"}
     else:
         assert names == {target}
 
 
-def test_a_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch, file_size_limit):
-    """On a full disk SQLite leaves its log when it is closed."""
+def test_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch, file_size_limit):
+    """On a full disk, SQLite leaves its log behind when it is closed."""
 
     class Full(sqlite3.Connection):
         def close(self):
@@ -392,19 +423,19 @@ def test_a_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch,
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=Full))
     run(quick, [corpus / "b" / "01.wav"], "out.npz")
-    assert closed[0]  # it would be left
+    assert closed[0]  # left behind by SQLite
     assert set(contents()) == {"out.npz"}
     assert not list(Path().glob("*unfinished*"))
 
 
 def plant_leftover(path):
-    """What a process that is killed while it writes a file leaves."""
+    """Creates the temporary file that a process leaves when it is killed while writing `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        shutil.copy(aside, "leftover")
-    Path("leftover").rename(aside)
+    with atomic_write(path) as partial:
+        shutil.copy(partial, "leftover")
+    Path("leftover").rename(partial)
     Path(path).unlink()
-    return aside
+    return partial
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -413,10 +444,11 @@ def plant_leftover(path):
     [
         ("out", ["out/vggish.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
         ("out.npz", ["out.npz", "out.npz.failures.csv"]),
+        ("out.csv", ["out.csv", "out.csv.json", "out.csv.failures.csv"]),
         ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord"]),
     ],
 )
-def test_what_killed_runs_left_goes(eight_bits, corpus, target, files, resume):
+def test_leftovers_of_killed_runs_are_removed(eight_bits, corpus, target, files, resume):
     run(eight_bits, [corpus], target)
     undisturbed = contents()
     forget()
@@ -433,21 +465,21 @@ def test_what_killed_runs_left_goes(eight_bits, corpus, target, files, resume):
     assert contents() == undisturbed
 
 
-def test_what_is_left_beside_a_complete_file_goes(quick, corpus):
+def test_leftovers_beside_a_complete_file_are_removed(quick, corpus):
     run(quick, [corpus / "b" / "01.wav"], "out.npz")
-    complete = outputs.check_target("out.npz"), RecordWriter(0.96, 1, None)
+    complete = outputs.parse_target("out.npz"), outputs.EmbeddingsWriter()
     for suffix in ("-lock", "-wal"):
         Path(f"out.npz.unfinished{suffix}").touch()
     assert outputs.is_complete(*complete)
     assert sorted(path.name for path in Path().iterdir()) == ["corpus", "out.npz"]
     with (
         outputs._locked(Path("out.npz.unfinished-lock"), Path("out.npz")),
-        pytest.raises(OSError, match="another run writes to it"),
+        pytest.raises(OSError, match="in use by another run"),
     ):
         outputs.is_complete(*complete)
 
 
-def test_links_in_place_of_temporary_files_are_not_followed(quick, corpus, monkeypatch):
+def test_links_at_temporary_paths_are_not_followed(quick, corpus, monkeypatch):
     victim = Path("victim")
     victim.write_text("mine")
     for planted, target in {
@@ -461,18 +493,18 @@ def test_links_in_place_of_temporary_files_are_not_followed(quick, corpus, monke
         with pytest.raises(OSError, match=rf"{planted} is a link, expected|links: '{planted}'"):
             run(quick, [corpus], target)
         Path(planted).unlink()
-    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # the name is known
-    with atomic_write(Path("out.npz")) as aside:
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # a predictable name
+    with atomic_write(Path("out.npz")) as partial:
         pass
-    aside.symlink_to(victim.resolve())
+    partial.symlink_to(victim.resolve())
     with pytest.raises(FileExistsError, match=r"File exists: 'out\.npz'"), atomic_write(Path("out.npz")):
         pass
     assert victim.read_text() == "mine"
-    assert aside.is_symlink()
+    assert partial.is_symlink()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_outputs_stay_in_the_output_folder(eight_bits, corpus, target):
+def test_outputs_are_inside_the_output_folder(eight_bits, corpus, target):
     Path("work", "links").mkdir(parents=True)
     Path("work/links/b").symlink_to(Path("corpus/b").resolve())
     soundfile.write("work/11.wav", np.zeros(20_000), 16_000)
@@ -488,7 +520,7 @@ def test_outputs_stay_in_the_output_folder(eight_bits, corpus, target):
         assert all(name.startswith("out") for name in made)
 
 
-# === Bad inputs ===
+# === Invalid inputs ===
 
 
 def read_failures(path):
@@ -497,7 +529,7 @@ def read_failures(path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_file_bad(eight_bits, corpus, target):
+def test_all_recordings_fail(eight_bits, corpus, target):
     for path in corpus.rglob("*.wav"):
         path.write_bytes(b"no audio")
     summary, _ = run(eight_bits, [corpus], target)
@@ -510,15 +542,15 @@ def test_every_file_bad(eight_bits, corpus, target):
     assert all("cannot be read as audio" in row[1] for row in rows)
 
 
-def test_the_list_of_failures_goes_with_the_failures(quick, corpus):
+def test_list_of_failures_is_removed_without_failures(quick, corpus):
     run(quick, [corpus / "a"], "out")
     assert Path("out/failures.csv").exists()
     run(quick, [corpus / "a" / "00.wav"], "out")
     assert not Path("out/failures.csv").exists()
 
 
-def test_a_name_that_is_too_long_is_a_failure(quick, corpus):
-    """With the suffix of the output it is longer than file systems take."""
+def test_too_long_output_name_is_a_failure(quick, corpus):
+    """The name is too long for file systems once the suffix of the output is added."""
     long = corpus / "a" / ("x" * 248 + ".wav")
     shutil.copy(corpus / "a" / "00.wav", long)
     summary, _ = run(quick, [corpus], "out")
@@ -529,8 +561,8 @@ def test_a_name_that_is_too_long_is_a_failure(quick, corpus):
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_name_that_is_too_long_takes_no_other_along(eight_bits, corpus, target, resume):
-    """No suffix can be added to it."""
+def test_too_long_name_does_not_affect_others(eight_bits, corpus, target, resume):
+    """The name already has the maximum length."""
     shutil.rmtree(corpus / "a")
     (corpus / "b" / "zz.wav").unlink()
     long = corpus / "b" / ("x" * 251 + ".wav")
@@ -549,7 +581,7 @@ def test_a_name_that_is_too_long_takes_no_other_along(eight_bits, corpus, target
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("first", ["00.wav", "00.wav.npz"])
-def test_a_folder_named_as_an_output_is_a_failure_of_one(quick, corpus, first, resume):
+def test_folder_at_the_path_of_an_output_fails_one_recording(quick, corpus, first, resume):
     (corpus / "a" / "00.wav.npz").mkdir()
     shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "00.wav.npz" / "1.wav")
     second = "00.wav.npz/1.wav" if first == "00.wav" else "00.wav"
@@ -559,8 +591,8 @@ def test_a_folder_named_as_an_output_is_a_failure_of_one(quick, corpus, first, r
         assert set(dict(summary.failures)) == {corpus / "a" / second, corpus / "a" / "04.wav"}
 
 
-def test_names_that_collide(quick, corpus):
-    """One name in two folders, and two suffixes of one name in one."""
+def test_equal_names_do_not_collide(quick, corpus):
+    """The same name in two folders, and with two suffixes in the same folder."""
     shutil.copy(corpus / "a" / "00.wav", corpus / "b" / "00.wav")
     samples, rate = soundfile.read(corpus / "a" / "02.wav")
     soundfile.write(corpus / "a" / "00.mp3", samples, rate)
@@ -571,7 +603,7 @@ def test_names_that_collide(quick, corpus):
     assert len({Path("out", name).read_bytes() for name in made}) == 7
 
 
-ODD = [
+UNUSUAL = [
     "a b.wav",
     "line\nend.wav",
     "quote'\"comma,.wav",
@@ -583,20 +615,20 @@ ODD = [
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_odd_names(eight_bits, tmp_path, monkeypatch, target):
+def test_unusual_names(eight_bits, tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)
     folder = Path("corpus")
     folder.mkdir()
     soundfile.write("good.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 16_000)
-    for name in ODD:
+    for name in UNUSUAL:
         shutil.copy("good.wav", folder / name)
         (folder / f"bad {name}").touch()
     Path("good.wav").unlink()
     summary, _ = run(eight_bits, [folder], target, shards=1)
-    assert summary.embedded == len(ODD)
-    good = {str(folder / name) for name in ODD}
+    assert summary.embedded == len(UNUSUAL)
+    good = {str(folder / name) for name in UNUSUAL}
     (failures,) = Path().rglob("*failures.csv")
-    assert {row[0] for row in read_failures(failures)[1:]} == {str(folder / f"bad {name}") for name in ODD}
+    assert {row[0] for row in read_failures(failures)[1:]} == {str(folder / f"bad {name}") for name in UNUSUAL}
     if target == "out":
         found = {str(folder / path.name[:-4]) for path in Path("out").iterdir() if path.suffix == ".npz"}
     elif target == "out.npz":
@@ -615,7 +647,7 @@ def test_odd_names(eight_bits, tmp_path, monkeypatch, target):
 
 
 def test_files_that_change_while_they_are_read(quick, corpus):
-    """One grows, one vanishes, one is replaced: what was opened is read. One is cut off: that is told."""
+    """Files that grow, vanish or are replaced are read as they were opened; a truncated file raises."""
     rng = np.random.default_rng(1)
     paths = [corpus / f"{name}.wav" for name in ("grows", "vanishes", "replaced", "cut")]
     for path in paths:
@@ -649,7 +681,7 @@ def test_files_that_change_while_they_are_read(quick, corpus):
             np.testing.assert_array_equal(result.values, embeddings.values)
 
 
-def test_headers_that_lie(quick, corpus):
+def test_wrong_sizes_in_headers(quick, corpus):
     content = (corpus / "a" / "00.wav").read_bytes()  # 40,000 bytes of samples
     expected = quick.embed(corpus / "a" / "00.wav").values
 
@@ -665,7 +697,7 @@ def test_headers_that_lie(quick, corpus):
     assert str(more) == f"{paths[2]} is truncated: it has 40000 of 50000 bytes"
 
 
-def test_a_truncated_mp3_gives_what_it_has(quick, corpus):
+def test_truncated_mp3_is_read_to_its_end(quick, corpus):
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
     soundfile.write("whole.mp3", samples, 16_000)
     content = Path("whole.mp3").read_bytes()
@@ -675,9 +707,9 @@ def test_a_truncated_mp3_gives_what_it_has(quick, corpus):
     assert len(whole.times) == 11
 
 
-@pytest.mark.filterwarnings("ignore:corpus.mutated:UserWarning")
-def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
-    """500 files with bytes changed, cut out or put in, among good ones."""
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about the damage
+def test_mutated_files_do_not_affect_others(quick, corpus, monkeypatch):
+    """Embeds 500 files with changed, removed or inserted bytes, among valid ones."""
     rng = np.random.default_rng(0)
     good = corpus / "a" / "00.wav"
     expected = dict(quick.embed_many([good]))[good]
@@ -691,7 +723,7 @@ def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
         suffix, content = originals[index % len(originals)]
         mutated = bytearray(content)
         for _ in range(rng.integers(1, 8)):
-            # Headers are the part that decoders believe.
+            # Half of the changes are in the header, which decoders trust.
             place = int(rng.integers(0, 64 if rng.random() < 0.5 else len(mutated)))
             change = rng.integers(3)
             if change == 0:
@@ -718,18 +750,18 @@ def test_mutated_files_never_harm_another(quick, corpus, monkeypatch):
             assert np.all(np.isfinite(result.values))
     assert 100 < failed < 500
 
-    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda *_: quick)
+    monkeypatch.setattr("vggish_keras.embedder.Embedder", lambda **_: quick)
     answer = CliRunner().invoke(main, ["embed", *map(str, paths), "-o", "out"])
     assert answer.exit_code == 1
     assert len(read_failures("out/failures.csv")) - 1 == failed
     assert len(list(Path("out").rglob("*.npz"))) == 501 - failed
 
 
-# === Bad disks ===
+# === Failing disks ===
 
 
 @pytest.mark.parametrize("target", ["/proc/nowhere/", "/proc/nowhere.npz"])
-def test_an_output_that_cannot_be_written_is_told_at_once(quick, corpus, target, monkeypatch):
+def test_unwritable_output_raises_at_once(quick, corpus, target, monkeypatch):
     monkeypatch.setattr(quick, "_embed_windows", None)
     with pytest.raises(OSError, match="/proc/nowhere"):
         run(quick, [corpus], target)
@@ -737,7 +769,7 @@ def test_an_output_that_cannot_be_written_is_told_at_once(quick, corpus, target,
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """A file system of 8 MB."""
+    """An 8 MB file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
@@ -748,7 +780,7 @@ def tiny_disk(tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_disk_that_cannot_be_written_is_named(quick, corpus, tiny_disk, target):
+def test_read_only_disk_raises(quick, corpus, tiny_disk, target):
     path = tiny_disk / target
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
     with pytest.raises(OSError, match=f"Read-only file system: '{path}"):
@@ -767,13 +799,13 @@ def test_errors_name_the_file(tmp_path):
         (tmp_path / "x.csv", lambda _: Path("other").read_bytes(), "No such file or directory: 'other'"),
         (missing, Path.touch, f"No such file or directory: '{missing}'"),
     ):
-        with pytest.raises(OSError, match=message), atomic_write(path) as aside:
-            write(aside)
+        with pytest.raises(OSError, match=message), atomic_write(path) as partial:
+            write(partial)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_full_disk_is_told_and_what_is_finished_stays(eight_bits, corpus, tiny_disk, target):
+def test_full_disk_raises_and_keeps_finished_results(eight_bits, corpus, tiny_disk, target):
     ballast = tiny_disk / "ballast"
     done = itertools.count()
 

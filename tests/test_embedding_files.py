@@ -1,4 +1,6 @@
 import io
+import json
+import os
 import struct
 import sys
 import tracemalloc
@@ -64,14 +66,14 @@ def test_parquet(tmp_path, several):
     )
 
 
-def test_parquet_names_its_extra(tmp_path, monkeypatch):
+def test_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "vggish\[parquet\]"'):
         embedding_files.check_path(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("suffix", embedding_files.SUFFIXES)
-def test_an_interrupted_write_leaves_what_was_there(tmp_path, suffix):
+def test_interrupted_write_keeps_existing_file(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"before")
 
@@ -86,11 +88,124 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# === .npz files from anywhere ===
+# === Options ===
+
+OPTIONS = {"weights": os.fsdecode(b"\xff.ckpt"), "hop_seconds": 0.96, "postprocess": None, "channels": 1}
+
+
+@pytest.mark.parametrize("suffix", embedding_files.SUFFIXES)
+def test_options_are_read_back(tmp_path, several, suffix):
+    path = tmp_path / f"x{suffix}"
+    embedding_files.write(path, several, OPTIONS)
+    assert embedding_files.read_options(path) == OPTIONS
+    content = path.read_bytes()
+    embedding_files.write(path, several, OPTIONS)
+    assert path.read_bytes() == content
+    # A file without options, as earlier versions wrote it, does not inherit those of the file that it replaces.
+    embedding_files.write(path, several)
+    assert embedding_files.read_options(path) == {}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numpy_reads_options_without_pickle(tmp_path, several):
+    embedding_files.write(tmp_path / "x.npz", several, OPTIONS)
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["options"].shape == ()
+        assert json.loads(str(file["options"])) == OPTIONS
+
+
+def test_options_of_parquet_are_metadata_of_the_schema(tmp_path, several):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    embedding_files.write(tmp_path / "x.parquet", several, OPTIONS)
+    schema = parquet.read_schema(tmp_path / "x.parquet")
+    assert json.loads(schema.metadata[b"vggish"]) == OPTIONS
+    assert schema.metadata == embedding_files.parquet_schema(several[0][1].values.dtype, OPTIONS).metadata
+
+
+def test_options_of_csv_are_beside_it(tmp_path, several):
+    embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
+    content = (tmp_path / "x.csv").read_bytes()
+    assert json.loads((tmp_path / "x.csv.json").read_text()) == OPTIONS
+    embedding_files.write(tmp_path / "x.csv", several)
+    assert (tmp_path / "x.csv").read_bytes() == content
+
+
+def test_interrupted_write_keeps_the_options_of_a_csv_file(tmp_path, several):
+    embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
+
+    class Interrupted(list):
+        def __iter__(self):
+            yield from several
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedding_files.write(tmp_path / "x.csv", Interrupted(), {"hop_seconds": 0.5})
+    assert embedding_files.read_options(tmp_path / "x.csv") == OPTIONS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.csv.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (np.array("[1]"), "contains invalid options: expected a JSON object, got list"),
+        (np.array("{"), "contains invalid options: ."),
+        (np.array("[" * 100_000), "contains invalid options: ."),
+        (np.array(["{}"]), r"options must be a text, got <U2 \[1\]"),
+        (np.array(b"{}"), r"options must be a text, got \|S2 \[\]"),
+        (np.zeros((), "u4") + 0x110000, "options must be a text"),
+        (np.array({}), "is not an .npz file of plain arrays: options contains pickled objects"),
+    ],
+)
+def test_invalid_options_of_npz_raise(tmp_path, options, message):
+    np.savez(tmp_path / "x.npz", times=ARRAYS["times"], values=ARRAYS["values"], options=options)
+    with pytest.raises(ValueError, match=rf"x\.npz.*{message}"):
+        embedding_files.read_options(tmp_path / "x.npz")
+    assert len(embedding_files.read_npz(tmp_path / "x.npz").times) == 3
+
+
+@pytest.mark.parametrize("name", ["options", "files"])
+def test_invalid_characters_raise(tmp_path, name):
+    text = np.array(["a"] * 3)
+    text.view(np.uint32)[1] = 0x110000
+    text = text if name == "files" else text[1:2].reshape(())
+    np.savez(tmp_path / "x.npz", times=ARRAYS["times"], values=ARRAYS["values"], **{name: text})
+    read = embedding_files.read_npz if name == "files" else embedding_files.read_options
+    with pytest.raises(ValueError, match=rf"x\.npz is not an \.npz file .*: {name} contains invalid characters"):
+        read(tmp_path / "x.npz")
+
+
+def test_options_that_decompress_to_far_more_than_the_size_raise(tmp_path):
+    write_zeros(tmp_path / "x.npz", {"options": ("<U25000000", ())})
+    with pytest.raises(ValueError, match=r"x\.npz has \d+ bytes and would need 100000000 bytes"):
+        embedding_files.read_options(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff", b""])
+def test_invalid_options_of_csv_raise(tmp_path, several, content):
+    embedding_files.write(tmp_path / "x.csv", several)
+    (tmp_path / "x.csv.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.csv contains invalid options: ."):
+        embedding_files.read_options(tmp_path / "x.csv")
+
+
+def test_options_of_missing_or_unknown_files_raise(tmp_path):
+    for suffix in embedding_files.SUFFIXES:
+        with pytest.raises(FileNotFoundError, match=rf"missing\{suffix}"):
+            embedding_files.read_options(tmp_path / f"missing{suffix}")
+    with pytest.raises(
+        ValueError, match=r"unknown file format: expected a \.npz, \.csv or \.parquet file, got .*\.txt"
+    ):
+        embedding_files.read_options(tmp_path / "x.txt")
+    (tmp_path / "x.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"x\.parquet is not a Parquet file: ."):
+        embedding_files.read_options(tmp_path / "x.parquet")
+
+
+# === Untrusted .npz files ===
 
 
 def npy(array, **header):
-    """A member of an .npz file, with another header if asked."""
+    """A member of an .npz file, optionally with a different header."""
     file = io.BytesIO()
     described = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, {**described, **header})
@@ -98,7 +213,7 @@ def npy(array, **header):
 
 
 def npy_of_text(text, version=1):
-    """A member whose header is a text."""
+    """A member with a text as its header."""
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text.encode()
 
 
@@ -140,7 +255,7 @@ BYTES = {
 
 
 def with_field(content, offset, value):
-    """The archive with another value in a field of every entry, in its header and in the directory."""
+    """The archive with a changed field in every local header and directory entry."""
     content = bytearray(content)
     for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
         start = content.find(signature)
@@ -158,7 +273,7 @@ def write_members(path, members, method=zipfile.ZIP_DEFLATED):
 
 @pytest.mark.parametrize("kind", [*HEADERS, *METHODS, *(kind for kind in BYTES if kind not in METHODS)])
 @pytest.mark.parametrize("read", [embedding_files.read_npz, Postprocess])
-def test_every_damage_is_a_value_error_that_names_the_file(tmp_path, read, kind):
+def test_damaged_files_raise_value_errors_that_name_the_file(tmp_path, read, kind):
     write_members(tmp_path / "good.npz", MEMBERS)
     read(tmp_path / "good.npz")
     path = tmp_path / "bad.npz"
@@ -173,25 +288,25 @@ def test_every_damage_is_a_value_error_that_names_the_file(tmp_path, read, kind)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"times": np.arange(4.0)}, r"holds no embeddings: it needs times \[n\] and values \[n, 128\]"),
-        ({"values": np.zeros((3, 64))}, "holds no embeddings"),
-        ({"values": np.zeros((3, 128, 1))}, "holds no embeddings"),
-        ({"values": np.zeros((3, 128), "U1")}, "holds no embeddings"),
-        ({"values": np.zeros((3, 128), complex)}, "holds no embeddings"),
-        ({"times": np.zeros((), "f8")}, "holds no embeddings"),
-        ({"times": np.zeros((3, 1))}, "holds no embeddings"),
-        ({"files": np.array(["a", "b"])}, r"files must hold 3 names, as many as there are times, got <U1 \[2\]"),
-        ({"files": np.arange(3)}, "files must hold 3 names"),
-        ({"files": np.full((3, 1), "a")}, "files must hold 3 names"),
+        ({"times": np.arange(4.0)}, r"contains no embeddings: expected times \[n\] and values \[n, 128\]"),
+        ({"values": np.zeros((3, 64))}, "contains no embeddings"),
+        ({"values": np.zeros((3, 128, 1))}, "contains no embeddings"),
+        ({"values": np.zeros((3, 128), "U1")}, "contains no embeddings"),
+        ({"values": np.zeros((3, 128), complex)}, "contains no embeddings"),
+        ({"times": np.zeros((), "f8")}, "contains no embeddings"),
+        ({"times": np.zeros((3, 1))}, "contains no embeddings"),
+        ({"files": np.array(["a", "b"])}, r"files must contain 3 names, one for each of times, got <U1 \[2\]"),
+        ({"files": np.arange(3)}, "files must contain 3 names"),
+        ({"files": np.full((3, 1), "a")}, "files must contain 3 names"),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_named(tmp_path, changed, message):
+def test_inconsistent_arrays_raise(tmp_path, changed, message):
     np.savez_compressed(tmp_path / "x.npz", **{"times": ARRAYS["times"], "values": ARRAYS["values"], **changed})
     with pytest.raises(ValueError, match=rf"x\.npz:? {message}"):
         embedding_files.read_npz(tmp_path / "x.npz")
 
 
-def test_other_arrays_of_a_file_are_left_alone(tmp_path):
+def test_other_arrays_are_ignored(tmp_path):
     other = {"model": np.array([{}], object), "zeros": np.zeros(10**8, np.uint8)}
     np.savez_compressed(tmp_path / "x.npz", times=ARRAYS["times"], values=ARRAYS["values"], **other)
     got = embedding_files.read_npz(tmp_path / "x.npz")
@@ -209,7 +324,7 @@ def write_zeros(path, arrays):
                 member.write(bytes(np.dtype(dtype).itemsize * int(np.prod(shape))))
 
 
-def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
+def test_file_that_decompresses_to_far_more_than_its_size_raises(tmp_path):
     path, embeddings = tmp_path / "embeddings.npz", {"times": ("<f8", (200_000,)), "values": ("<f4", (200_000, 128))}
     write_zeros(path, embeddings)
     write_zeros(tmp_path / "pca.npz", {"pca_eigen_vectors": ("<f4", (200_000, 128)), "pca_means": ("<f4", (128,))})
@@ -223,7 +338,7 @@ def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
         Postprocess(tmp_path / "pca.npz")
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
-    # Written again as the message says, it is read; so are fewer zeros.
+    # Saved again as the message suggests, it is read; a smaller file of zeros also is.
     with np.load(path) as file:
         np.savez(path, **file)
     assert len(embedding_files.read_npz(path).times) == 200_000
@@ -231,6 +346,6 @@ def test_a_file_that_inflates_to_much_more_than_its_size_is_refused(tmp_path):
     assert not np.any(embedding_files.read_npz(path).values)
 
 
-def test_a_missing_npz_file_is_named(tmp_path):
+def test_missing_npz_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \.npz file at .*missing\.npz"):
         embedding_files.read_npz(tmp_path / "missing.npz")

@@ -19,7 +19,7 @@ with progress.Progress(4) as shown:
 """
 
 
-def test_lines_where_there_is_no_terminal():
+def test_prints_lines_without_a_terminal():
     result = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
     assert result.stdout == ""
     lines = result.stderr.splitlines()
@@ -30,7 +30,7 @@ def test_lines_where_there_is_no_terminal():
         )
 
 
-def test_a_bar_on_a_terminal():
+def test_draws_a_bar_on_a_terminal():
     pty = pytest.importorskip("pty")
     read, terminal = pty.openpty()
     process = subprocess.Popen(
@@ -43,7 +43,7 @@ def test_a_bar_on_a_terminal():
     assert re.search(r"1\.50 h of audio in 0:00:0\d, \d+ times real time", shown)
 
 
-def test_quiet(capsys):
+def test_quiet_shows_nothing(capsys):
     with progress.Progress(1, quiet=True) as shown:
         shown.audio(36)
         shown.file()

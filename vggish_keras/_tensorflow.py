@@ -9,7 +9,7 @@ def load_tensorflow() -> None:
     """Imports TensorFlow and drops what it prints meanwhile, some of it at any log level.
 
     The import takes seconds, so call this, and import modules that need TensorFlow, inside functions: `--help` and
-    usage errors then appear at once. While TensorFlow is imported, file descriptor 2 of the whole process is redirected.
+    usage errors then appear at once. During the import, file descriptor 2 of the whole process is redirected.
     """
     if "tensorflow" in sys.modules:
         return

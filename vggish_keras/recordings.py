@@ -53,8 +53,8 @@ def find_recordings(
         output: A folder to skip while folders are searched.
 
     Returns:
-        The recordings in the order of the arguments, sorted within each folder and pattern. A file that is named several
-        times, also through links to its folder, is returned once.
+        The recordings in the order of the arguments, sorted within each folder and pattern. A file that is named
+        several times, also through links to its folder, is returned once.
 
     Raises:
         ValueError: No arguments, a folder or a pattern without audio files, or the argument -.

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, and two at once: in the end there is what an undisturbed run writes."""
+"""Runs that are killed at random moments, or start at the same time, end with the output of an undisturbed run."""
 
 import os
 import signal
@@ -17,12 +17,15 @@ COUNT = 120
 TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
 
 
-def test_stopped_runs():
+def test_killed_runs():
     mutations.try_seeds("tests.fuzz.test_stops", COUNT)
 
 
 class Embedder:
-    """Gives each recording its own embeddings, without a network."""
+    """Computes distinct embeddings for each recording, without a network."""
+
+    def __init__(self):
+        self.options = {"weights": "w", "hop_seconds": 0.96}
 
     def embed_many(self, paths, on_audio):
         from vggish_keras.embeddings import Embeddings
@@ -38,13 +41,10 @@ class Embedder:
 
 
 def embed(target: str, resume: bool) -> None:
-    from vggish_keras.corpus import RecordWriter, check_target, embed_corpus, open_output
-    from vggish_keras.recordings import find_recordings
+    from vggish_keras import corpus
 
-    recordings = find_recordings(["corpus"])
-    write = RecordWriter(0.96, 2, None)
-    output = open_output(check_target(target), recordings, {"weights": "w"}, resume, write)
-    embed_corpus(Embedder(), recordings, output, {}, lambda _: None, lambda *_: None)
+    plan = corpus.plan(["corpus"], target, resume=resume, shards=2 if target.endswith(".tfrecord") else 1)
+    corpus.embed_corpus(Embedder(), plan, lambda _: None, lambda *_: None)
 
 
 def start(target: str, resume: bool) -> int:
@@ -55,14 +55,14 @@ def start(target: str, resume: bool) -> int:
     try:
         embed(target, resume)
         status = 0
-    except OSError:  # the other run holds the output
+    except OSError:  # in use by the other run
         status = 2
     finally:
         os._exit(status)
 
 
 def contents() -> dict[str, bytes]:
-    # The database of a run with bad files stays, and its bytes depend on its history.
+    # The database remains after failures, and its bytes depend on its history.
     files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] != "corpus"]
     return {str(path): b"" if path.suffix == ".unfinished" else path.read_bytes() for path in files}
 

@@ -1,4 +1,4 @@
-"""The command line: one file for each command."""
+"""The command line, one file per command."""
 
 from vggish_keras.cli.main import main, run
 

@@ -3,26 +3,24 @@
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import (
-    weights_option,
-)
+from vggish_keras.cli.options import weights_option
 from vggish_keras.cli.tables import print_table
 
 
 @click.command()
 @weights_option
 def check(weights: str) -> None:
-    """Run the published smoke test and compare with the published figures."""
+    """Run the published smoke test and compare the results with the published values."""
     load_tensorflow()
     from rich.table import Table
 
     from vggish_keras.smoke_test import smoke_test
 
     figures = smoke_test(weights)
-    table = Table("figure", "expected", "measured", "within 10 %")
+    table = Table("statistic", "expected", "measured", "within 10 %")
     for figure in figures:
         agrees = "yes" if figure.within_tolerance else "NO"
         table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)
     print_table(table)
     if not all(figure.within_tolerance for figure in figures):
-        raise click.ClickException(f"weights {weights} do not give the published figures")
+        raise click.ClickException(f"weights {weights} do not reproduce the published values")

@@ -1,18 +1,19 @@
 """The command `demo`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli import demo_recording
-from vggish_keras.cli.options import (
-    weights_option,
-)
+from vggish_keras.cli.options import weights_option
 from vggish_keras.cli.tables import print_embeddings
 
-_UNTRAINED = "the published weights could not be had: these embeddings come from untrained weights"
+if TYPE_CHECKING:
+    from vggish_keras.embedder import Embedder
+
+_UNTRAINED = "published weights are not available: these embeddings come from random, untrained weights"
 
 
 @click.command()
@@ -22,13 +23,13 @@ _UNTRAINED = "the published weights could not be had: these embeddings come from
     "--output",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     default=".",
-    help="Folder for what it writes.  [default: here]",
+    help="Folder of the output files.  [default: the current folder]",
 )
 @weights_option
 def demo(file: Path | None, output: Path, weights: str) -> None:
-    """Embed FILE, or a recording made on the spot, and draw what comes out.
+    """Embed FILE, or a synthesized recording, and plot the result.
 
-    Writes vggish_demo.npz and vggish_demo.png, and the recording as vggish_demo.wav if it made it.
+    Writes vggish_demo.npz and vggish_demo.png and, without FILE, the recording as vggish_demo.wav.
     """
     load_tensorflow()
     from vggish_keras import embedding_files
@@ -38,23 +39,23 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
         import soundfile
 
         file = output / "vggish_demo.wav"
-        soundfile.write(file, demo_recording.recording(), demo_recording.SAMPLE_RATE)
-    embedder, note = _demo_embedder(weights)
+        soundfile.write(file, demo_recording.synthesize(), demo_recording.SAMPLE_RATE)
+    embedder, note = _open_embedder(weights)
     embeddings = embedder.embed(file)
     print_embeddings(str(file), embeddings)
-    embedding_files.write(output / "vggish_demo.npz", [(str(file), embeddings)])
+    embedding_files.write(output / "vggish_demo.npz", [(str(file), embeddings)], embedder.options)
     click.echo(f"wrote {output / 'vggish_demo.npz'}")
     try:
         plot_recording(output / "vggish_demo.png", file, embeddings, f"VGGish embeddings of {file.name}", note)
         click.echo(f"wrote {output / 'vggish_demo.png'}")
     except ImportError as error:
-        click.echo(f"no picture: {error}")
+        click.echo(f"no plot: {error}")
     if note:
         click.secho(f"NOTE: {note}", fg="yellow", bold=True)
 
 
-def _demo_embedder(weights: str) -> tuple[Any, str]:
-    """The embedder, and what must be said of its embeddings."""
+def _open_embedder(weights: str) -> "tuple[Embedder, str]":
+    """Returns an embedder and a note about its weights, which is empty unless they are random."""
     from vggish_keras import params
     from vggish_keras.embedder import Embedder
 

@@ -5,27 +5,35 @@ from pathlib import Path
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import (
-    hop_option,
-    weights_option,
-)
+from vggish_keras.cli.options import hop_option, weights_option
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @weights_option
 @hop_option
-@click.option("--padding", type=click.Choice(["valid", "same"]), default="valid", show_default=True)
-@click.option("--postprocess", help="audioset (published), or an .npz file of PCA parameters; adds the 8-bit output.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at OUTPUT.")
-def export(output: Path, weights: str, hop: float, padding: str, postprocess: str | None, overwrite: bool) -> None:
-    """Write a SavedModel to the folder OUTPUT, for TF Hub, TF Serving and plain TensorFlow.
+@click.option(
+    "--padding",
+    type=click.Choice(["valid", "same"]),
+    default="valid",
+    show_default=True,
+    help='"valid" uses whole examples only; "same" pads the end so that every sample is covered.',
+)
+@click.option(
+    "--postprocess",
+    help='"audioset" (published) or an .npz file of PCA parameters; adds the 8-bit output "quantized".',
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
+def export(
+    output: Path, weights: str, hop_seconds: float, padding: str, postprocess: str | None, overwrite: bool
+) -> None:
+    """Write a SavedModel to the folder OUTPUT, for TensorFlow Hub, TF Serving and plain TensorFlow.
 
-    For TF Serving the last part of OUTPUT is a version number, as in vggish/1.
+    TF Serving expects a version number as the last part of OUTPUT, as in vggish/1.
     """
     load_tensorflow()
     from vggish_keras.exporting import export_saved_model
     from vggish_keras.model import VGGish
 
-    model = VGGish(weights, hop_seconds=hop, padding=padding)
+    model = VGGish(weights, hop_seconds=hop_seconds, padding=padding)
     click.echo(export_saved_model(model, output, postprocess, overwrite))

@@ -1,40 +1,47 @@
-"""The command `vggish`: what its subcommands have in common."""
+"""The command `vggish` and its error handling."""
 
 import signal
 import sys
+import traceback
 import warnings
 from typing import Any
 
 import click
 
 from vggish_keras import __version__
-from vggish_keras._errors import error_message
 from vggish_keras.cli import beam, check, demo, embed, export, plot, weights
+from vggish_keras.cli.errors import describe_error
 
 _INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 class _Commands(click.Group):
-    """Tells what went wrong in one line, without a traceback."""
+    """Reports errors on one line, and with --debug with their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
             try:
                 return super().invoke(ctx)
-            except BrokenPipeError:
+            except (click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise
             except KeyboardInterrupt:
                 sys.exit(_INTERRUPTED)
-            except (ValueError, TypeError, OSError, ImportError) as error:
-                raise click.ClickException(error_message(error)) from error
+            except Exception as error:
+                if ctx.params["debug"]:
+                    click.echo(traceback.format_exc(), err=True, nl=False)
+                    sys.exit(1)
+                if isinstance(error, click.ClickException):
+                    raise
+                raise click.ClickException(describe_error(error)) from error
 
 
 @click.group(cls=_Commands)
 @click.version_option(__version__, prog_name="vggish")
-def main() -> None:
-    """VGGish audio embeddings of recordings."""
+@click.option("--debug", is_flag=True, help="Show the traceback of any error.")
+def main(debug: bool) -> None:
+    """Compute VGGish audio embeddings of recordings."""
 
 
 for _command in (demo.demo, check.check, embed.embed, export.export, weights.weights, plot.plot, beam.beam):
@@ -42,10 +49,10 @@ for _command in (demo.demo, check.check, embed.embed, export.export, weights.wei
 
 
 def run() -> None:
-    """Runs the command and ends the process."""
+    """Runs the command and exits."""
     try:
         main()
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would interrupt the exit
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the exit
         raise

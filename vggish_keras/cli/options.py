@@ -1,14 +1,18 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 weights_option = click.option(
     "--weights",
     default="audioset",
     show_default=True,
-    help="audioset (published), or the path of a TF-Slim checkpoint, a Keras weights file or an exported SavedModel.",
+    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras weights file or an exported '
+    "SavedModel.",
 )
 
 
@@ -23,28 +27,54 @@ def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float)
 
 
 hop_option = click.option(
-    "--hop", default=0.96, show_default=True, callback=_check_hop, help="Seconds from example to example."
+    "--hop",
+    "hop_seconds",
+    default=0.96,
+    show_default=True,
+    callback=_check_hop,
+    help="Seconds between the starts of consecutive examples, a multiple of 0.01.",
 )
-padding_option = click.option("--padding", type=click.Choice(["same", "valid"]), default="same", show_default=True)
+padding_option = click.option(
+    "--padding",
+    type=click.Choice(["same", "valid"]),
+    default="same",
+    show_default=True,
+    help='"same" pads the end so that every sample is covered; "valid" uses whole examples only.',
+)
 dtype_option = click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Data type of the network's computation; embeddings are float32 in any case.",
 )
 
 
-class _Channels(click.ParamType):
-    name = "mix|INDEX"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        if value != "mix" and not str(value).isdecimal():
-            self.fail(f'expected "mix" or the index of a channel, got {value!r}', parameter, context)
-        return value if value == "mix" else int(value)
+def _parse_channels(_context: click.Context, _parameter: click.Parameter, channels: str) -> str | int:
+    if channels != "mix" and not channels.isdecimal():
+        raise click.BadParameter(f'expected "mix" or the index of a channel, got {channels!r}')
+    return channels if channels == "mix" else int(channels)
 
 
 channels_option = click.option(
     "--channels",
-    type=_Channels(),
+    metavar="mix|INDEX",
     default="mix",
     show_default=True,
-    help="The mean of a recording's channels, or the channel of that index, from 0.",
+    callback=_parse_channels,
+    help='"mix" for the mean of all channels, or the index of a single channel, starting at 0.',
 )
-batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Number of examples that the network processes at a time.",
+)
+
+
+def embedder_options(command: Command) -> Command:
+    """Adds the options of `Embedder`, other than `postprocess`, under the names of its arguments."""
+    for option in (batch_size_option, channels_option, dtype_option, padding_option, hop_option, weights_option):
+        command = option(command)
+    return command

@@ -5,10 +5,7 @@ from pathlib import Path
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import (
-    hop_option,
-    weights_option,
-)
+from vggish_keras.cli.options import hop_option, weights_option
 
 
 @click.command()
@@ -17,19 +14,21 @@ from vggish_keras.cli.options import (
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The picture, .png or .svg.  [default: FILE's name and .png, here]",
+    help="The .png or .svg file to write.  [default: FILE's name with .png, in the current folder]",
 )
-@click.option("--similarity", is_flag=True, help="Add the matrix of the embeddings' cosine similarities.")
-@click.option("--recording", help="Which recording of an .npz file that holds several.")
+@click.option("--similarity", is_flag=True, help="Add a matrix of cosine similarities between embeddings.")
+@click.option("--recording", help="Name of the recording to plot, for an .npz file that contains several.")
 @hop_option
 @weights_option
-def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, hop: float, weights: str) -> None:
-    """Draw FILE: a recording with its embeddings, or saved embeddings (.npz)."""
+def plot(
+    file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float, weights: str
+) -> None:
+    """Plot FILE: a recording and its embeddings, or saved embeddings (.npz)."""
     output = output or Path(f"{file.name}.png")
     if output.suffix not in (".png", ".svg") or not output.parent.is_dir():
-        raise click.UsageError(f"a picture is a .png or .svg file in a folder that is there, got {output}")
+        raise click.UsageError(f"expected a .png or .svg file in an existing folder, got {output}")
     if recording is not None and file.suffix != ".npz":
-        raise click.UsageError("--recording is for an .npz file")
+        raise click.UsageError("--recording requires an .npz file")
     from vggish_keras import embedding_files
     from vggish_keras.plot import plot_embeddings, plot_recording
 
@@ -40,5 +39,5 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
         load_tensorflow()
         from vggish_keras.embedder import Embedder
 
-        plot_recording(output, file, Embedder(weights, hop).embed(file), title, similarity=similarity)
+        plot_recording(output, file, Embedder(weights, hop_seconds).embed(file), title, similarity=similarity)
     click.echo(f"wrote {output}")

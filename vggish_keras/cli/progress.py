@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a long run: a bar on a terminal, periodic lines elsewhere."""
 
 import threading
 import time
@@ -11,19 +11,19 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts files and audio, and shows them on standard error; to be used as a context.
+    """A context manager that counts files and audio, and shows the counts on standard error.
 
     Args:
-        files: The number of files.
+        files: Total number of files.
         quiet: True shows nothing.
     """
 
     def __init__(self, files: int, quiet: bool = False) -> None:
         self._files = files
-        self._done = self._were_there = 0
+        self._done = self._skipped = 0
         self._lock = threading.Lock()
         self.seconds = 0.0
-        """Of audio."""
+        """Seconds of audio so far."""
         self._start = self._last_line = time.monotonic()
         console = Console(stderr=True, markup=False, highlight=False)
         self._lines = not quiet and not console.is_terminal
@@ -40,24 +40,24 @@ class Progress:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since construction."""
         return time.monotonic() - self._start
 
     def describe(self) -> str:
-        """The audio and the speed so far."""
-        times = self.seconds / max(self.elapsed, 1e-9)
-        return f"{self.seconds / 3600:.2f} h of audio in {_clock(self.elapsed)}, {times:.0f} times real time"
+        """Describes the audio and the speed so far."""
+        speed = self.seconds / max(self.elapsed, 1e-9)
+        return f"{self.seconds / 3600:.2f} h of audio in {_clock(self.elapsed)}, {speed:.0f} times real time"
 
     def audio(self, seconds: float) -> None:
-        """Counts audio that was read; from any thread."""
+        """Counts audio that was read. Thread-safe."""
         with self._lock:
             self.seconds += seconds
         self._show()
 
-    def file(self, was_there: bool = False) -> None:
-        """Counts a file that is done, in this run or before."""
+    def file(self, skipped: bool = False) -> None:
+        """Counts a finished file; `skipped` if an earlier run finished it."""
         self._done += 1
-        self._were_there += was_there
+        self._skipped += skipped
         self._show(advance=1)
 
     def _show(self, advance: int = 0) -> None:
@@ -69,9 +69,11 @@ class Progress:
             if due:
                 self._last_line = time.monotonic()
         if due:
-            now = self._done - self._were_there
-            left = self.elapsed / now * (self._files - self._done) if now else None
-            remaining = "" if left is None else f", {_clock(left)} left"
+            processed = self._done - self._skipped
+            remaining = ""
+            if processed:
+                seconds = self.elapsed / processed * (self._files - self._done)
+                remaining = f", {_clock(seconds)} left"
             self._bar.console.print(
                 f"{self._done} of {self._files} files, {self.describe()}{remaining}", soft_wrap=True
             )

@@ -14,7 +14,7 @@ def weights() -> None:
 
 @weights.command()
 def fetch() -> None:
-    """Download the published files that are not in the cache, and verify them."""
+    """Download the published files that are missing from the cache, and verify them."""
     from vggish_keras import params
     from vggish_keras.published_files import fetch
 
@@ -24,18 +24,18 @@ def fetch() -> None:
 
 @weights.command()
 def show() -> None:
-    """Show where the published files are, or would be, and whether they are the published ones."""
+    """Show the cache paths of the published files, and verify existing ones."""
     from vggish_keras import params
     from vggish_keras.published_files import published_path, verify
 
     for file in (params.CHECKPOINT, params.PCA_PARAMS):
         path = published_path(file)
         if not path.is_file():
-            state = "not there"
+            state = "missing"
         elif verify(path, file.checksum):
             state = f"verified, {file.checksum}"
         else:
-            state = f"another file than the published one, {file.checksum}"
+            state = f"checksum mismatch: not the published file, which has {file.checksum}"
         click.echo(f"{path}: {state}")
 
 
@@ -44,24 +44,24 @@ def show() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
 def convert(source: str, target: Path, v2: bool) -> None:
-    """Write the weights SOURCE (audioset, a checkpoint or a .weights.h5 file) as TARGET.
+    """Convert the weights SOURCE ("audioset", a checkpoint or a Keras weights file) to TARGET.
 
-    TARGET becomes a Keras weights file if it ends in .weights.h5, else a TF-Slim checkpoint.
+    TARGET is written as a Keras weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
     """
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:
-        raise click.UsageError("--v2 is for checkpoints, and .weights.h5 is a Keras weights file")
+        raise click.UsageError("--v2 requires a checkpoint, and .weights.h5 is a Keras weights file")
     if not keras_file and target.suffix in (".h5", ".keras"):
-        raise click.UsageError(f"a Keras weights file ends in .weights.h5, got {target}")
+        raise click.UsageError(f"expected a Keras weights file to end in .weights.h5, got {target}")
     if not target.parent.is_dir():
-        raise click.UsageError(f"there is no folder {target.parent}")
+        raise click.UsageError(f"folder {target.parent} does not exist")
     load_tensorflow()
-    from vggish_keras import weights as weights_lib
     from vggish_keras.model import VGGish
+    from vggish_keras.weights import save_slim_checkpoint
 
     model = VGGish(source, input="examples")
     if keras_file:
         model.save_weights(target)
     else:
-        weights_lib.save_slim_checkpoint(model, target, "v2" if v2 else "v1")
+        save_slim_checkpoint(model, target, "v2" if v2 else "v1")
     click.echo(target)

@@ -1,27 +1,22 @@
-"""Embed a corpus: resumable outputs, AudioSet's records, and lists of the recordings that cannot be read."""
+"""Embed a corpus: resumable outputs, AudioSet records, and lists of failures."""
 
 from vggish_keras.corpus.audioset import (
     FAILURES,
     FAILURES_HEADER,
     RECORDS_SUFFIX,
-    RecordWriter,
     failures_row,
     make_record,
 )
-from vggish_keras.corpus.output import Output, check_target, is_complete, open_output
-from vggish_keras.corpus.run import Summary, embed_corpus
+from vggish_keras.corpus.run import Plan, Summary, embed_corpus, plan
 
 __all__ = [
     "FAILURES",
     "FAILURES_HEADER",
     "RECORDS_SUFFIX",
-    "Output",
-    "RecordWriter",
+    "Plan",
     "Summary",
-    "check_target",
     "embed_corpus",
     "failures_row",
-    "is_complete",
     "make_record",
-    "open_output",
+    "plan",
 ]

@@ -1,13 +1,14 @@
-"""AudioSet's forms of a corpus: its records, and the list of recordings that cannot be read."""
+"""AudioSet records of a corpus, and lists of the recordings that failed."""
 
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vggish_keras._atomic import atomic_write
+from vggish_keras._validation import PathLike
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.segments import Segment
 
@@ -19,26 +20,16 @@ FAILURES = "failures.csv"
 
 
 class RecordWriter(NamedTuple):
-    """Writes recordings as AudioSet's records, each shard a file with as many recordings.
+    """Writes recordings as AudioSet records, divided evenly among shards.
 
     Attributes:
-        hop_seconds: Distance of examples.
-        shards: The number of files: one is OUTPUT.tfrecord, more are OUTPUT-00000-of-00004.tfrecord and so on.
-        segments: Names, times and labels by the recordings' names without suffix; None takes the path as the name and
-            all of the recording, without labels.
+        shards: Number of files: OUTPUT.tfrecord, or OUTPUT-00000-of-00004.tfrecord and so on.
+        segments: The segment of each recording, by its file name without suffix. None stands for whole recordings
+            without labels, identified by their paths.
     """
 
-    hop_seconds: float
     shards: int
-    segments: dict[str, Segment] | None
-
-    def write(self, path: Path, recordings: Any) -> None:
-        from vggish_keras import records  # which loads TensorFlow
-
-        made = (self._record(Path(name), embeddings) for name, embeddings in recordings)
-        for index, shard in enumerate(self.files(path)):
-            start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
-            records.write(shard, (next(made) for _ in range(stop - start)))
+    segments: Mapping[str, Segment] | None
 
     def files(self, path: Path) -> list[Path]:
         if self.shards == 1:
@@ -46,13 +37,21 @@ class RecordWriter(NamedTuple):
         name = f"{path.stem}-{{:05}}-of-{self.shards:05}{path.suffix}"
         return [path.with_name(name.format(index)) for index in range(self.shards)]
 
-    def _record(self, path: Path, embeddings: Embeddings) -> "Record":
-        segment = None if self.segments is None else self.segments[path.stem]
-        return make_record(str(path), embeddings, self.hop_seconds, segment)
+    def write(self, path: Path, recordings: Collection[tuple[str, Embeddings]], options: Mapping[str, Any]) -> None:
+        from vggish_keras import records  # loads TensorFlow
+
+        hop_seconds = options["hop_seconds"]
+        made = (make_record(name, embeddings, hop_seconds, self._segment(name)) for name, embeddings in recordings)
+        for index, shard in enumerate(self.files(path)):
+            start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
+            records.write(shard, (next(made) for _ in range(stop - start)))
+
+    def _segment(self, name: str) -> Segment | None:
+        return None if self.segments is None else self.segments[Path(name).stem]
 
 
 def make_record(name: str, embeddings: Embeddings, hop_seconds: float, segment: Segment | None) -> "Record":
-    """The record of a recording: name, times and labels of its segment, or its path and all of it without labels."""
+    """The record of a segment or, without one, of a whole recording: its name, times and labels, and the embeddings."""
     from vggish_keras.records import Record
 
     if segment is not None:
@@ -63,8 +62,8 @@ def make_record(name: str, embeddings: Embeddings, hop_seconds: float, segment: 
 # === Failures ===
 
 
-def failures_row(file: str | os.PathLike[str], reason: str) -> bytes:
-    """A line of the list of bad recordings."""
+def failures_row(file: PathLike, reason: str) -> bytes:
+    """A line of a list of failures."""
     text = io.StringIO(newline="")
     csv.writer(text).writerow([os.fspath(file), reason])
     return text.getvalue().encode(errors="surrogateescape")
@@ -74,9 +73,9 @@ FAILURES_HEADER = failures_row("file", "reason")
 
 
 def write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
-    """Lists bad recordings; of none there is no file, not even an old one."""
+    """Writes the list of failures, or removes an old list if there are none."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with atomic_write(path) as aside:
-        aside.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))
+    with atomic_write(path) as partial:
+        partial.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))
