@@ -163,7 +163,7 @@ class _Frames:
             yield frame
 
     def _starts_as_audio(self, packet: Any) -> bool:
-        """False for tags and other bytes between packets, which FFmpeg also returns as packets if it has no container."""
+        """False for bytes between packets, such as tags, which FFmpeg returns as packets if there is no container."""
         sync = _SYNC.get(self._format)
         return sync is None or not packet.size or int.from_bytes(bytes(packet)[:2], "big") & sync == sync
 

@@ -206,11 +206,7 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
         ),
         (size <= MAX_HOURS * 3_600 * sample_rate * frame_bytes, [f"it is longer than {MAX_HOURS} hours"]),
     ]
-    passed: list[tf.Operation] = []
-    for passes, reason in checks:
-        with tf.control_dependencies(passed):
-            passed = [_require(passes, reason)]
-    with tf.control_dependencies(passed):
+    with tf.control_dependencies(_require_all(checks)):
         frame_bytes = tf.identity(frame_bytes)
         frames = tf.minimum(size, present) // frame_bytes
         return WavHeader(*map(tf.identity, (sample_rate, channels, encoding, start, frames)))
@@ -222,6 +218,15 @@ def _matching_encodings(kind: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     widths = tf.constant([encoding.bits for encoding in _ENCODINGS], tf.int64)
     any_bits = tf.constant([encoding.any_bits for encoding in _ENCODINGS])
     return (kind[:, tf.newaxis] == formats) & ((bits[:, tf.newaxis] == widths) | any_bits)
+
+
+def _require_all(checks: list[tuple[tf.Tensor, list[Any]]]) -> list[tf.Operation]:
+    """Asserts conditions one after the other, so that the first that fails is reported."""
+    passed: list[tf.Operation] = []
+    for passes, reason in checks:
+        with tf.control_dependencies(passed):
+            passed = [_require(passes, reason)]
+    return passed
 
 
 def _require(passes: tf.Tensor, reason: list[Any]) -> tf.Operation:
