@@ -32,12 +32,11 @@ from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
 TARGET_COLUMNS = 128
 """Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
-# For rates with many phases: all their matrices together take memory, and fewer columns leave fewer zeros in them.
-# A graph has a single matrix, in which more columns cost little.
-_ODD_RATE_COLUMNS = 16
-_MAX_PHASES = 4_096
-# Output samples per step: enough rows for a fast product.
-_STEP = 32_768
+# Rates with more phases than this have fewer columns per matrix, because all their matrices take memory together: fewer
+# columns leave fewer zeros. (The graph's single matrix affords more.)
+_MAX_PHASES, _ODD_RATE_COLUMNS = 4_096, 16
+_OUTPUTS_PER_STEP = 32_768
+"""Enough rows for a fast product."""
 
 
 class FilterBank(NamedTuple):
@@ -121,7 +120,7 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
         return
     bank = filter_bank(sample_rate)
     # Every product has the same shape, the last one filled up with silence, so that its rounding is also the same.
-    rows = max(1, _STEP // bank.columns)
+    rows = max(1, _OUTPUTS_PER_STEP // bank.columns)
     needed = (rows - 1) * bank.advance + bank.span
     pending, waiting = [np.zeros(bank.reach, np.float32)], bank.reach
     received = produced = 0

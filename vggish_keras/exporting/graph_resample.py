@@ -13,13 +13,13 @@ import tensorflow as tf
 from vggish_keras import params
 from vggish_keras.resample import TARGET_COLUMNS, resampy_table
 
-# For polynomials: each output sample has two columns for each coefficient, so few output samples make a wide matrix.
-_ODD_RATE_COLUMNS = 32
-# A matrix of all phases is made only if it is small, both by itself and for each output sample: unlike the matrices of
-# `vggish_keras.resample` it is made anew in each call.
+# A matrix of all phases is made only if it is small, both in total and for each output sample: unlike the matrices of
+# `vggish_keras.resample`, which are limited by the number of phases, it is made anew in each call.
 _MAX_ENTRIES, _MAX_ENTRIES_PER_OUTPUT = 1 << 19, 8
-# Input samples copied per step, which bounds memory whatever the span.
-_STEP = 1 << 20
+# Otherwise each output sample has two columns per coefficient: few output samples make a wide matrix.
+_ODD_RATE_COLUMNS = 32
+_INPUTS_PER_STEP = 1 << 20
+"""Input samples copied at a time, which bounds memory whatever the span."""
 _RATE = np.int64(params.SAMPLE_RATE)
 _ONE, _TWO = np.int64(1), np.int64(2)
 _DIVISORS = np.array([d for d in range(1, params.SAMPLE_RATE + 1) if params.SAMPLE_RATE % d == 0], np.int64)
@@ -123,7 +123,7 @@ def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
     blocks = ceil_div(length, bank.columns)
     span = tf.shape(bank.matrix, tf.int64)[0]
     padded = tf.pad(waveform, [[bank.reach, span]])
-    step = tf.maximum(_STEP // span, 1)
+    step = tf.maximum(_INPUTS_PER_STEP // span, 1)
     parts = tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
     for first in tf.range(0, blocks, step):
         tf.autograph.experimental.set_loop_options(parallel_iterations=1)
