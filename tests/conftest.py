@@ -149,19 +149,19 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
 @pytest.fixture
 def count_windows(monkeypatch):
     """Makes a module note each window that it cuts: 1 in the list when it comes, -1 when it is gone."""
-    from vggish_keras.framing import cut_windows
+    from vggish_keras.framing import cut_segments
 
     def install(module):
         changes = []
 
         def counted(*arguments):
-            for window in cut_windows(*arguments):
+            for window in cut_segments(*arguments):
                 window = window.copy()
                 weakref.finalize(window, changes.append, -1)
                 changes.append(1)
                 yield window
 
-        monkeypatch.setattr(module, "cut_windows" if hasattr(module, "cut_windows") else "cut_segments", counted)
+        monkeypatch.setattr(module, "cut_segments", counted)
         return changes
 
     return install

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 import vggish_keras as vk
 from vggish_keras import beam
 from vggish_keras.cli import main
-from vggish_keras.framing import cut_windows
+from vggish_keras.framing import cut_segments
 from vggish_keras.resample import read_waveform
 
 GOOD, BAD = 20, 5
@@ -306,7 +306,7 @@ def test_files_of_other_file_systems_are_read(corpus, monkeypatch):
     def check(examples):
         found = {(path, index): samples for path, index, samples in examples}
         for path in audio:
-            for index, samples in enumerate(cut_windows(read_waveform(path), 15_360, "same")):
+            for index, samples in enumerate(cut_segments(read_waveform(path), 15_360, "same")):
                 np.testing.assert_array_equal(found.pop((f"memory://audio/{path.name}".encode(), index)), samples)
         assert not found
 

@@ -126,12 +126,7 @@ def test_interrupted_run_reports_how_to_resume(run, recordings, monkeypatch):
     monkeypatch.undo()
 
 
-# Processes that a shell starts in the background ignore SIGINT, and so do theirs.
-INTERRUPTIBLE = [
-    sys.executable,
-    "-c",
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from vggish_keras.cli import run; run()",
-]
+COMMAND = Path(sys.executable).with_name("vggish")
 
 
 def test_ctrl_c_stops_at_once(time_limit, run, tmp_path, recordings, slim):
@@ -140,7 +135,7 @@ def test_ctrl_c_stops_at_once(time_limit, run, tmp_path, recordings, slim):
         for _ in range(60):
             file.write(np.zeros(960_000))
     arguments = ["embed", recordings[0], "hour.wav", "-o", "out", "--weights", slim.v2, "--batch-size", "4"]
-    process = subprocess.Popen([*INTERRUPTIBLE, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "first.wav.npz").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -159,7 +154,7 @@ def test_ctrl_c_ends_a_decoder_that_never_returns(time_limit, run, tmp_path, rec
     (modules / "soundfile.py").write_text("import time\ndef SoundFile(*_, **__): time.sleep(1_000)\n")
     arguments = ["embed", recordings[1], recordings[0], "-o", "out", "--weights", slim.v2, "--batch-size", "1"]
     process = subprocess.Popen(
-        [*INTERRUPTIBLE, *arguments],
+        [COMMAND, *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(modules), *sys.path])},

@@ -5,7 +5,7 @@ from tensorflow import keras
 
 from tests import published
 from vggish_keras import LogMelExamples
-from vggish_keras.framing import count_examples, hop_frames
+from vggish_keras.framing import count_examples, hop_to_frames
 
 pytestmark = pytest.mark.keras
 
@@ -161,8 +161,8 @@ def test_hop_must_be_a_multiple_of_10_ms(hop_seconds):
 
 
 def test_hops_that_floats_do_not_hold_exactly():
-    assert [hop_frames(frames / 100) for frames in range(1, 1000)] == list(range(1, 1000))
-    assert hop_frames(np.float32(0.96)) == 96
+    assert [hop_to_frames(frames / 100) for frames in range(1, 1000)] == list(range(1, 1000))
+    assert hop_to_frames(np.float32(0.96)) == 96
 
 
 def test_bad_input_is_named():

@@ -97,8 +97,3 @@ def cut_segments(
 def start_times(count: int, hop_samples: int, first: int = 0) -> NDArray[np.float64]:
     """Returns the start times of `count` examples, from the example of index `first`: float64 [count] seconds."""
     return np.arange(first, first + count) * hop_samples / params.SAMPLE_RATE
-
-
-# Temporary names.
-cut_windows = cut_segments
-hop_frames = hop_to_frames

@@ -85,7 +85,7 @@ def _zeros() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
-class Postprocess(keras.layers.Layer):  # type: ignore[misc]
+class Postprocess(keras.layers.Layer):
     """Projects embeddings on their whitened principal components and optionally quantizes them to 8 bits.
 
     Quantization clips to [-2, 2], scales to [0, 255] and truncates, as the published code does. Without it the

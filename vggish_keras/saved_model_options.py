@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from vggish_keras import __version__, params
 from vggish_keras._validation import PathLike, check_choice
-from vggish_keras.framing import PADDINGS, Padding, hop_frames
+from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 
 OPTIONS_FILE = Path("assets.extra") / "vggish.json"
 """Path in the SavedModel; TensorFlow copies and ignores `assets.extra`."""
@@ -53,7 +53,7 @@ def read(path: PathLike) -> SavedModelOptions | None:
     try:
         options = json.loads(file.read_bytes())
         hop_seconds, padding = options["hop_seconds"], options["padding"]
-        hop_frames(hop_seconds)
+        hop_to_frames(hop_seconds)
         check_choice("padding", padding, PADDINGS)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} does not hold the options of a SavedModel: {_describe(error)}") from error

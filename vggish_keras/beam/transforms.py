@@ -18,14 +18,15 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from numpy.typing import NDArray
 
-from vggish_keras import audio, corpus as corpus_lib, embedding_files, params
+from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, saved_model_options
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, check_choice
+from vggish_keras._validation import PathLike, Postprocessing, check_choice
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.framing import PADDINGS, Padding, cut_windows, hop_frames, start_times
+from vggish_keras.engines import Dtype
+from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.recordings import find_recordings
 from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
@@ -273,7 +274,7 @@ class DecodeAudio(beam.PTransform):
         super().__init__()
         check_choice("padding", padding, PADDINGS)
         audio.check_channels(channels)
-        self._decode = _Decode(hop_frames(hop_seconds) * params.STFT_HOP_SAMPLES, padding, channels)
+        self._decode = _Decode(hop_to_samples(hop_seconds), padding, channels)
 
     def expand(self, recordings: Any) -> Decoded:
         decoded = recordings | beam.ParDo(self._decode).with_outputs("recordings", "failures", main="examples")
@@ -299,7 +300,7 @@ class _Decode(beam.DoFn):
         seconds: list[float] = []
         try:
             blocks = self._read(os.fsdecode(path), seconds.append)
-            for samples in cut_windows(blocks, self._hop_samples, self._padding):
+            for samples in cut_segments(blocks, self._hop_samples, self._padding):
                 yield path, count, samples
                 count += 1
         except Exception as error:  # any error is attributed to this file, as in Embedder.embed_many
@@ -354,9 +355,9 @@ class EmbedAudio(beam.PTransform):
     def __init__(
         self,
         weights: PathLike | None = params.AUDIOSET,
-        postprocess: str | None = None,
+        postprocess: Postprocessing | None = None,
         batch_size: int = 32,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
     ) -> None:
         super().__init__()
         options = {"weights": weights, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
@@ -465,6 +466,7 @@ class WriteParquet(beam.PTransform):
         prefix: PREFIX, a local path or one of a Beam file system.
         postprocess: As in `EmbedAudio`: embeddings are uint8 if it is "quantized", else float32.
         shards: Number of files. 0 lets the runner choose.
+        options: How the embeddings are made, such as {"weights": "vggish/1"}, which each file carries.
 
     Input:
         PCollection of (path, `Embedded`).
@@ -487,9 +489,15 @@ class WriteParquet(beam.PTransform):
         True
     """
 
-    def __init__(self, prefix: str, postprocess: str | None = None, shards: int = 0) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        postprocess: Postprocessing | None = None,
+        shards: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self._schema = embedding_files.parquet_schema(embedding_dtype(postprocess))
+        self._schema = embedding_files.parquet_schema(embedding_dtype(postprocess), options)
         self._write = beam.io.WriteToParquetBatched(
             _check_prefix(prefix), self._schema, file_name_suffix=".parquet", num_shards=shards
         )
@@ -565,8 +573,8 @@ class EmbedCorpus(beam.PTransform):
         patterns: As in `MatchAudio`.
         prefix: PREFIX, a local path or one of a Beam file system.
         weights: As in `EmbedAudio`. A SavedModel must have PCA parameters.
-        hop_seconds: As in `DecodeAudio`.
-        padding: As in `DecodeAudio`.
+        hop_seconds: As in `Embedder`; the options of a SavedModel are read when the transform is made.
+        padding: As in `Embedder`.
         batch_size: As in `EmbedAudio`.
         dtype: As in `EmbedAudio`.
         channels: As in `DecodeAudio`.
@@ -588,10 +596,10 @@ class EmbedCorpus(beam.PTransform):
         prefix: str,
         *,
         weights: PathLike | None = params.AUDIOSET,
-        hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: Padding = "same",
+        hop_seconds: float | None = None,
+        padding: Padding | None = None,
         batch_size: int = 32,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
         segments: str | None = None,
         labels: str | None = None,
@@ -600,7 +608,7 @@ class EmbedCorpus(beam.PTransform):
         super().__init__()
         self.prefix = prefix
         self._match = MatchAudio(patterns, segments, labels)
-        self._decode = DecodeAudio(hop_seconds, padding, channels)
+        self._decode = DecodeAudio(*saved_model_options.resolve(weights, hop_seconds, padding), channels)
         self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
         self._write = WriteAudioSetRecords(prefix, shards)
         self._write_failures = WriteFailures(prefix)

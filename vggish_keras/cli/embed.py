@@ -14,6 +14,7 @@ from vggish_keras.cli.tables import print_embeddings
 
 if TYPE_CHECKING:
     from vggish_keras import corpus
+    from vggish_keras._validation import Postprocessing
     from vggish_keras.cli.progress import Progress
     from vggish_keras.embeddings import Embeddings
 
@@ -64,7 +65,7 @@ def embed(
     shards: int,
     segments: str | None,
     labels: str | None,
-    postprocess: str | None,
+    postprocess: "Postprocessing | None",
     quiet: bool,
     **embedder_options: Any,
 ) -> None:

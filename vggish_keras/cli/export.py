@@ -1,11 +1,16 @@
 """The command `export`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from vggish_keras import params
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import hop_option, weights_option
+
+if TYPE_CHECKING:
+    from vggish_keras.framing import Padding
 
 
 @click.command()
@@ -25,7 +30,12 @@ from vggish_keras.cli.options import hop_option, weights_option
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
 def export(
-    output: Path, weights: str, hop_seconds: float, padding: str, postprocess: str | None, overwrite: bool
+    output: Path,
+    weights: str,
+    hop_seconds: float | None,
+    padding: "Padding",
+    postprocess: str | None,
+    overwrite: bool,
 ) -> None:
     """Write a SavedModel to the folder OUTPUT, for TensorFlow Hub, TF Serving and plain TensorFlow.
 
@@ -35,5 +45,7 @@ def export(
     from vggish_keras.exporting import export_saved_model
     from vggish_keras.model import VGGish
 
-    model = VGGish(weights, hop_seconds=hop_seconds, padding=padding)
+    model = VGGish(
+        weights, hop_seconds=params.EXAMPLE_HOP_SECONDS if hop_seconds is None else hop_seconds, padding=padding
+    )
     click.echo(export_saved_model(model, output, postprocess, overwrite))

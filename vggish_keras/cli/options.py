@@ -16,11 +16,12 @@ weights_option = click.option(
 )
 
 
-def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float) -> float:
-    from vggish_keras.framing import hop_frames
+def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float | None) -> float | None:
+    from vggish_keras.framing import hop_to_frames
 
     try:
-        hop_frames(hop)
+        if hop is not None:
+            hop_to_frames(hop)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return hop
@@ -29,17 +30,15 @@ def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float)
 hop_option = click.option(
     "--hop",
     "hop_seconds",
-    default=0.96,
-    show_default=True,
+    type=float,
     callback=_check_hop,
-    help="Seconds between the starts of consecutive examples, a multiple of 0.01.",
+    help="Seconds between the starts of consecutive examples, a multiple of 0.01.  [default: 0.96, or as exported]",
 )
 padding_option = click.option(
     "--padding",
     type=click.Choice(["same", "valid"]),
-    default="same",
-    show_default=True,
-    help='"same" pads the end so that every sample is covered; "valid" uses whole examples only.',
+    help='"same" pads the end so that every sample is covered; "valid" uses whole examples only.  '
+    "[default: same, or as exported]",
 )
 dtype_option = click.option(
     "--dtype",

@@ -21,7 +21,7 @@ from vggish_keras.cli.options import hop_option, weights_option
 @hop_option
 @weights_option
 def plot(
-    file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float, weights: str
+    file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float | None, weights: str
 ) -> None:
     """Plot FILE: a recording and its embeddings, or saved embeddings (.npz)."""
     output = output or Path(f"{file.name}.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, Postprocessing
 from vggish_keras.corpus.audioset import RECORDS_SUFFIX, RecordWriter
 from vggish_keras.corpus.output import EmbeddingsWriter, Output, Target, Writer, is_complete, open_output, parse_target
 from vggish_keras.embeddings import Embeddings
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
     recordings: Recordings
     target: Target | None
     writer: Writer
-    postprocess: str | None
+    postprocess: Postprocessing | None
     options: dict[str, str | None]
     refused: dict[Path, str]
     resume: bool
@@ -52,7 +52,7 @@ def plan(
     output: str | None = None,
     listed: Iterable[PathLike] = (),
     resume: bool = False,
-    postprocess: str | None = None,
+    postprocess: Postprocessing | None = None,
     shards: int = 1,
     segments: str | None = None,
     labels: str | None = None,

@@ -15,7 +15,7 @@ scattered to their rows of [clips, n, 128].
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -24,7 +24,7 @@ from vggish_keras import params
 from vggish_keras.exporting import graph_resample, graph_wav
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.graph_resample import ceil_div
-from vggish_keras.framing import Padding, count_examples
+from vggish_keras.framing import count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
 from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
 from vggish_keras.postprocess import Postprocess
@@ -60,7 +60,7 @@ class ServedModel:
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
         self._postprocess = postprocess
         self._head = head
-        padding = cast(Padding, self._front_end.padding)
+        padding = self._front_end.padding
         self.options = SavedModelOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
         self._trainable = list(slim_variables(model).values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
