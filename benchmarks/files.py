@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 import vggish_keras as vk
 from benchmarks import measure
 from tests import published
+from vggish_keras.engines import Dtype
 
 SECONDS = 10
 EXAMPLES_PER_FILE = 10
@@ -49,7 +50,7 @@ def write_files(folder: Path, count: int, sample_rate: int, channels: int, suffi
     return paths
 
 
-def ours(weights: str | None, dtype: str) -> Callable[[list[Path]], int]:
+def ours(weights: str | None, dtype: Dtype) -> Callable[[list[Path]], int]:
     embedder = vk.Embedder(weights, padding="valid", dtype=dtype)
     return lambda paths: measure.count_examples(embedder.embed_many(paths))
 
