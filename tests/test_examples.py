@@ -77,7 +77,7 @@ def test_errors_are_reported_before_training(tmp_path, sounds_folder):
         assert result.exit_code == 1
         return result.output
 
-    assert "no weights at nowhere" in message("--weights", "nowhere", "--output", tmp_path / "out")
+    assert "no weights found at nowhere" in message("--weights", "nowhere", "--output", tmp_path / "out")
     assert "vggish_model.ckpt is not in the cache" in message("--output", tmp_path / "out")
     assert "matches no group in the name of" in message(sounds_folder, "--group", "speaker")
     (sounds_folder / "empty").mkdir()

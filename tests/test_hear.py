@@ -48,7 +48,7 @@ def test_invalid_input_raises(model):
             hear.get_scene_embeddings(audio, model)
     with pytest.raises(ValueError, match=r"multiple of 0\.01"):
         hear.get_timestamp_embeddings(np.zeros((1, 100), "f"), model, 25)
-    with pytest.raises(FileNotFoundError, match="no weights at nothing"):
+    with pytest.raises(FileNotFoundError, match="no weights found at nothing"):
         hear.load_model("nothing.ckpt")
     with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt is not in the cache"):
         hear.load_model()
