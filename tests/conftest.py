@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests import published
-from tests.fakes import FakeEngine
 
 
 def pytest_addoption(parser):
@@ -71,11 +70,6 @@ def embedder(slim):
     import vggish_keras as vk
 
     return vk.Embedder(weights=slim.v2, batch_size=4)
-
-
-@pytest.fixture
-def fake_network(monkeypatch):
-    monkeypatch.setattr("vggish_keras.embedder.open_engine", lambda *_: FakeEngine())
 
 
 @pytest.fixture

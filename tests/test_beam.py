@@ -427,7 +427,7 @@ def test_failed_run_leaves_no_files(corpus, exported_narrow, tmp_path, monkeypat
     ("arguments", "status", "message"),
     [
         (["--input", "nowhere/*.wav"], 1, "Error: no file matches nowhere/*.wav"),
-        (["--input", "x.wav", "--weights", "nowhere"], 1, "Error: no weights at nowhere"),
+        (["--input", "x.wav", "--weights", "nowhere"], 1, "Error: no weights found at nowhere"),
         (["--input", "x.wav", "--labels", "labels.csv"], 2, "--labels requires --segments"),
         (["--input", "x.wav", "y.wav"], 2, "unexpected argument y.wav: quote patterns"),
         (["--input", "x.wav", "--shard=3"], 2, "unknown option --shard (not an option of this command or of Beam)"),

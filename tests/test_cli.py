@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import vggish_keras as vk
 from vggish_keras import embedding_files, params
 from vggish_keras.cli import main
+from vggish_keras.engines import open_engine
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
         np.testing.assert_array_equal(file["values"], expected.values)
         assert file["values"].dtype == np.uint8
     assert embedding_files.read_options("out.npz") == {
-        "weights": str(slim.v2),
+        "weights": open_engine(slim.v1).identity,
         "hop_seconds": 0.5,
         "padding": "valid",
         "postprocess": "quantized",
@@ -312,7 +313,7 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
     soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1_000.0), 16_000, subtype="FLOAT")
     status, _, errors = run("embed", "loud.wav")
     assert status == 0
-    assert errors.startswith("Warning: loud.wav: float samples should lie in [-1, 1] but reach 1000")
+    assert errors.startswith("Warning: loud.wav: float samples should be in [-1, 1] but reach 1000")
     assert errors.count("\n") == 1
 
 
@@ -362,7 +363,7 @@ def test_missing_weights_are_reported_on_one_line(run, recordings):
         assert errors.startswith("Error: vggish_model.ckpt is not in the cache and could not be downloaded")
         assert errors.count("\n") == 1
     status, _, errors = run("embed", recordings[0], "--weights", "nothing.ckpt")
-    assert (status, errors.startswith("Error: no weights at nothing.ckpt")) == (1, True)
+    assert (status, errors.startswith("Error: no weights found at nothing.ckpt")) == (1, True)
 
 
 BUG = "this is a bug in vggish: "
@@ -420,7 +421,7 @@ def test_demo_notes_untrained_weights(run, tmp_path):
         assert len(file["times"]) == np.ceil(len(samples) / sample_rate / 0.96)
         # Even a random network distinguishes a melody, a voice and surf.
         assert len(np.unique(file["values"].round(8), axis=0)) == len(file["times"])
-    assert embedding_files.read_options(tmp_path / "vggish_demo.npz")["weights"] is None
+    assert embedding_files.read_options(tmp_path / "vggish_demo.npz")["weights"].startswith("sha256:")
     assert (tmp_path / "vggish_demo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -536,5 +537,5 @@ def test_installed_command_prints_only_its_own_messages(tmp_path):
     assert installed("--version").stdout == f"vggish, version {vk.__version__}\n"
     result = installed("embed", tmp_path / "missing.wav", "--weights", tmp_path / "missing.ckpt")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: no weights at")
+    assert result.stderr.startswith("Error: no weights found at")
     assert result.stderr.count("\n") == 1

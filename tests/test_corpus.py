@@ -21,6 +21,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from tests.fakes import FakeEngine
 from vggish_keras import records
 from vggish_keras._atomic import atomic_write
 from vggish_keras.cli import main
@@ -34,17 +35,14 @@ TARGETS = ("out", "out.npz", "out.csv", "out.parquet", "out.tfrecord")
 
 
 @pytest.fixture
-def quick(fake_network):
-    return Embedder(None)
+def quick():
+    return Embedder(FakeEngine())
 
 
 @pytest.fixture
-def eight_bits(quick, monkeypatch):
+def eight_bits():
     """An embedder of uint8 values, which every output accepts."""
-    embed_full_batch = quick.embed_full_batch
-    monkeypatch.setattr(quick, "embed_full_batch", lambda windows: (50 + 20 * embed_full_batch(windows)).astype("u1"))
-    monkeypatch.setattr(quick, "_dtype", np.uint8)
-    return quick
+    return Embedder(FakeEngine("embedding", "quantized"), postprocess="quantized")
 
 
 @pytest.fixture
@@ -762,7 +760,7 @@ def test_mutated_files_do_not_affect_others(quick, corpus, monkeypatch):
 
 @pytest.mark.parametrize("target", ["/proc/nowhere/", "/proc/nowhere.npz"])
 def test_unwritable_output_raises_at_once(quick, corpus, target, monkeypatch):
-    monkeypatch.setattr(quick, "_embed_windows", None)
+    monkeypatch.setattr(quick, "embed_many", None)
     with pytest.raises(OSError, match="/proc/nowhere"):
         run(quick, [corpus], target)
 

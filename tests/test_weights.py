@@ -267,6 +267,21 @@ def test_keras_weights_of_zero_are_weights_and_missing_ones_are_named(tmp_path):
         vk.VGGish(tmp_path / "x.weights.h5", input="examples")
 
 
+# === SavedModels ===
+
+
+def test_an_exported_model_is_read_as_weights(tmp_path, slim, exported, exported_narrow):
+    assert_close(vk.VGGish(exported, input="examples")(slim.examples), slim.embeddings)
+    with pytest.raises(ValueError, match=r"vggish does not hold the weights of this network: expected what export_sav"):
+        vk.VGGish(exported_narrow, input="examples")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=r"empty does not hold the weights of this network"):
+        vk.VGGish(tmp_path / "empty", input="examples")
+    (tmp_path / "empty" / "saved_model.pb").write_bytes(b"?")
+    with pytest.raises(ValueError, match=r"empty is not a readable SavedModel"):
+        vk.VGGish(tmp_path / "empty", input="examples")
+
+
 # === PCA parameters ===
 
 

@@ -25,10 +25,20 @@ class SavedModelOptions(NamedTuple):
     padding: Padding
 
 
-def resolve(weights: object, hop_seconds: float | None = None, padding: Padding | None = None) -> SavedModelOptions:
-    """Returns the given options; where they are None, those of the SavedModel at `weights`, else 0.96 s and "same"."""
+def is_saved_model(path: PathLike) -> bool:
+    """Returns whether a path is the folder of a SavedModel."""
+    return Path(path, "saved_model.pb").is_file()
+
+
+def resolve(
+    weights: object,
+    hop_seconds: float | None = None,
+    padding: Padding | None = None,
+    default_padding: Padding = "same",
+) -> SavedModelOptions:
+    """Returns the given options; where they are None, those of the SavedModel at `weights`, or else the defaults."""
     own = read(weights) if isinstance(weights, (str, os.PathLike)) else None
-    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, "same")
+    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, default_padding)
     return SavedModelOptions(
         own.hop_seconds if hop_seconds is None else hop_seconds, own.padding if padding is None else padding
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from vggish_keras import params
 from vggish_keras._validation import PathLike
-from vggish_keras.model import VGGish
+from vggish_keras.embedder import Embedder
 from vggish_keras.postprocess import Postprocess
 
 
@@ -27,7 +27,7 @@ def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Statistic]:
     """Runs the published smoke test.
 
     Args:
-        weights: As in `VGGish`. The published PCA parameters are always used for post-processing.
+        weights: As in `Embedder`. The published PCA parameters are always used for post-processing.
 
     Returns:
         The mean and standard deviation of the raw and of the post-processed embeddings.
@@ -36,11 +36,11 @@ def smoke_test(weights: PathLike | None = params.AUDIOSET) -> list[Statistic]:
         FileNotFoundError: The weights do not exist, or a published file is not available.
         ValueError: The weights do not fit the model.
     """
-    model, postprocess = VGGish(weights), Postprocess(params.AUDIOSET)
+    embedder = Embedder(weights, params.EXAMPLE_HOP_SECONDS, padding="valid")
     seconds = np.arange(params.SMOKE_TEST_SECONDS * params.SAMPLE_RATE) / params.SAMPLE_RATE
     sine = np.sin(2 * np.pi * params.SMOKE_TEST_HZ * seconds).astype(np.float32)
-    embeddings = model(sine[np.newaxis], training=False)
-    postprocessed = np.asarray(postprocess(embeddings))
+    embeddings = embedder.embed(sine, params.SAMPLE_RATE).values
+    postprocessed = np.asarray(Postprocess(params.AUDIOSET)(embeddings))
     expected_and_measured = {
         "embedding mean": (params.SMOKE_TEST_EMBEDDING_MEAN, np.mean(embeddings)),
         "embedding standard deviation": (params.SMOKE_TEST_EMBEDDING_STDDEV, np.std(embeddings)),

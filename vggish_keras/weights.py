@@ -17,6 +17,7 @@ from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.network import network_layers, restore_initializers, slim_variables
 from vggish_keras.published_files import fetch
+from vggish_keras.saved_model_options import is_saved_model
 
 SlimFormat = Literal["v1", "v2"]
 SLIM_FORMATS: tuple[SlimFormat, ...] = get_args(SlimFormat)
@@ -26,7 +27,7 @@ def locate(weights: PathLike) -> Path:
     """Resolves `weights` to a file, so that a wrong name fails before the model is built.
 
     Args:
-        weights: "audioset", or the path of a TF-Slim checkpoint or a Keras weights file.
+        weights: "audioset", or the path of a TF-Slim checkpoint, a Keras weights file or an exported SavedModel.
 
     Returns:
         The path; for a V2 checkpoint its prefix.
@@ -40,21 +41,28 @@ def locate(weights: PathLike) -> Path:
     if weights == params.AUDIOSET:
         return fetch(params.CHECKPOINT)
     path = Path(weights)
-    if not path.is_file() and not _v2_index(path).is_file():
+    if not path.is_file() and not _v2_index(path).is_file() and not is_saved_model(path):
         raise FileNotFoundError(
-            f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .h5 file or {params.AUDIOSET!r}"
+            f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .h5 file, an exported SavedModel or "
+            f"{params.AUDIOSET!r}"
         )
     return path
 
 
 def load(model: keras.Model, path: PathLike) -> None:
-    """Loads a TF-Slim checkpoint or a Keras weights file (.h5) into a VGGish that was built with `initialize=False`.
+    """Loads weights into a VGGish that was built with `initialize=False`.
+
+    Args:
+        model: The model.
+        path: A TF-Slim checkpoint, a Keras weights file (.h5) or an exported SavedModel.
 
     Raises:
         ValueError: The file does not hold the weights of this network, or they are not finite.
     """
     if Path(path).suffix == ".h5":
         _load_keras_weights(model, Path(path))
+    elif is_saved_model(path):
+        _load_saved_model(model, Path(path))
     else:
         load_slim_checkpoint(model, path)
     restore_initializers(model)
@@ -77,6 +85,27 @@ def _load_keras_weights(model: keras.Model, path: Path) -> None:
     if missing := [name for name, variable in variables.items() if np.all(np.isnan(variable))]:
         raise ValueError(f"{path} does not hold the weights of this network: no values for {', '.join(missing)}")
     check_finite(path, variables)
+
+
+def _load_saved_model(model: keras.Model, path: Path) -> None:
+    variables = slim_variables(model)
+    loaded = read_saved_model(path)
+    # The network's variables come first, in TF-Slim's order.
+    values = dict(zip(variables, getattr(loaded, "trainable_variables", ()), strict=False))
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    if {name: tuple(value.shape) for name, value in values.items()} != shapes:
+        raise ValueError(f"{path} does not hold the weights of this network: expected what export_saved_model writes")
+    check_finite(path, values)
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def read_saved_model(path: Path) -> Any:
+    """Loads a SavedModel; raises a ValueError that names it if it is malformed."""
+    try:
+        return tf.saved_model.load(os.fspath(path))
+    except Exception as error:  # TensorFlow raises arbitrary exceptions for malformed files
+        raise ValueError(f"{path} is not a readable SavedModel: {error_message(error)}") from error
 
 
 def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vggish_keras import params
+from vggish_keras import saved_model_options
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import hop_option, weights_option
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 @click.option(
     "--padding",
     type=click.Choice(["valid", "same"]),
-    default="valid",
-    show_default=True,
-    help='"valid" uses whole examples only; "same" pads the end so that every sample is covered.',
+    help='"valid" uses whole examples only; "same" pads the end so that every sample is covered.  '
+    "[default: valid, or as exported]",
 )
 @click.option(
     "--postprocess",
@@ -33,7 +32,7 @@ def export(
     output: Path,
     weights: str,
     hop_seconds: float | None,
-    padding: "Padding",
+    padding: "Padding | None",
     postprocess: str | None,
     overwrite: bool,
 ) -> None:
@@ -45,7 +44,6 @@ def export(
     from vggish_keras.exporting import export_saved_model
     from vggish_keras.model import VGGish
 
-    model = VGGish(
-        weights, hop_seconds=params.EXAMPLE_HOP_SECONDS if hop_seconds is None else hop_seconds, padding=padding
-    )
+    options = saved_model_options.resolve(weights, hop_seconds, padding, default_padding="valid")
+    model = VGGish(weights, **options._asdict())
     click.echo(export_saved_model(model, output, postprocess, overwrite))

@@ -1,7 +1,6 @@
 """A SavedModel written by `export_saved_model`."""
 
 import functools
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from vggish_keras import params
-from vggish_keras._errors import error_message
 from vggish_keras._fork import check_process
 from vggish_keras.embeddings import embedding_dtype
-from vggish_keras.engines import Dtype, Output
-from vggish_keras.weights import check_finite, hash_variables
+from vggish_keras.engines.engine import Dtype, Output
+from vggish_keras.weights import check_finite, hash_variables, read_saved_model
 
 _EXPECTED = "expected what export_saved_model writes"
 
@@ -37,10 +35,7 @@ class SavedModel:
         if dtype != "float32":
             raise ValueError(f"{path}: the dtype of an exported model cannot be changed, got {dtype!r}")
         check_process()
-        try:
-            loaded = tf.saved_model.load(os.fspath(path))
-        except Exception as error:  # TensorFlow raises whatever the first oddity leads it to
-            raise ValueError(f"{path} is not a readable SavedModel: {error_message(error)}") from error
+        loaded = read_saved_model(path)
         self.outputs = _check_signature(path, loaded.signatures)
         signature = loaded.signatures["serving_default"]
         self._loaded = loaded  # its variables live as long as it does
