@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras.decoding import MAX_CHANNELS, open_recording
-from vggish_keras.decoding.plain import BLOCK_FRAMES
+from vggish_keras.decoding import BLOCK_FRAMES, MAX_CHANNELS, open_recording
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
 Channels: TypeAlias = Literal["mix"] | int

@@ -18,7 +18,7 @@ TIMESTAMP_HOP_MS = 50.0
 _BATCH_SIZE = 64
 
 
-class HearModel(tf.Module):  # type: ignore[misc]
+class HearModel(tf.Module):
     """VGGish with the attributes that HEAR requires, as returned by `load_model`.
 
     Args:

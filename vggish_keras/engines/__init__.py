@@ -4,53 +4,11 @@ An engine is loaded when it is opened: importing this package loads no TensorFlo
 """
 
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vggish_keras._validation import POSTPROCESSINGS, PathLike, Postprocessing, check_choice
+from vggish_keras.engines.engine import DTYPES, Dtype, Engine, Output
 
-Output = Literal["embedding", "pca", "quantized"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-
-
-class Engine(Protocol):
-    """Computes embeddings from segments, the 15,600 samples of an example.
-
-    Any object with these members can be handed to `Embedder`.
-
-    Attributes:
-        outputs: What the engine can compute: "embedding" and, with PCA parameters, "pca" or "quantized".
-        identity: What identifies the weights, such as "sha256:" and a digest.
-
-    Example:
-        >>> class Mean:
-        ...     outputs, identity = ("embedding",), "mean"
-        ...
-        ...     def __call__(self, segments, output):
-        ...         return np.repeat(segments.mean(axis=1, keepdims=True), 128, axis=1)
-        >>> vk.Embedder(Mean()).embed(wav).values.shape
-        (3, 128)
-    """
-
-    @property
-    def outputs(self) -> tuple[Output, ...]: ...
-
-    @property
-    def identity(self) -> str: ...
-
-    def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
-        """Computes one output.
-
-        Args:
-            segments: float32 [batch, 15600] at 16 kHz in [-1, 1].
-            output: One of `outputs`.
-
-        Returns:
-            [batch, 128]: float32 or, for "quantized", uint8.
-        """
+__all__ = ["DTYPES", "Dtype", "Engine", "Output", "check_output", "open_engine"]
 
 
 def open_engine(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vggish_keras import params
 from vggish_keras._fork import check_process
 from vggish_keras._validation import PathLike, Postprocessing
-from vggish_keras.engines import Dtype, Output
+from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.model import VGGish
 from vggish_keras.network import slim_variables
 from vggish_keras.postprocess import Postprocess

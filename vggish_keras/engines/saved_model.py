@@ -14,7 +14,7 @@ from vggish_keras import params
 from vggish_keras._errors import error_message
 from vggish_keras._fork import check_process
 from vggish_keras.embeddings import embedding_dtype
-from vggish_keras.engines import Dtype, Output
+from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.weights import check_finite, hash_variables
 
 _EXPECTED = "expected what export_saved_model writes"
