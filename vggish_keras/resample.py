@@ -30,6 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_keras import params
 from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
+__all__ = ["read_waveform", "resample", "resample_blocks"]
+
 TARGET_COLUMNS = 128
 """Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
 # Rates with more phases than this have fewer columns per matrix, because all their matrices take memory together: fewer

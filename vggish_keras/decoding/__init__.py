@@ -12,13 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 from numpy.typing import NDArray
 
 from vggish_keras.decoding import compressed, plain
-from vggish_keras.decoding.headers import (
-    ID3V1_BYTES,
-    MAX_MISSING_FRAMES,
-    MAX_PADDING_BYTES,
-    TRAILERS,
-    read_header,
-)
+from vggish_keras.decoding.headers import ID3V1_BYTES, MAX_MISSING_FRAMES, MAX_PADDING_BYTES, TRAILERS, read_header
 from vggish_keras.decoding.plain import BLOCK_FRAMES
 
 __all__ = [
