@@ -17,7 +17,6 @@ import tensorflow as tf
 
 import vggish_keras as vk
 
-
 BATCH_SIZE = 32
 """Examples per call of `network_only`."""
 
