@@ -17,6 +17,9 @@ import tensorflow as tf
 
 import vggish_keras as vk
 
+BATCH_SIZE = 32
+"""Examples per call of `network_only`."""
+
 
 def arguments(description: str | None, **options: Any) -> argparse.Namespace:
     """Parses --weights and `options`, which maps names to defaults, and prints a description of the machine."""
@@ -63,10 +66,10 @@ def count_examples(results: Iterable[tuple[Any, vk.Embeddings | Exception]]) -> 
 
 
 def network_only(weights: str | None) -> Callable[[], Any]:
-    """A function that runs only the network, on a batch of 32 log-mel examples."""
+    """A function that runs only the network, on a batch of log-mel examples."""
     model = vk.VGGish(weights)
     network = tf.function(tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output))
-    examples = tf.constant(np.random.default_rng(0).normal(-1, 2, (32, 96, 64, 1)), tf.float32)
+    examples = tf.constant(np.random.default_rng(0).normal(-1, 2, (BATCH_SIZE, 96, 64, 1)), tf.float32)
     return lambda: network(examples).numpy()
 
 

@@ -103,7 +103,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--validation-split", default=0.2, show_default=True, help="Share of files or groups to hold out."
         ),
-        click.option("--group", metavar="REGEX", help="Group of a file name, never split, such as ^[^_]+."),
+        click.option("--group", metavar="REGEX", help="Keeps files together whose names match alike, as in ^[^_]+"),
         click.option("--seed", default=0, show_default=True),
     ]
     for option in reversed(options):
