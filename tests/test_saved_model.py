@@ -351,10 +351,12 @@ def time_of(work):
     return time.perf_counter() - start
 
 
+@pytest.mark.timing
 def test_loading_is_quick(exported):
     assert time_of(lambda: tf.saved_model.load(str(exported))) < 3
 
 
+@pytest.mark.timing
 def test_padding_costs_nothing(module):
     """One long clip and seven short ones have 15 examples, not 64."""
     batch = tf.constant(noise(8, 8 * 15_600))
@@ -364,6 +366,7 @@ def test_padding_costs_nothing(module):
     assert min(existing) < 0.5 * min(everything)
 
 
+@pytest.mark.timing
 def test_clips_of_unequal_length_cost_no_more_together(module):
     """A batch of a 30 s clip with 31 clips of 1 s, against both in requests of their own."""
     signature = module.signatures["wav"]
@@ -373,6 +376,7 @@ def test_clips_of_unequal_length_cost_no_more_together(module):
     assert min(together) < 1.3 * min(apart)
 
 
+@pytest.mark.timing
 def test_odd_rates_are_quick(module):
     """200 different rates, in clips without samples, with 20 samples and with 1,000."""
 
@@ -385,6 +389,7 @@ def test_odd_rates_are_quick(module):
         assert time_of(lambda wavs=wavs: module.signatures["wav"](audio=wavs)) < bound
 
 
+@pytest.mark.timing
 def test_many_chunks_are_quick(module):
     """5 MB of empty chunks in one clip, and the maximum number of chunks in each of 2,000 clips."""
 
