@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=["untimed", pytest.param("timed", marks=pytest.mark.timing)])
 def time_limit(request):
-    """Returns its argument in runs of the tests marked `timing`, and a minute in the suite, where it only ends hangs."""
+    """Returns its argument in runs of tests marked `timing`, and a minute in the suite, where it only ends hangs."""
     return lambda seconds: seconds if request.param == "timed" else 60
 
 
