@@ -45,7 +45,7 @@ def test_embeddings_equal_the_published_graph(reference, vggish):
 
 
 def seeded_like_the_reference(model):
-    """Draws the weights of make_slim_checkpoint.py --seed 0, which are drawn in the order of the sorted variable names."""
+    """Draws the weights of make_slim_checkpoint.py --seed 0, in the order of the sorted variable names."""
     from vggish_keras.network import slim_variables
 
     rng = np.random.default_rng(0)
