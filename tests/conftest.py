@@ -39,13 +39,13 @@ def time_limit(request):
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of what the published system gives."""
+    """The folder with data of the published system."""
     return Path(os.environ["VGGISH_REFERENCE"]).resolve()
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """No test sees or fills the user's cache, and none leaves this machine."""
+    """Keeps tests from the user's cache and from the network."""
     monkeypatch.setenv("VGGISH_KERAS_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr("vggish_keras.params.PUBLISHED_URL", "http://127.0.0.1:9/")
 
@@ -74,7 +74,7 @@ def embedder(slim):
 
 @pytest.fixture
 def small_network(monkeypatch):
-    """A network that can be worked out by hand: each embedding is 128 times the mean of its example."""
+    """A network simple enough to check by hand: each embedding is 128 times the mean of its example."""
     from tensorflow import keras
 
     from vggish_keras import network
@@ -94,7 +94,7 @@ def narrow_network(monkeypatch):
 
 
 def make_network_narrow(monkeypatch):
-    """Leaves a sixteenth of the filters and units, but for the embedding: the same layers, quick to train."""
+    """Reduces all layers but the embedding to a sixteenth of their filters and units, which train quickly."""
     from tensorflow import keras
 
     wide_conv, wide_dense = keras.layers.Conv2D, keras.layers.Dense
@@ -121,7 +121,7 @@ def pca_params() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def exported(vggish, pca_params, tmp_path_factory) -> Path:
-    """A SavedModel of the session's model, with post-processing, in a folder as TF Serving wants it."""
+    """A SavedModel of the session's model, with post-processing, in a folder as TF Serving expects it."""
     import vggish_keras as vk
 
     return vk.export_saved_model(vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", pca_params)
@@ -129,7 +129,7 @@ def exported(vggish, pca_params, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported_narrow(pca_params, tmp_path_factory) -> Path:
-    """A SavedModel of a narrow network, which is loaded and run in no time."""
+    """A SavedModel of a narrow network, which loads and runs quickly."""
     import tensorflow as tf
 
     import vggish_keras as vk
@@ -141,19 +141,19 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def count_windows(monkeypatch):
-    """Makes a module note each window that it cuts: 1 in the list when it comes, -1 when it is gone."""
+def count_segments(monkeypatch):
+    """Makes a module log the segments that it cuts: 1 when one is made, -1 when it is freed."""
     from vggish_keras.framing import cut_segments
 
     def install(module):
         changes = []
 
         def counted(*arguments):
-            for window in cut_segments(*arguments):
-                window = window.copy()
-                weakref.finalize(window, changes.append, -1)
+            for segment in cut_segments(*arguments):
+                segment = segment.copy()
+                weakref.finalize(segment, changes.append, -1)
                 changes.append(1)
-                yield window
+                yield segment
 
         monkeypatch.setattr(module, "cut_segments", counted)
         return changes
@@ -163,7 +163,7 @@ def count_windows(monkeypatch):
 
 @pytest.fixture
 def file_size_limit():
-    """Keeps files from growing beyond a size, as a full disk does."""
+    """Limits the size of files, like a full disk."""
     resource = pytest.importorskip("resource")
 
     @contextlib.contextmanager
@@ -180,7 +180,7 @@ def file_size_limit():
 
 @pytest.fixture
 def pca_in_cache(pca_params):
-    """Puts the parameters where the published file is looked for, as a user would by hand."""
+    """Places the parameters in the cache as the published file, as a user would by hand."""
     path = Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_pca_params.npz"
     np.savez(path, **pca_params)
     return path
@@ -188,7 +188,7 @@ def pca_in_cache(pca_params):
 
 @pytest.fixture(scope="session")
 def sounds() -> dict[str, np.ndarray]:
-    """16 kHz waveforms of the kinds that go wrong in different ways, float32."""
+    """16 kHz waveforms, float32, each difficult in its own way."""
     rng = np.random.default_rng(0)
     time = np.arange(48_000) / 16_000
     pink = np.cumsum(rng.standard_normal(48_000))

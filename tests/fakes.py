@@ -1,10 +1,10 @@
-"""Fakes that tests hand in."""
+"""Fakes that tests pass to the package."""
 
 from tests import published
 
 
 class FakeEngine:
-    """A quick engine whose embedding tells examples apart: 128 of the example's log-mel values.
+    """A quick engine whose embeddings distinguish examples: 128 of the example's log-mel values.
 
     Args:
         outputs: What it can compute. "quantized" are values of 8 bits, 50 + 20 times the embedding.

@@ -354,14 +354,14 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
     assert table.sort_by(order).equals(pyarrow.parquet.read_table(tmp_path / "single.parquet").sort_by(order))
 
 
-def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_windows):
+def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_segments):
     """A few batches of 600 examples are in memory at a time."""
-    windows = count_windows(beam.transforms)
+    segments = count_segments(beam.transforms)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
     transform = beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), weights=exported_narrow)
     beam.run(transform, PipelineOptions([]))
-    assert windows.count(1) == 600
-    assert max(itertools.accumulate(windows)) < 100
+    assert segments.count(1) == 600
+    assert max(itertools.accumulate(segments)) < 100
 
 
 # === Errors ===

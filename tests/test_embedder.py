@@ -31,7 +31,7 @@ from vggish_keras.engines import open_engine
 
 
 @pytest.mark.keras
-def test_equals_the_functional_model_on_the_whole_waveform(vggish, embedder, sounds):
+def test_equals_functional_model_on_whole_waveform(vggish, embedder, sounds):
     waveform = np.concatenate([sounds["noise"], sounds["rumble"], sounds["noise"]])
     whole = np.asarray(vggish(waveform[np.newaxis])[0])
     got = embedder.embed(waveform, 16_000)
@@ -43,8 +43,8 @@ def test_equals_the_functional_model_on_the_whole_waveform(vggish, embedder, sou
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ["speech_16k_mono.wav", "music_44k_stereo.ogg", "field_44k_mono.mp3"])
-def test_files_give_what_tf_slim_gives_on_the_published_front_end(reference, slim, embedder, name):
-    """The whole way, each step by other code: libsndfile, resampy, NumPy front end, TF-Slim."""
+def test_files_match_tf_slim_on_the_published_front_end(reference, slim, embedder, name):
+    """Checks all steps against independent code: libsndfile, resampy, NumPy front end, TF-Slim."""
     samples, sample_rate = soundfile.read(reference / "audio" / name, dtype="float32", always_2d=True)
     waveform = resampy.resample(samples.mean(axis=1), sample_rate, 16_000, filter="kaiser_best")
     expected = published.run_slim(slim.v1, published.log_mel_examples(waveform))
@@ -72,16 +72,16 @@ def test_examples_of_any_hop_and_length(hop_seconds, padding):
             np.testing.assert_allclose(np.concatenate([[], *(part.times for part in parts)]), got.times)
 
 
-def test_stream_at_another_rate_and_in_pcm(embedder, sounds):
+def test_stream_of_pcm_at_44_100_hz(embedder, sounds):
     stereo = np.stack([sounds["noise"], sounds["rumble"]], axis=1)
     whole = embedder.embed(stereo, 44_100)
     blocks = np.split((stereo * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16), [1, 5_000, 5_001, 40_000])
     got = np.concatenate([part.values for part in embedder.stream(blocks, 44_100)])
-    # 16 bits of quantisation noise
+    # 16 bits of quantization noise
     assert_close(got, whole.values, 1e-2)
 
 
-def test_stream_answers_as_soon_as_a_batch_is_full(embedder, sounds):
+def test_stream_yields_as_soon_as_a_batch_is_full(embedder, sounds):
     asked = []
 
     def blocks():
@@ -91,11 +91,11 @@ def test_stream_answers_as_soon_as_a_batch_is_full(embedder, sounds):
 
     first = next(embedder.stream(blocks(), 16_000))
     assert len(first.times) == embedder.batch_size
-    assert len(asked) == 2  # 6 s, of which four examples take 3.9 s
+    assert len(asked) == 2  # 6 s; four examples need 3.9 s
 
 
 def test_memory_does_not_grow_with_the_stream():
-    """A quarter of an hour takes no more than a minute does."""
+    """15 minutes need no more memory than one minute."""
     embedder = Embedder(FakeEngine())
     block = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100).astype(np.float32)
     peaks = []
@@ -149,7 +149,7 @@ def test_bfloat16(slim, embedder, sounds):
     assert 0.999 < cosine.min() < 1
 
 
-def test_an_exported_model_gives_the_same_to_the_bit(slim, exported, sounds, pca_in_cache):
+def test_exported_model_is_equal_to_the_bit(slim, exported, sounds, pca_in_cache):
     for postprocess in (None, "quantized"):
         options = {"hop_seconds": 0.5, "padding": "valid", "postprocess": postprocess, "batch_size": 4}
         embedder = vk.Embedder(exported, **options)
@@ -160,7 +160,7 @@ def test_an_exported_model_gives_the_same_to_the_bit(slim, exported, sounds, pca
         np.testing.assert_array_equal(got.times, expected.times)
 
 
-def test_what_an_exported_model_cannot_give_is_named(exported):
+def test_unsupported_options_of_exported_model_raise(exported):
     with pytest.raises(ValueError, match="has the outputs embedding, quantized but not pca"):
         vk.Embedder(exported, postprocess="pca")
     with pytest.raises(ValueError, match="the dtype of an exported model cannot be changed, got 'bfloat16'"):
@@ -172,7 +172,7 @@ def test_what_an_exported_model_cannot_give_is_named(exported):
 # === Engines ===
 
 
-def test_any_object_that_fits_is_an_engine(sounds):
+def test_any_object_with_the_members_of_an_engine_is_accepted(sounds):
     assert Embedder(FakeEngine()).options["weights"] == "fake"
     embedder = Embedder(FakeEngine("embedding", "quantized"), postprocess="quantized")
     values = embedder.embed(sounds["noise"], 16_000).values
@@ -186,14 +186,14 @@ def test_any_object_that_fits_is_an_engine(sounds):
         Embedder(3)
 
 
-def test_engines_with_the_same_weights_have_the_same_identity(slim, exported, exported_narrow, embedder):
+def test_identity_of_an_engine_is_that_of_its_weights(slim, exported, exported_narrow, embedder):
     identity = embedder.options["weights"]
     assert re.fullmatch("sha256:[0-9a-f]{64}", identity)
     assert open_engine(slim.v1).identity == open_engine(exported).identity == identity
     assert open_engine(exported_narrow).identity != identity
 
 
-def test_engines_compute_what_is_asked(exported, sounds):
+def test_engine_computes_each_of_its_outputs(exported, sounds):
     engine = open_engine(exported, "quantized")
     assert engine.outputs == ("embedding", "quantized")
     segments = sounds["noise"][np.newaxis, :15_600]
@@ -206,7 +206,7 @@ def test_engines_compute_what_is_asked(exported, sounds):
 
 @pytest.fixture
 def saved_model(tmp_path):
-    """Saves a function of one tensor under a signature's name, as small as a SavedModel can be."""
+    """Saves a function of one tensor as a signature of a tiny SavedModel."""
 
     def save(function, name="waveform", spec=((None, None), tf.float32), signature="serving_default"):
         module = tf.Module()
@@ -225,7 +225,7 @@ def saved_model(tmp_path):
 
 
 def ones(shape, dtype=tf.float32, output="embedding"):
-    """A function whose output has a shape, of which "?" is known to nobody before it runs."""
+    """Returns a function whose output has a shape; "?" is a shape that is unknown until it runs."""
 
     def function(tensor, scale):
         batch = tf.shape(tensor)[:1]
@@ -237,7 +237,7 @@ def ones(shape, dtype=tf.float32, output="embedding"):
     return function
 
 
-def test_a_foreign_saved_model_of_the_right_shapes_is_used(saved_model, sounds):
+def test_foreign_saved_model_with_expected_shapes_is_used(saved_model, sounds):
     def function(waveform, scale):
         peak = tf.reduce_max(waveform, axis=1)
         return {"embedding": scale[1] * tf.tile(peak[:, tf.newaxis, tf.newaxis], [1, 1, 128])}
@@ -267,13 +267,13 @@ def test_a_foreign_saved_model_of_the_right_shapes_is_used(saved_model, sounds):
         (ones("?"), {}, r"has the output embedding float32 \(None, None, None\)"),
     ],
 )
-def test_a_foreign_saved_model_is_an_error_before_it_is_used(saved_model, function, options, message):
+def test_foreign_saved_model_raises_before_it_is_used(saved_model, function, options, message):
     with pytest.raises(ValueError, match=f"foreign {message}"):
         vk.Embedder(saved_model(function, **options))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_saved_model_of_weights_that_are_not_finite_is_an_error(saved_model, bad):
+def test_saved_model_with_infinite_weights_raises(saved_model, bad):
     def function(waveform, scale):
         scale.assign([1.0, 1.0])
         return ones([1, 128])(waveform, scale)
@@ -291,7 +291,7 @@ def test_a_saved_model_of_weights_that_are_not_finite_is_an_error(saved_model, b
     "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
 )
 @pytest.mark.parametrize("kept", [0, 0.5, None])
-def test_a_damaged_saved_model_is_named(saved_model, name, kept):
+def test_damaged_saved_model_raises(saved_model, name, kept):
     path = saved_model(lambda waveform, scale: {"embedding": tf.ones([tf.shape(waveform)[0], 1, 128]) * scale[0]})
     vk.Embedder(path)
     file = path / name
@@ -307,7 +307,7 @@ def test_a_damaged_saved_model_is_named(saved_model, name, kept):
         vk.Embedder(path)
 
 
-def test_the_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
+def test_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     expected = embedder.embed(sounds["noise"], 16_000)
     got = vk.embed(sounds["noise"], 16_000, weights=slim.v2)
     assert_close(got.values, expected.values)
@@ -332,20 +332,20 @@ def lowest_cosine(embedder, waveform, codec, container):
 
 
 @pytest.mark.parametrize(("codec", "container"), ALIGNED)
-def test_lossy_formats_embed_as_the_original(embedder, sounds, codec, container):
+def test_lossy_formats_embed_like_the_original(embedder, sounds, codec, container):
     noise = resampy.resample(sounds["noise"].clip(-1, 1), 16_000, 48_000)
     assert lowest_cosine(embedder, noise, codec, container) >= 0.999
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize(("codec", "container"), ALIGNED)
-def test_real_recordings_in_lossy_formats_embed_as_the_original(embedder, reference, codec, container):
+def test_real_recordings_in_lossy_formats_embed_like_the_original(embedder, reference, codec, container):
     for name in ("speech_16k_mono.wav", "music_44k_stereo.ogg", "field_44k_mono.mp3"):
         samples, rate = soundfile.read(reference / "audio" / name, dtype="float32", always_2d=True, frames=150_000)
         assert lowest_cosine(embedder, resampy.resample(samples.mean(axis=1), rate, 48_000), codec, container) >= 0.999
 
 
-def test_lossless_formats_embed_alike_to_the_bit(embedder, sounds):
+def test_lossless_formats_embed_equally_to_the_bit(embedder, sounds):
     pcm = np.round(sounds["noise"].clip(-1, 1) * 32_767) / 32_768
     wav = io.BytesIO()
     soundfile.write(wav, pcm, 16_000, format="WAV")
@@ -371,7 +371,7 @@ def test_odd_recordings_are_embedded_whole(reference):
 
 
 def in_child(function):
-    """The error of a function in a forked process, which hangs for no longer than a while."""
+    """Returns the error of a function in a forked process, or "hangs"."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -392,7 +392,7 @@ def in_child(function):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(slim, embedder, folder, sounds):
+def test_use_in_a_forked_process_raises(slim, embedder, folder, sounds):
     embedder.embed(sounds["noise"], 16_000)
     vk.embed(sounds["noise"], 16_000, weights=slim.v2)
     begun = embedder.embed_many([folder / "0.wav"] * 3)
@@ -418,8 +418,8 @@ def test_a_forked_process_says_that_tensorflow_does_not_run_in_it(slim, embedder
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_run_does_not_go_on_in_a_forked_process(embedder, folder, monkeypatch):
-    """Nobody reads there: the threads are the parent's."""
+def test_run_does_not_continue_in_a_forked_process(embedder, folder, monkeypatch):
+    """The threads that read exist only in the parent."""
     may_read = threading.Event()
     read = ReaderProcesses.read
 
@@ -437,7 +437,7 @@ def test_a_run_does_not_go_on_in_a_forked_process(embedder, folder, monkeypatch)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
+def test_process_forked_before_tensorflow_ran_can_run_it():
     script = (
         "import os\n"
         "from vggish_keras._fork import check_process\n"
@@ -453,7 +453,7 @@ def test_a_process_that_is_forked_before_tensorflow_ran_may_run_it():
 
 @pytest.fixture
 def folder(tmp_path, sounds):
-    """Recordings of different lengths, rates and formats, and files that are none."""
+    """Recordings of different lengths, rates and formats, and files that cannot be read."""
     noise = np.tile(sounds["noise"].clip(-1, 1), 3)
     for index, (suffix, sample_rate, samples) in enumerate(
         [("wav", 16_000, 48_000), ("flac", 44_100, 100_000), ("wav", 8_000, 700), ("ogg", 48_000, 144_000)]
@@ -472,7 +472,7 @@ BAD = ("empty.wav", "text.wav", "truncated.wav", "missing.wav", "fast.wav")
 
 
 @pytest.mark.parametrize("order", [GOOD, (*BAD, *GOOD), (*GOOD, *BAD), ("0.wav", "truncated.wav", "1.flac"), BAD, ()])
-def test_many_recordings_give_what_each_gives(embedder, folder, order):
+def test_many_recordings_equal_each_alone(embedder, folder, order):
     paths = [folder / name for name in order]
     results = list(embedder.embed_many(iter(paths)))
     assert [path for path, _ in results] == paths
@@ -488,7 +488,7 @@ def test_many_recordings_give_what_each_gives(embedder, folder, order):
             assert_close(result.values, expected.values)
 
 
-def test_to_the_bit_it_does_not_matter_what_a_recording_is_embedded_with(embedder, folder):
+def test_to_the_bit_embeddings_do_not_depend_on_other_recordings(embedder, folder):
     alone = {name: dict(embedder.embed_many([folder / name]))[folder / name].values for name in GOOD}
     for order in (GOOD, (*reversed(GOOD), *BAD), ("2.wav", *GOOD, "0.wav")):
         for path, result in embedder.embed_many([folder / name for name in order]):
@@ -504,7 +504,7 @@ def test_batches_are_filled_across_recordings(folder):
     assert engine.batch_sizes == [3] * math.ceil(examples / 3)
 
 
-def test_a_recording_without_examples(folder):
+def test_recording_without_examples(folder):
     embedder = Embedder(FakeEngine(), padding="valid")
     ((_, only),) = embedder.embed_many([folder / "2.wav"])
     assert only.values.shape == (0, 128)
@@ -513,8 +513,8 @@ def test_a_recording_without_examples(folder):
 
 
 @pytest.mark.parametrize("name", ["2.wav", "truncated.wav", "fast.wav"])
-def test_recordings_without_examples_are_handed_out_one_by_one(folder, name):
-    """They fill no batch; neither do they keep memory or open files."""
+def test_recordings_without_examples_are_yielded_one_by_one(folder, name):
+    """They fill no batch, and keep neither memory nor open files."""
     embedder = Embedder(FakeEngine(), padding="valid")
     asked = []
 
@@ -545,15 +545,15 @@ def test_errors_hold_no_audio(folder):
     assert held < 1e6
 
 
-def test_the_audio_that_is_read_is_told(folder):
+def test_seconds_of_audio_are_reported(folder):
     seconds = []
     list(Embedder(FakeEngine()).embed_many([folder / name for name in (*GOOD, "text.wav")], on_audio=seconds.append))
     assert sum(seconds) == pytest.approx(3 + 100_000 / 44_100 + 700 / 8_000 + 3)
 
 
-def test_many_recordings_leave_nothing_behind(folder, count_windows):
-    """No thread, no open file, no growing memory; neither do those that are given up half-way."""
-    windows = count_windows(embedder_module)
+def test_many_recordings_leave_nothing_behind(folder, count_segments):
+    """No thread, no open file and no memory is left, also if the iteration stops halfway."""
+    segments = count_segments(embedder_module)
     embedder = Embedder(FakeEngine())
     process = psutil.Process()
     before = threading.active_count(), process.num_fds()
@@ -561,7 +561,7 @@ def test_many_recordings_leave_nothing_behind(folder, count_windows):
     names = [folder / name for name in (*GOOD, *BAD)]
 
     def run(count):
-        """Bytes that are held when the last result comes, where nothing is read ahead any more."""
+        """Returns the bytes that are held at the last result, when nothing is read ahead any more."""
         gc.collect()
         tracemalloc.start()
         for _ in embedder.embed_many(itertools.islice(itertools.cycle(names), count)):
@@ -571,8 +571,8 @@ def test_many_recordings_leave_nothing_behind(folder, count_windows):
 
     run(100)
     assert run(1_000) < run(200) + 300_000  # less than the embeddings of the 800 others
-    assert windows.count(1) > 1_000
-    assert max(itertools.accumulate(windows)) < 6 * embedder.batch_size
+    assert segments.count(1) > 1_000
+    assert max(itertools.accumulate(segments)) < 6 * embedder.batch_size
     half = embedder.embed_many(names * 10)
     for _ in range(7):
         next(half)
@@ -593,7 +593,7 @@ def test_failing_engine_is_not_a_bad_file(folder):
         list(Embedder(FailingEngine()).embed_many([folder / "0.wav"]))
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     for batch_size in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="batch_size must be a positive whole number, got"):
             vk.Embedder(None, batch_size=batch_size)
@@ -605,7 +605,7 @@ def test_bad_arguments_are_named():
         vk.Embedder()
 
 
-def test_bad_sources_are_named(tmp_path):
+def test_invalid_sources_raise(tmp_path):
     embedder = Embedder(FakeEngine())
     with pytest.raises(FileNotFoundError, match=r"no audio file at .*x\.wav"):
         embedder.embed(tmp_path / "x.wav")

@@ -63,14 +63,14 @@ def test_same_padding_covers_every_sample_that_a_hop_allows(hop_seconds):
             assert starts[-2] + max(15_600, hop) < samples
 
 
-def test_same_padding_is_silence_at_the_end(sounds):
+def test_same_padding_appends_silence(sounds):
     short = sounds["noise"][:20_000]
     padded = np.pad(short, (0, 30_960 - len(short)))
     got = LogMelExamples(padding="same")(short[np.newaxis])
     np.testing.assert_allclose(got[0], published.log_mel_examples(padded), atol=1e-4, rtol=0)
 
 
-def test_batches_of_nothing():
+def test_empty_batches():
     for padding in ("valid", "same"):
         assert LogMelExamples(padding=padding)(np.zeros((0, 20_000), "f")).shape[0] == 0
 
@@ -92,7 +92,7 @@ def test_lengths_cut_each_clip_and_mask_the_rest(sounds):
 
 
 @pytest.mark.parametrize("lengths", [[-1, 5], [5, 20_001]])
-def test_lengths_outside_the_waveform_are_refused(lengths):
+def test_lengths_outside_the_waveform_raise(lengths):
     inputs = {"waveform": tf.zeros((2, 20_000)), "num_samples": tf.constant(lengths)}
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_samples must lie between 0 and the length"):
         LogMelExamples()(inputs)
@@ -165,7 +165,7 @@ def test_hops_that_floats_do_not_hold_exactly():
     assert hop_to_frames(np.float32(0.96)) == 96
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match=r"padding must be one of .* got 'full'"):
         LogMelExamples(padding="full")
     with pytest.raises(TypeError, match=r"number of seconds, got '0\.96'"):

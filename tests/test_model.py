@@ -16,14 +16,14 @@ pytestmark = pytest.mark.keras
 
 
 def means_of_examples(waveform):
-    """What `small_network` gives for [samples]: [n, 128]."""
+    """The embeddings of `small_network` for [samples]: [n, 128]."""
     return np.repeat(published.log_mel_examples(waveform).mean(axis=(1, 2))[:, np.newaxis], 128, axis=1)
 
 
 # === The network ===
 
 
-def test_embeddings_are_those_of_tf_slim(slim, vggish, sounds):
+def test_embeddings_equal_tf_slim(slim, vggish, sounds):
     from_examples = keras.Model(vggish.get_layer("fold").input, vggish.output)
     assert_close(from_examples(slim.examples[np.newaxis])[0], slim.embeddings)
     waveform = sounds["noise"]
@@ -32,7 +32,7 @@ def test_embeddings_are_those_of_tf_slim(slim, vggish, sounds):
 
 
 @pytest.mark.reference
-def test_embeddings_are_those_of_the_published_graph(reference, vggish):
+def test_embeddings_equal_the_published_graph(reference, vggish):
     signals = np.load(reference / "log_mel.npz")
     expected = np.load(reference / "slim_embeddings.npz")
     original = vggish.get_weights()
@@ -45,7 +45,7 @@ def test_embeddings_are_those_of_the_published_graph(reference, vggish):
 
 
 def seeded_like_the_reference(model):
-    """Draws the weights of make_slim_checkpoint.py --seed 0, which go by the sorted names of the variables."""
+    """Draws the weights of make_slim_checkpoint.py --seed 0, in the order of the sorted variable names."""
     from vggish_keras.network import slim_variables
 
     rng = np.random.default_rng(0)
@@ -70,12 +70,12 @@ def test_embedding_has_no_activation(vggish, sounds):
     assert np.min(vggish(sounds["noise"][np.newaxis])) < 0
 
 
-def test_random_weights_only_when_asked_for():
+def test_random_weights_only_on_request():
     keras.utils.set_random_seed(0)
     model = vk.VGGish(weights=None, input="examples")
     for name in published.VARIABLES:
         kernel, bias = (np.asarray(weight) for weight in model.get_layer(name).weights)
-        # A normal of standard deviation 0.01 that is cut at two has one of 0.0088.
+        # Truncation at two standard deviations of 0.01 leaves a standard deviation of 0.0088.
         assert np.abs(kernel).max() <= 0.02
         np.testing.assert_allclose(kernel.std(), 0.0088, rtol=0.1)
         assert not bias.any()
@@ -159,7 +159,7 @@ def test_lengths(sounds, padding):
         np.testing.assert_allclose(pooled, wanted, atol=1e-4)
 
 
-def test_a_clip_does_not_depend_on_its_batch(slim, sounds):
+def test_clip_does_not_depend_on_its_batch(slim, sounds):
     model = vk.VGGish(slim.v2, padding="same", pooling="avg", lengths=True)
     lengths = np.array([48_000, 20_000, 9_000], np.int32)
     batch = np.full((3, 60_000), np.nan, np.float32)
@@ -210,13 +210,13 @@ def pca_args(pca_params):
         ({"input": "examples", "lengths": True}, 'need input="waveform"'),
     ],
 )
-def test_bad_arguments_are_named_before_anything_is_built(monkeypatch, arguments, message):
+def test_invalid_arguments_raise_before_anything_is_built(monkeypatch, arguments, message):
     monkeypatch.setattr(network, "embed_examples", None)
     with pytest.raises(ValueError, match=message):
         vk.VGGish(weights=None, **arguments)
 
 
-def test_waveforms_of_another_rank_are_refused(vggish):
+def test_waveforms_of_unexpected_rank_raise(vggish):
     with pytest.raises(ValueError, match="shape"):
         vggish(np.zeros(16_000, "f"))
     with pytest.raises(ValueError, match="shape"):
@@ -242,7 +242,7 @@ def test_channels_are_averaged(sounds, lengths):
 
 
 @pytest.mark.usefixtures("small_network")
-def test_keras_own_audio_dataset_is_taken_as_it_is(tmp_path, sounds):
+def test_audio_dataset_of_keras_is_accepted(tmp_path, sounds):
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         for name in ("noise", "rumble"):
@@ -301,7 +301,7 @@ def test_keras_file_in_another_process(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "got.npy"), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_clone_starts_from_random_weights(vggish):
+def test_clone_starts_from_random_weights(vggish):
     initializer = vggish.get_layer("conv1").get_config()["kernel_initializer"]
     assert initializer["class_name"] == "TruncatedNormal"
     assert initializer["config"]["stddev"] == 0.01
@@ -309,7 +309,7 @@ def test_a_clone_starts_from_random_weights(vggish):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("how", ["global", "argument"])
-def test_dtype_policy_is_the_networks_alone(policy, how):
+def test_dtype_policy_applies_only_to_the_network(policy, how):
     """The layers compute in the policy's dtype, the embedding is float32."""
     if how == "global":
         keras.mixed_precision.set_global_policy(policy)

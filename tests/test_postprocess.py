@@ -48,7 +48,7 @@ def test_any_leading_axes(pca_params, embeddings):
     assert layer(embeddings[0]).shape == (128,)
 
 
-def test_takes_a_path_a_mapping_or_a_pair(tmp_path, pca_params, embeddings, pca_in_cache):
+def test_accepts_a_path_a_mapping_or_a_pair(tmp_path, pca_params, embeddings, pca_in_cache):
     path = tmp_path / "pca.npz"
     np.savez(path, **pca_params)
     expected = Postprocess(pca_params)(embeddings)
@@ -85,7 +85,7 @@ def test_gradient_passes_through(pca_params, embeddings):
     np.testing.assert_allclose(tape.gradient(loss, inputs), expected, atol=1e-5)
 
 
-def test_bad_parameters_are_all_named(tmp_path, pca_params):
+def test_all_problems_of_parameters_are_reported(tmp_path, pca_params):
     with pytest.raises(FileNotFoundError, match=r"no PCA parameters at .*nothing\.npz"):
         Postprocess(tmp_path / "nothing.npz")
     with pytest.raises(FileNotFoundError, match=r"vggish_pca_params\.npz is not in the cache"):

@@ -22,7 +22,7 @@ from vggish_keras.postprocess import read_pca_params
 
 @pytest.fixture(scope="module")
 def model():
-    """The network without weights worth anything."""
+    """The network with arbitrary weights."""
     return vk.VGGish(weights=None, input="examples")
 
 
@@ -36,7 +36,7 @@ def zeros():
 
 
 def write_v2(path, tensors):
-    """Any tensors as a V2 checkpoint."""
+    """Writes any tensors as a V2 checkpoint."""
     slices = [""] * len(tensors)
     tf.raw_ops.SaveV2(
         prefix=str(path), tensor_names=list(tensors), shape_and_slices=slices, tensors=list(tensors.values())
@@ -65,7 +65,7 @@ def test_tf_slim_reads_what_is_written(tmp_path, slim, vggish, version):
 
 
 @pytest.mark.keras
-def test_a_model_that_contains_vggish(tmp_path, slim, vggish):
+def test_model_that_contains_vggish(tmp_path, slim, vggish):
     classifier = keras.Sequential([keras.Sequential([vggish]), keras.layers.Dense(2)])
     classifier.build((None, None))
     vk.save_slim_checkpoint(classifier, tmp_path / "v2.ckpt", "v2")
@@ -77,13 +77,13 @@ def test_a_model_that_contains_vggish(tmp_path, slim, vggish):
     np.testing.assert_array_equal(reader.get_tensor(name), expected.get_tensor(name))
 
 
-def test_other_tensors_in_the_file_are_left_alone(tmp_path, model):
+def test_other_tensors_in_the_file_are_ignored(tmp_path, model):
     write_v2(tmp_path / "x", {**zeros(), "global_step": np.int64(3), "mymodel/logits/biases": np.zeros(5)})
     vk.load_slim_checkpoint(model, tmp_path / "x")
     assert not any(np.any(value) for value in model.get_weights())
 
 
-def test_all_that_is_wrong_is_told_at_once_and_nothing_is_assigned(tmp_path, slim, model):
+def test_all_problems_are_reported_at_once_and_nothing_is_assigned(tmp_path, slim, model):
     vk.load_slim_checkpoint(model, slim.v2)
     tensors = zeros()
     del tensors["vggish/conv1/weights"], tensors["vggish/fc2/biases"]
@@ -103,7 +103,7 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_assigned(tmp_path, sli
 
 
 @pytest.mark.parametrize(("version", "bad"), [("v1", np.nan), ("v2", -np.inf)])
-def test_weights_that_are_not_finite_are_named(tmp_path, model, version, bad):
+def test_infinite_weights_raise(tmp_path, model, version, bad):
     tensors = zeros()
     tensors["vggish/conv1/weights"][2, 1, 0, 63] = tensors["vggish/fc2/biases"][5] = bad
     path = tmp_path / "bad.ckpt"
@@ -122,7 +122,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, model, version, bad):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
-def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
+def test_truncated_files_raise(tmp_path, slim, model, version, kept):
     source = slim.v1 if version == "v1" else slim.v2.with_name("v2.ckpt.data-00000-of-00001")
     cut = tmp_path / source.name
     with source.open("rb") as file:
@@ -135,7 +135,7 @@ def test_truncated_files_are_told(tmp_path, slim, model, version, kept):
     np.testing.assert_array_equal(model.get_layer("fc2").bias, before)
 
 
-def test_an_index_that_points_beyond_its_end_is_named(tmp_path, model):
+def test_index_that_points_beyond_its_end_raises(tmp_path, model):
     write_v2(tmp_path / "x.ckpt", {"x": np.zeros(3)})
     index = tmp_path / "x.ckpt.index"
     content = index.read_bytes()
@@ -144,7 +144,7 @@ def test_an_index_that_points_beyond_its_end_is_named(tmp_path, model):
         vk.load_slim_checkpoint(model, tmp_path / "x.ckpt")
 
 
-def test_files_that_are_no_checkpoint(tmp_path, model):
+def test_files_that_are_not_checkpoints_raise(tmp_path, model):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt is not a readable TF-Slim checkpoint"):
         vk.VGGish(weights=tmp_path / "text.ckpt")
@@ -157,7 +157,7 @@ def test_files_that_are_no_checkpoint(tmp_path, model):
 
 
 @pytest.mark.keras
-def test_models_with_none_or_two(tmp_path, model):
+def test_models_with_no_or_two_networks_raise(tmp_path, model):
     none = keras.Sequential([keras.layers.Dense(3, name="fc2")])
     with pytest.raises(ValueError, match=r"contains 0 VGGish, expected one \(layers conv1, conv2"):
         vk.save_slim_checkpoint(none, tmp_path / "x")
@@ -170,7 +170,7 @@ def test_models_with_none_or_two(tmp_path, model):
 
 
 @pytest.mark.keras
-def test_a_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
+def test_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
     classifier = keras.Sequential([vggish, keras.layers.Dense(10, name="fc2")])
     classifier.build((None, None))
     vk.save_slim_checkpoint(classifier, tmp_path / "x.ckpt")
@@ -181,7 +181,7 @@ def test_a_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
 
 
 @pytest.mark.parametrize(("before", "after"), [("v1", "v2"), ("v2", "v1")])
-def test_the_new_checkpoint_replaces_one_of_the_other_format(tmp_path, slim, model, vggish, before, after):
+def test_new_checkpoint_replaces_the_other_format(tmp_path, slim, model, vggish, before, after):
     path = tmp_path / "x.ckpt"
     model.get_layer("fc1_2").kernel.assign(tf.zeros([4_096, 4_096]))
     vk.save_slim_checkpoint(model, path, before)
@@ -190,14 +190,14 @@ def test_the_new_checkpoint_replaces_one_of_the_other_format(tmp_path, slim, mod
     np.testing.assert_array_equal(model.get_layer("fc1_2").kernel, vggish.get_layer("fc1_2").kernel)
 
 
-def test_a_folder_is_not_written_into(tmp_path, model):
+def test_folder_is_not_overwritten(tmp_path, model):
     with pytest.raises(ValueError, match="is a folder, not a checkpoint to write"):
         vk.save_slim_checkpoint(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("version", "op"), [("v1", "Save"), ("v2", "SaveV2")])
-def test_a_full_disk_is_an_os_error_that_names_the_checkpoint(tmp_path, model, monkeypatch, version, op):
+def test_full_disk_raises_os_error_that_names_the_checkpoint(tmp_path, model, monkeypatch, version, op):
     def fail(**_):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
@@ -220,14 +220,14 @@ def test_keras_weights_file(tmp_path, slim, vggish, pca_in_cache):
     path = tmp_path / "fine.weights.h5"
     vggish.save_weights(path)
     assert_close(vk.VGGish(weights=path, input="examples")(slim.examples), slim.embeddings)
-    # What stands around the network is not the file's concern.
+    # Layers around the network do not matter.
     around = vk.VGGish(weights=path, lengths=True, pooling="avg", postprocess="pca")
     around.save_weights(path)
     assert_close(vk.VGGish(weights=path, input="examples")(slim.examples), slim.embeddings)
 
 
 @pytest.mark.keras
-def test_bad_keras_weights_files(tmp_path):
+def test_invalid_keras_weights_files_raise(tmp_path):
     (tmp_path / "text.weights.h5").write_text("no archive")
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, name="fc2")])
     other.save_weights(tmp_path / "other.weights.h5")
@@ -238,7 +238,7 @@ def test_bad_keras_weights_files(tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.usefixtures("narrow_network")
-def test_keras_weights_that_are_not_finite_are_named(tmp_path):
+def test_infinite_keras_weights_raise(tmp_path):
     network = vk.VGGish(None, input="examples")
     network.save_weights(tmp_path / "x.weights.h5")
     vk.VGGish(tmp_path / "x.weights.h5", input="examples")
@@ -253,7 +253,7 @@ def test_keras_weights_that_are_not_finite_are_named(tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.usefixtures("narrow_network")
-def test_keras_weights_of_zero_are_weights_and_missing_ones_are_named(tmp_path):
+def test_zero_keras_weights_are_valid_and_missing_ones_raise(tmp_path):
     network = vk.VGGish(None, input="examples")
     network.get_layer("conv2").kernel.assign(np.zeros((3, 3, 4, 8)))
     network.save_weights(tmp_path / "x.weights.h5")
@@ -270,7 +270,7 @@ def test_keras_weights_of_zero_are_weights_and_missing_ones_are_named(tmp_path):
 # === SavedModels ===
 
 
-def test_an_exported_model_is_read_as_weights(tmp_path, slim, exported, exported_narrow):
+def test_exported_model_is_read_as_weights(tmp_path, slim, exported, exported_narrow):
     assert_close(vk.VGGish(exported, input="examples")(slim.examples), slim.embeddings)
     with pytest.raises(ValueError, match=r"vggish does not hold the weights of this network: expected what export_sav"):
         vk.VGGish(exported_narrow, input="examples")
@@ -287,7 +287,7 @@ def test_an_exported_model_is_read_as_weights(tmp_path, slim, exported, exported
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])  # the last is not finite in float32
 @pytest.mark.parametrize("key", ["pca_eigen_vectors", "pca_means"])
-def test_pca_parameters_that_are_not_finite_are_named(tmp_path, pca_params, key, bad):
+def test_infinite_pca_parameters_raise(tmp_path, pca_params, key, bad):
     changed = {name: array.copy() for name, array in pca_params.items()}
     changed[key][3] = bad
     np.savez(tmp_path / "x.npz", **changed)
@@ -300,7 +300,7 @@ def test_pca_parameters_that_are_not_finite_are_named(tmp_path, pca_params, key,
 
 
 class Server:
-    """Serves bytes on loopback, well or badly."""
+    """Serves bytes on loopback, correctly or not."""
 
     def __init__(self):
         self.content = {}
@@ -353,14 +353,14 @@ def cache() -> Path:
 
 @pytest.fixture
 def published_file(server):
-    """A stand-in that the server has, with its checksum."""
+    """A substitute on the server, with its checksum."""
     content = np.random.default_rng(6).bytes(3_000_000)
     server.content["/audioset/some.bin"] = content
     return params.PublishedFile("some.bin", "md5:" + hashlib.md5(content).hexdigest())
 
 
 def test_published_addresses_and_checksums():
-    """As in the published documentation."""
+    """They equal the published documentation."""
     import importlib
 
     fresh = importlib.util.module_from_spec(importlib.util.find_spec("vggish_keras.params"))
@@ -390,7 +390,7 @@ def test_downloads_the_published_pca_params(server, reference):
 
 
 def test_audioset_means_the_file_in_the_cache(slim, cache):
-    """A file that was placed there by hand is used, here a stand-in for the published one."""
+    """A file that was placed in the cache by hand is used, here a substitute for the published one."""
     os.link(slim.v1, cache / "vggish_model.ckpt")
     assert_close(vk.VGGish(input="examples")(slim.examples), slim.embeddings)
 
@@ -403,12 +403,12 @@ def broken_transfer(server):
     server.sent_share = 0.5
 
 
-def not_there(server):
+def missing(server):
     server.content.clear()
 
 
-@pytest.mark.parametrize("spoil", [wrong_content, broken_transfer, not_there])
-def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, cache, published_file, spoil):
+@pytest.mark.parametrize("spoil", [wrong_content, broken_transfer, missing])
+def test_failed_download_leaves_nothing_and_explains_what_to_do(server, cache, published_file, spoil):
     spoil(server)
     with pytest.raises(FileNotFoundError, match=r"some\.bin is not in the cache and could not be downloaded") as error:
         published_files.fetch(published_file)
@@ -427,7 +427,7 @@ def test_offline(cache, published_file, monkeypatch):
 
 @pytest.fixture
 def fetching(server, published_file):
-    """Starts processes that fetch the file and print whether it is right."""
+    """Starts processes that fetch the file and print whether it is correct."""
     script = (
         "import sys; from vggish_keras import params, published_files\n"
         "params.PUBLISHED_URL = sys.argv[1]\n"
@@ -465,7 +465,7 @@ def half_downloads(cache):
 
 
 def kill_halfway(server, fetching, cache):
-    """What a download leaves that is killed halfway."""
+    """Kills a download halfway and returns its remains."""
     server.goes_on.clear()
     killed = fetching()
     wait_for(lambda: half_downloads(cache))
@@ -475,7 +475,7 @@ def kill_halfway(server, fetching, cache):
     return left
 
 
-def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache, published_file):
+def test_remains_of_a_killed_download_are_removed_at_the_next_start(server, fetching, cache, published_file):
     left = kill_halfway(server, fetching, cache)
     (cache / "tmpother").write_text("a file of somebody else")
     server.goes_on.set()
@@ -484,15 +484,15 @@ def test_a_killed_download_is_removed_by_the_next_start(server, fetching, cache,
     assert {file.name for file in cache.iterdir()} == {"some.bin", "tmpother"}
 
 
-def test_a_killed_download_is_removed_when_the_file_is_there(server, fetching, cache, published_file):
+def test_remains_of_a_killed_download_are_removed_beside_a_cached_file(server, fetching, cache, published_file):
     kill_halfway(server, fetching, cache)
     (cache / "some.bin").write_text("placed by hand")
     assert published_files.fetch(published_file).read_text() == "placed by hand"
     assert list(cache.iterdir()) == [cache / "some.bin"]
 
 
-def test_a_running_download_is_left_alone(server, fetching, cache, published_file):
-    """A process that starts beside it does not remove it; one that starts when it is over finds nothing left."""
+def test_running_download_is_not_removed(server, fetching, cache, published_file):
+    """A process that starts meanwhile does not remove it; one that starts afterwards finds no remains."""
     server.goes_on.clear()
     killed, running = fetching(), fetching()
     wait_for(lambda: len(half_downloads(cache)) == 2)
