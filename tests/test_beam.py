@@ -157,6 +157,7 @@ def job_service(tmp_path):
 def test_job_service_writes_the_single_machine_output(corpus, single, exported, tmp_path, job_service):
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
     arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--weights", exported, "--shards", 3]
+    arguments += ["--padding", "same"]
     command("beam", *arguments, *portable, status=1)
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
 
@@ -187,7 +188,7 @@ def one_worker_killed(min_bytes=0):
 
 @losing_a_worker
 def test_run_restarts_when_the_worker_with_the_network_is_killed(corpus, single, exported, tmp_path):
-    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported)
+    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported, padding="same")
     with one_worker_killed(min_bytes=LOADED):
         result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
@@ -358,7 +359,9 @@ def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_
     """A few batches of 600 examples are in memory at a time."""
     segments = count_segments(beam.transforms)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
-    transform = beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), weights=exported_narrow)
+    transform = beam.EmbedCorpus(
+        [str(tmp_path / "long.wav")], str(tmp_path / "x"), weights=exported_narrow, padding="same"
+    )
     beam.run(transform, PipelineOptions([]))
     assert segments.count(1) == 600
     assert max(itertools.accumulate(segments)) < 100

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from tests import published
 from tests.encoding import encode
 from tests.fakes import FakeEngine, fake_embeddings
 from tests.published import assert_close
-from vggish_keras import embedder as embedder_module, network
+from vggish_keras import embedder as embedder_module, network, saved_model_options
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 from vggish_keras.engines import open_engine
+from vggish_keras.saved_model_options import SavedModelOptions
 
 
 @pytest.mark.keras
@@ -167,6 +169,20 @@ def test_unsupported_options_of_exported_model_raise(exported):
         vk.Embedder(exported, dtype="bfloat16")
     with pytest.raises(ValueError, match="padding must be one of"):
         vk.Embedder(exported, padding="full")
+
+
+def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp_path, sounds):
+    path = tmp_path / "model"
+    shutil.copytree(exported_narrow, path)
+    saved_model_options.write(path, SavedModelOptions(0.5, "same"))
+    embedder = Embedder(path)
+    assert (embedder.options["hop_seconds"], embedder.options["padding"]) == (0.5, "same")
+    np.testing.assert_allclose(embedder.embed(sounds["noise"], 16_000).times, 0.5 * np.arange(6))
+    options = Embedder(path, 0.7, "valid").options
+    assert (options["hop_seconds"], options["padding"]) == (0.7, "valid")
+    (path / saved_model_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
+    options = Embedder(path).options
+    assert (options["hop_seconds"], options["padding"]) == (0.96, "same")
 
 
 # === Engines ===
