@@ -386,6 +386,14 @@ def test_existing_records_are_not_replaced(corpus, exported_narrow, tmp_path, mo
     assert sorted(path.name for path in existing.parent.iterdir() if path.is_file()) == [existing.name]
 
 
+def test_command_writes_to_a_relative_prefix_in_a_new_folder(corpus, exported_narrow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("beam", "--input", corpus / "a", "--output", "./new/x", "--weights", exported_narrow)
+    assert len(written(Path("new/x"))) == GOOD // 2
+    assert all("-of-" in path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert not list(tmp_path.rglob("beam-temp-*"))
+
+
 @pytest.mark.parametrize("prefix", ["x", "./x", "new/x", "{folder}/new/x"])
 def test_output_may_be_relative_or_in_a_new_folder(tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)

@@ -289,7 +289,7 @@ def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
         np.testing.assert_array_equal(file["values"], expected.values)
         assert file["values"].dtype == np.uint8
     assert embedding_files.read_options("out.npz") == {
-        "weights": open_engine(slim.v1).identity,
+        "weights": open_engine(slim.v1, "quantized").identity("quantized"),
         "hop_seconds": 0.5,
         "padding": "valid",
         "postprocess": "quantized",

@@ -119,7 +119,7 @@ def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, cor
     replace = Path.replace
 
     def interrupt(path, target):
-        if target.name == "out.csv.json":
+        if target.name == "out.csv.vggish.json":
             raise KeyboardInterrupt
         return replace(path, target)
 
@@ -127,7 +127,7 @@ def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, cor
         patch.setattr(Path, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(quick, [corpus], "out.csv")
-    assert set(contents()) == set(undisturbed) - {"out.csv.json"}  # never the options of an earlier run
+    assert set(contents()) == set(undisturbed) - {"out.csv.vggish.json"}  # never the options of an earlier run
     run(quick, [corpus], "out.csv", resume=True)
     assert contents() == undisturbed
 
@@ -135,7 +135,7 @@ def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, cor
 def test_complete_csv_without_options_stays_complete(quick, corpus):
     """Earlier versions did not write options."""
     run(quick, [corpus / "b" / "01.wav"], "out.csv")
-    Path("out.csv.json").unlink()
+    Path("out.csv.vggish.json").unlink()
     assert plan([corpus / "b" / "01.wav"], "out.csv", resume=True).is_complete()
 
 
@@ -218,22 +218,16 @@ def test_only_the_same_corpus_is_resumed(quick, corpus, interrupted, monkeypatch
     assert summary.skipped > 0
 
 
-def test_folder_of_version_0_1_is_resumed(quick, corpus, monkeypatch):
+def test_output_that_does_not_identify_its_weights_is_not_resumed(quick, corpus):
+    """Its weights may have been different ones at the same path."""
     run(quick, [corpus], "out")
-    options = json.loads(Path("out/vggish.json").read_text())
-    options["hop"] = options.pop("hop_seconds")
-    del options["version"], options["channels"]
-    old = json.dumps(options, indent=2)
-    Path("out/vggish-keras.json").write_text(old)
     Path("out/vggish.json").unlink()
-    summary, _ = run(quick, [corpus], "out", resume=True)
-    assert (summary.skipped, summary.embedded) == (11, 0)
-    assert Path("out/vggish.json").read_text() == old
-    assert not Path("out/vggish-keras.json").exists()
-    Path("out/vggish.json").rename("out/vggish-keras.json")
-    monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
-    with pytest.raises(ValueError, match=r"was started with hop_seconds 0\.96, but this run has hop_seconds 0\.5"):
+    old = {"weights": "w.ckpt", "hop": 0.96, "padding": "same", "dtype": "float32", "postprocess": None}
+    Path("out/vggish-keras.json").write_text(json.dumps({**old, "recordings": str(corpus.absolute())}))
+    before = {path: path.read_bytes() for path in Path("out").rglob("*.npz")}
+    with pytest.raises(ValueError, match=r"^out was started by an earlier version, .*: choose a different output"):
         run(quick, [corpus], "out", resume=True)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.npz")} == before
 
 
 def test_folder_has_the_same_options_throughout(quick, corpus, monkeypatch):
@@ -403,7 +397,7 @@ def test_only_the_output_remains(eight_bits, corpus, target):
     elif target == "out.tfrecord":
         assert names == {f"out-0000{index}-of-00003.tfrecord" for index in range(3)}
     elif target == "out.csv":
-        assert names == {target, "out.csv.json"}
+        assert names == {target, "out.csv.vggish.json"}
     else:
         assert names == {target}
 
@@ -442,7 +436,7 @@ def plant_leftover(path):
     [
         ("out", ["out/vggish.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
         ("out.npz", ["out.npz", "out.npz.failures.csv"]),
-        ("out.csv", ["out.csv", "out.csv.json", "out.csv.failures.csv"]),
+        ("out.csv", ["out.csv", "out.csv.vggish.json", "out.csv.failures.csv"]),
         ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord"]),
     ],
 )

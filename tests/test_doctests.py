@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import vggish_keras as vk
 
-PUBLIC_MODULES = ("records", "resample", "hear", "beam", "dataset")
+PUBLIC_MODULES = ("records", "resample", "hear", "beam", "dataset", "embedding_files", "segments")
 
 
 def public_names():

@@ -202,11 +202,20 @@ def test_any_object_with_the_members_of_an_engine_is_accepted(sounds):
         Embedder(3)
 
 
-def test_identity_of_an_engine_is_that_of_its_weights(slim, exported, exported_narrow, embedder):
+def test_identity_of_an_engine_is_that_of_its_weights(slim, exported, exported_narrow, pca_in_cache, embedder):
     identity = embedder.options["weights"]
     assert re.fullmatch("sha256:[0-9a-f]{64}", identity)
-    assert open_engine(slim.v1).identity == open_engine(exported).identity == identity
-    assert open_engine(exported_narrow).identity != identity
+    keras_model, saved_model = open_engine(slim.v1, "quantized"), open_engine(exported)
+    for engine in (keras_model, saved_model):
+        assert engine.identity("embedding") == identity
+    assert open_engine(exported_narrow).identity("embedding") != identity
+    # The PCA parameters belong to the weights behind a quantized embedding.
+    assert keras_model.identity("quantized") == saved_model.identity("quantized") != identity
+
+
+def test_dtype_of_an_engine_is_an_option(slim, exported):
+    assert Embedder(open_engine(slim.v1, dtype="bfloat16")).options["dtype"] == "bfloat16"
+    assert Embedder(exported).options["dtype"] == "as exported"
 
 
 def test_engine_computes_each_of_its_outputs(exported, sounds):

@@ -125,7 +125,7 @@ def test_options_of_parquet_are_metadata_of_the_schema(tmp_path, several):
 def test_options_of_csv_are_beside_it(tmp_path, several):
     embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
     content = (tmp_path / "x.csv").read_bytes()
-    assert json.loads((tmp_path / "x.csv.json").read_text()) == OPTIONS
+    assert json.loads((tmp_path / "x.csv.vggish.json").read_text()) == OPTIONS
     embedding_files.write(tmp_path / "x.csv", several)
     assert (tmp_path / "x.csv").read_bytes() == content
 
@@ -141,7 +141,7 @@ def test_interrupted_write_keeps_the_options_of_a_csv_file(tmp_path, several):
     with pytest.raises(KeyboardInterrupt):
         embedding_files.write(tmp_path / "x.csv", Interrupted(), {"hop_seconds": 0.5})
     assert embedding_files.read_options(tmp_path / "x.csv") == OPTIONS
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.csv.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.csv.vggish.json"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_options_that_decompress_to_far_more_than_the_size_raise(tmp_path):
 @pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff", b""])
 def test_invalid_options_of_csv_raise(tmp_path, several, content):
     embedding_files.write(tmp_path / "x.csv", several)
-    (tmp_path / "x.csv.json").write_bytes(content)
+    (tmp_path / "x.csv.vggish.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.csv contains invalid options: ."):
         embedding_files.read_options(tmp_path / "x.csv")
 

@@ -99,6 +99,7 @@ for arguments in (
     ["plot", "x.wav", "--recording", "a.wav"],
     ["weights", "convert", "x", "x.h5", "--v2"],
     ["beam"],
+    ["beam", "--input", "x.wav", "--output", "y", "y.wav"],
     ["export"],
 ):
     status, output = run(*arguments)

@@ -209,7 +209,7 @@ def _split(
     elif group is None:
         raise ValueError("validation_groups requires group, a function that maps a path to its group")
     else:
-        held_out = set(validation_groups or ())
+        held_out = set(() if validation_groups is None else validation_groups)
     if unknown := held_out - set(known):
         raise ValueError(f"unknown validation group {unknown.pop()!r}: the groups are {sorted(map(str, known))}")
     chosen = clips.select([(name in held_out) == (subset == "validation") for name in groups])

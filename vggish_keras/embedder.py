@@ -87,16 +87,15 @@ class Embedder:
         self._hop_samples = hop_to_samples(hop_seconds)
         self._engine = _open(weights, postprocess, dtype)
         self._output: Output = postprocess or "embedding"
-        self._dtype = dtype
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
         return {
-            "weights": self._engine.identity,
+            "weights": self._engine.identity(self._output),
             "hop_seconds": self._hop_samples / params.SAMPLE_RATE,
             "padding": self.padding,
             "postprocess": None if self._output == "embedding" else self._output,
-            "dtype": self._dtype,
+            "dtype": self._engine.dtype,
             "channels": self.channels,
             "version": __version__,
         }

@@ -46,8 +46,8 @@ def _unknown_format(path: Path, suffixes: Sequence[str]) -> str:
 
 
 def csv_options_path(path: Path) -> Path:
-    """The file beside a .csv file that holds its options: x.csv.json for x.csv."""
-    return path.with_name(f"{path.name}.json")
+    """The file beside a .csv file that holds its options: x.csv.vggish.json for x.csv."""
+    return path.with_name(f"{path.name}.vggish.json")
 
 
 def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None = None) -> None:
@@ -58,7 +58,7 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
     embedding.
 
     Options are stored as JSON text: in the array `options` of an `.npz` file, under the key "vggish" of the metadata of
-    a `.parquet` file, and in x.csv.json beside x.csv.
+    a `.parquet` file, and in x.csv.vggish.json beside x.csv.
 
     Args:
         path: The .npz, .csv or .parquet file. An existing file is replaced.

@@ -148,7 +148,7 @@ class Postprocess(keras.layers.Layer):
         return zero_masked(outputs, mask)
 
     def get_config(self) -> dict[str, Any]:
-        # The parameters are weights, which a saved model holds anyway.
+        # The parameters are weights: a saved model contains them anyway, and a clone starts without its original's.
         return {**super().get_config(), "pca_params": None, "quantize": self.quantize}
 
 

@@ -97,7 +97,7 @@ def _load_saved_model(model: keras.Model, path: Path) -> None:
         raise ValueError(f"{path} does not hold the weights of this network: expected what export_saved_model writes")
     check_finite(path, values)
     for name, variable in variables.items():
-        variable.assign(values[name])
+        variable.assign(tf.cast(values[name], variable.dtype))
 
 
 def read_saved_model(path: Path) -> Any:

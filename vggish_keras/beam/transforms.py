@@ -564,6 +564,15 @@ def _failures_row(failure: Failure) -> bytes:
 # === All of it ===
 
 
+def _check_is_local(weights: PathLike) -> None:
+    """Raises a FileNotFoundError for weights that may be a SavedModel with a hop and a padding of its own."""
+    if not os.path.exists(weights) and not os.path.exists(f"{os.fspath(weights)}.index"):
+        raise FileNotFoundError(
+            f"no weights found at {os.fspath(weights)}: if only the workers have them, pass the hop and the padding "
+            "(--hop, --padding)"
+        )
+
+
 class EmbedCorpus(beam.PTransform):
     """Embeds recordings into AudioSet records at PREFIX-*-of-*.tfrecord, and lists failures in PREFIX-failures.csv.
 
@@ -584,10 +593,11 @@ class EmbedCorpus(beam.PTransform):
 
     Raises:
         ValueError: An argument is invalid.
+        FileNotFoundError: The weights do not exist on this machine, and the hop or the padding is None.
 
     Example:
         >>> from vggish_keras import beam
-        >>> corpus = beam.EmbedCorpus([wav], "records/corpus", weights="vggish/1", hop_seconds=0.48)
+        >>> corpus = beam.EmbedCorpus([wav], "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
     """
 
     def __init__(
@@ -608,10 +618,12 @@ class EmbedCorpus(beam.PTransform):
         super().__init__()
         self.prefix = prefix
         self._match = MatchAudio(patterns, segments, labels)
-        self._decode = DecodeAudio(*saved_model_options.resolve(weights, hop_seconds, padding), channels)
-        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
         self._write = WriteAudioSetRecords(prefix, shards)
         self._write_failures = WriteFailures(prefix)
+        if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
+            _check_is_local(weights)
+        self._decode = DecodeAudio(*saved_model_options.resolve(weights, hop_seconds, padding), channels)
+        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:
         found = pipeline | self._match

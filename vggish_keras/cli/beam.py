@@ -41,6 +41,7 @@ def beam(
     """
     if labels and not segments:
         raise click.UsageError("--labels requires --segments")
+    _check_arguments(beam_options)
     load_tensorflow()
     from vggish_keras import beam
     from vggish_keras.recordings import describe_left_out
@@ -61,17 +62,21 @@ def beam(
         sys.exit(1)
 
 
-def _parse_beam_options(arguments: Sequence[str]) -> Any:
-    """Parses Beam's options; raises a usage error for arguments that Beam would ignore silently."""
-    from vggish_keras import beam  # first, because it reports a missing Beam
-
-    from apache_beam.options.pipeline_options import PipelineOptions  # isort: skip
-
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raises a usage error for arguments that are not options, which Beam would ignore silently."""
     for before, argument in itertools.pairwise(["", *arguments]):
         if not argument.startswith("-") and ("=" in before or not before.startswith("--")):
             raise click.UsageError(
                 f"unexpected argument {argument}: quote patterns, and pass each input with its own --input"
             )
+
+
+def _parse_beam_options(arguments: Sequence[str]) -> Any:
+    """Parses Beam's options; raises a usage error for an unknown option, which Beam would ignore silently."""
+    from vggish_keras import beam  # first, because it reports a missing Beam
+
+    from apache_beam.options.pipeline_options import PipelineOptions  # isort: skip
+
     options, no_options = PipelineOptions(arguments), PipelineOptions([])
     parsed = options.get_all_options(retain_unknown_options=True)
     unknown = parsed.keys() - no_options.get_all_options().keys()

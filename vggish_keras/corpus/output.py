@@ -361,8 +361,11 @@ def _check_options(stored: str, options: Mapping[str, Any], where: Path) -> None
         known = None
     if not isinstance(known, dict):
         raise ValueError(f"{where} was not written by vggish: its options cannot be read")
-    # Version 0.1 stored the hop as `hop` and, at first, no channels.
-    known = {"channels": "mix", "hop_seconds": known.get("hop"), **known}
+    if "hop" in known:
+        raise ValueError(
+            f"{where} was started by an earlier version, which did not record the content of the weights: choose a "
+            "different output"
+        )
     if differing := [name for name in options if name != "version" and known.get(name) != options[name]]:
         before = ", ".join(f"{name} {known.get(name)}" for name in differing)
         now = ", ".join(f"{name} {options[name]}" for name in differing)

@@ -133,7 +133,7 @@ def embed_corpus(
     """
     paths, failures = plan.recordings.paths, dict(plan.refused)
     embedded = embeddings = 0
-    options = {**embedder.options, **plan.options}
+    options = {} if plan.target is None else {**embedder.options, **plan.options}
     with contextlib.closing(open_output(plan.target, plan.writer, plan.recordings, options, plan.resume)) as output:
         missing = []
         for path in paths:

@@ -17,11 +17,14 @@ class Engine(Protocol):
 
     Attributes:
         outputs: What the engine can compute: "embedding" and, with PCA parameters, "pca" or "quantized".
-        identity: What identifies the weights, such as "sha256:" and a digest.
+        dtype: What the network computes in, such as "float32".
 
     Example:
         >>> class Mean:
-        ...     outputs, identity = ("embedding",), "mean"
+        ...     outputs, dtype = ("embedding",), "float32"
+        ...
+        ...     def identity(self, output):
+        ...         return "mean"
         ...
         ...     def __call__(self, segments, output):
         ...         return np.repeat(segments.mean(axis=1, keepdims=True), 128, axis=1)
@@ -33,7 +36,10 @@ class Engine(Protocol):
     def outputs(self) -> tuple[Output, ...]: ...
 
     @property
-    def identity(self) -> str: ...
+    def dtype(self) -> str: ...
+
+    def identity(self, output: Output) -> str:
+        """Returns what identifies the weights behind an output, such as "sha256:" and a digest."""
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
         """Computes one output.

@@ -34,6 +34,7 @@ class KerasModel:
     def __init__(self, weights: PathLike | None, postprocess: Postprocessing | None, dtype: Dtype) -> None:
         # Not a mixed policy, under which each call would convert the weights anew.
         self._model = VGGish(weights, dtype=dtype)
+        self.dtype = dtype
         self._postprocess: dict[Output, Any] = {}
         if postprocess is not None:
             self._postprocess[postprocess] = Postprocess(params.AUDIOSET, quantize=postprocess == "quantized")
@@ -45,9 +46,9 @@ class KerasModel:
             output: tf.function(functools.partial(self._compute, output), signature) for output in self.outputs
         }
 
-    @functools.cached_property
-    def identity(self) -> str:
-        return hash_variables(slim_variables(self._model).values())
+    def identity(self, output: Output) -> str:
+        pca = self._postprocess[output].weights if output in self._postprocess else []
+        return hash_variables([*slim_variables(self._model).values(), *pca])
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
         check_process()

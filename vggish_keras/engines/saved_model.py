@@ -1,6 +1,5 @@
 """A SavedModel written by `export_saved_model`."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -38,10 +37,13 @@ class SavedModel:
         loaded = read_saved_model(path)
         self.outputs = _check_signature(path, loaded.signatures)
         signature = loaded.signatures["serving_default"]
+        self.dtype = "as exported"
         self._loaded = loaded  # its variables live as long as it does
         # The network's 18 tensors come first, in TF-Slim's order.
         variables = getattr(loaded, "trainable_variables", signature.variables)
         self._network = list(variables)[: 2 * len(params.SLIM_SCOPES)]
+        names = (params.PCA_EIGEN_VECTORS, params.PCA_MEANS)
+        self._pca = [variable for name in names for variable in signature.variables if name in variable.name]
         check_finite(path, {variable.name: variable for variable in signature.variables})
         specs = [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)]
         self._functions = {
@@ -49,9 +51,8 @@ class SavedModel:
             for output in self.outputs
         }
 
-    @functools.cached_property
-    def identity(self) -> str:
-        return hash_variables(self._network)
+    def identity(self, output: Output) -> str:
+        return hash_variables(self._network if output == "embedding" else [*self._network, *self._pca])
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
         check_process()

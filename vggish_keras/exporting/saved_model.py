@@ -67,7 +67,8 @@ def export_saved_model(
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
     if not isinstance(model, keras.Model):
-        model = VGGish(model)
+        own = saved_model_options.resolve(model, default_padding="valid")
+        model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
     head = None
     if class_names is not None:
         head = ClassifierHead(model)
