@@ -7,7 +7,14 @@ from vggish_keras._validation import PathLike
 
 
 class Segment(NamedTuple):
-    """A line of a segment list: a section of a video, and its labels."""
+    """A line of a segment list: a section of a video, and its labels.
+
+    Example:
+        >>> from vggish_keras.segments import Segment
+        >>> segment = Segment("--4gqARaEJE", 0.0, 10.0, labels=(69, 73))
+        >>> segment.end_time_seconds - segment.start_time_seconds
+        10.0
+    """
 
     video_id: str
     start_time_seconds: float
