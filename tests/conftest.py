@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import hashlib
 import os
 import signal
 import weakref
@@ -189,11 +190,25 @@ def file_size_limit():
     return limit
 
 
+def expect_in_cache(monkeypatch, constant):
+    """Makes the file in the cache the one whose checksum is expected, for `params.CHECKPOINT` or `params.PCA_PARAMS`.
+
+    Other processes expect the published file.
+    """
+    from vggish_keras import params, published_files
+
+    name = getattr(params, constant).name
+    with published_files.published_path(getattr(params, constant)).open("rb") as file:
+        checksum = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    monkeypatch.setattr(params, constant, params.PublishedFile(name, checksum))
+
+
 @pytest.fixture
-def pca_in_cache(pca_params):
-    """Places the parameters in the cache as the published file, as a user would by hand."""
+def pca_in_cache(pca_params, monkeypatch):
+    """Places the parameters in the cache by hand, as a substitute for the published file."""
     path = Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_pca_params.npz"
     np.savez(path, **pca_params)
+    expect_in_cache(monkeypatch, "PCA_PARAMS")
     return path
 
 

@@ -25,6 +25,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from click.testing import CliRunner
 
 import vggish_keras as vk
+from tests.conftest import expect_in_cache
 from vggish_keras import beam
 from vggish_keras.cli import main
 from vggish_keras.framing import cut_segments
@@ -73,6 +74,7 @@ def home(tmp_path_factory, pca_params):
 @pytest.fixture(autouse=True)
 def _home(_own_cache, home, monkeypatch):
     monkeypatch.setenv("VGGISH_KERAS_HOME", str(home))
+    expect_in_cache(monkeypatch, "PCA_PARAMS")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,7 @@ def single(corpus, home, slim, tmp_path_factory):
     """The records and failures that the single-machine command writes for the corpus."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VGGISH_KERAS_HOME", str(home))
+        expect_in_cache(patch, "PCA_PARAMS")
         prefix = tmp_path_factory.mktemp("single") / "single"
         command("embed", corpus, "-o", f"{prefix}.tfrecord", "--weights", slim.v2, status=1)
     return serialized(f"{prefix}.tfrecord"), failures(f"{prefix}.tfrecord.failures.csv")

@@ -13,7 +13,7 @@ import soundfile
 from click.testing import CliRunner
 
 import vggish_keras as vk
-from vggish_keras import embedding_files, params
+from vggish_keras import embedding_files, params, published_files
 from vggish_keras.cli import main
 from vggish_keras.engines import open_engine
 
@@ -340,7 +340,9 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
         ),
         (["embed", "x.wav", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
         (["plot", "x.wav", "-o", "x.jpg"], "expected a .png or .svg file in an existing folder, got x.jpg"),
+        (["plot", "x.wav", "-o", "."], "expected a .png or .svg file in an existing folder, got ."),
         (["plot", "x.wav", "--recording", "y"], "--recording requires an .npz file"),
+        (["plot", "x.parquet"], "plot reads recordings and .npz files, got x.parquet"),
         (["embed", "x.wav", "-o", "nowhere/x.npz"], "folder nowhere does not exist"),
         (["embed", "x.wav", "--hop", "0.005"], "multiple of 0.01"),
         (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'same', 'valid'"),
@@ -460,7 +462,16 @@ def test_plot_draws_recordings_and_saved_embeddings(run, recordings):
         run("plot", "other.npz")[2]
         == "Error: other.npz contains no embeddings: expected times [n] and values [n, 128]\n"
     )
-    assert run("plot", "missing.wav")[0] == run("plot", "missing.npz")[0] == 1
+    assert run("plot", "missing.wav") == (1, "", "Error: no audio file at missing.wav\n")
+    assert run("plot", "missing.npz") == (1, "", "Error: no .npz file at missing.npz\n")
+
+
+def test_plot_to_an_unwritable_folder(run, monkeypatch, recordings):
+    def fail(dir):
+        raise PermissionError(13, "Permission denied", dir)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    assert run("plot", recordings[0]) == (1, "", "Error: cannot write first.wav.png: Permission denied\n")
 
 
 def test_check_compares_with_published_values(run, slim, pca_in_cache, monkeypatch, vggish):
@@ -504,17 +515,41 @@ def test_export_overwrites_only_when_asked(run, tmp_path, slim):
 # === weights ===
 
 
-def test_weights_show(run, slim, pca_in_cache, monkeypatch):
-    status, output, _ = run("weights", "show")
-    assert status == 0
-    checkpoint, pca = output.splitlines()
-    assert checkpoint == f"{pca_in_cache.parent / 'vggish_model.ckpt'}: missing"
-    assert pca == f"{pca_in_cache}: checksum mismatch: not the published file, which has {params.PCA_PARAMS.checksum}"
-    import hashlib
+def test_weights_show(run, pca_in_cache):
+    checkpoint = pca_in_cache.parent / "vggish_model.ckpt"
+    missing, verified = f"{checkpoint}: missing\n", f"{pca_in_cache}: verified, {params.PCA_PARAMS.checksum}\n"
+    assert run("weights", "show") == (0, missing + verified, "")
+    checkpoint.write_text("other weights")
+    pca_in_cache.write_text("other parameters")
+    status, output, errors = run("weights", "show")
+    state = "not the published file\n"
+    assert (status, output) == (1, f"{checkpoint}: {state}{pca_in_cache}: {state}")
+    first, second = errors.splitlines()
+    assert first.startswith(f"Error: {checkpoint} is not the published file: its checksum is md5:")
+    assert second.startswith(f"{pca_in_cache} is not the published file: its checksum is sha256:")
+    assert "(--weights PATH or weights=PATH)" in first
+    assert "(Postprocess(PATH))" in second
 
-    checksum = "sha256:" + hashlib.sha256(pca_in_cache.read_bytes()).hexdigest()
-    monkeypatch.setattr(params, "PCA_PARAMS", params.PublishedFile(pca_in_cache.name, checksum))
-    assert run("weights", "show")[1].splitlines()[1] == f"{pca_in_cache}: verified, {checksum}"
+
+def test_weights_show_reads_a_file_that_was_verified_before(run, pca_in_cache):
+    """It finds what a damaged disk changes, and later commands know."""
+    assert run("weights", "show")[0] == 0
+    content, status = pca_in_cache.read_bytes(), pca_in_cache.stat()
+    pca_in_cache.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(pca_in_cache, ns=(status.st_atime_ns, status.st_mtime_ns))
+    published_files.check(params.PCA_PARAMS)
+    assert run("weights", "show")[0] == 1
+    with pytest.raises(ValueError, match="is not the published file"):
+        published_files.check(params.PCA_PARAMS)
+
+
+def test_wrong_files_in_the_cache_are_errors(run, recordings, pca_in_cache):
+    (pca_in_cache.parent / "vggish_model.ckpt").write_text("other weights")
+    for command in (["embed", recordings[0]], ["demo"], ["weights", "fetch"]):
+        status, _, errors = run(*command)
+        assert status == 1
+        assert "vggish_model.ckpt is not the published file" in errors
+        assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("target", [["x.ckpt"], ["y.ckpt", "--v2"], ["z.weights.h5"]])

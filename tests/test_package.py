@@ -97,6 +97,7 @@ for arguments in (
     ["embed", "x.wav", "--resume"],
     ["plot", "x.npz", "-o", "x.bmp"],
     ["plot", "x.wav", "--recording", "a.wav"],
+    ["plot", "x.parquet"],
     ["weights", "convert", "x", "x.h5", "--v2"],
     ["beam"],
     ["beam", "--input", "x.wav", "--output", "y", "y.wav"],
@@ -104,11 +105,19 @@ for arguments in (
 ):
     status, output = run(*arguments)
     assert (status, "Error: " in output) == (2, True), (arguments, output)
+for name, message in (
+    ("missing.wav", "no audio file at missing.wav"),
+    ("missing.npz", "no .npz file at missing.npz"),
+    ("text.wav", "text.wav cannot be read as audio"),
+):
+    status, output = run("plot", name)
+    assert (status, message in output) == (1, True), output
 """
 
 
 def test_commands_and_modules_that_run_without_tensorflow(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "text.wav").write_text("no audio")
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=tmp_path, check=True)
 
 
@@ -226,6 +235,19 @@ def test_help_answers_at_once(arguments):
         return time.perf_counter() - start
 
     assert statistics.median(seconds() for _ in range(5)) <= 0.3
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("name", ["missing.wav", "missing.npz", "all.parquet"])
+def test_plot_reports_a_wrong_input_at_once(name):
+    command = [Path(sys.executable).with_name("vggish"), "plot", name]
+
+    def seconds():
+        start = time.perf_counter()
+        assert name.encode() in subprocess.run(command, capture_output=True, check=False).stderr
+        return time.perf_counter() - start
+
+    assert statistics.median(seconds() for _ in range(5)) <= 0.5
 
 
 @pytest.mark.timing

@@ -14,6 +14,7 @@ from tensorflow import keras
 
 import vggish_keras as vk
 from tests import readme
+from tests.conftest import expect_in_cache
 from tests.published import run_slim
 from tests.serving import Served, rest_server
 from vggish_keras.cli import main
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 def folder(tmp_path, monkeypatch, slim, pca_in_cache, sounds):
     """The recordings that the examples name, with stand-ins for the published files in the cache."""
     os.link(slim.v1, Path(os.environ["VGGISH_KERAS_HOME"]) / "vggish_model.ckpt")
+    expect_in_cache(monkeypatch, "CHECKPOINT")
     soundfile.write(tmp_path / "recording.wav", sounds["rumble"], 16_000)
     soundfile.write(tmp_path / "music.flac", np.stack([sounds["noise"].clip(-1, 1)] * 2, axis=1), 44_100)
     (tmp_path / "corpus" / "deep").mkdir(parents=True)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import vggish_keras as vk
+from tests.conftest import expect_in_cache
 from tests.published import VARIABLES, assert_close, run_slim
 from vggish_keras import params, published_files
 from vggish_keras.postprocess import read_pca_params
@@ -373,6 +374,13 @@ def test_published_addresses_and_checksums():
     )
 
 
+CHECKSUMS = ".checksums.json"
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 def test_downloads_once_and_verifies(server, cache, published_file):
     for _ in range(2):
         path = published_files.fetch(published_file)
@@ -380,7 +388,7 @@ def test_downloads_once_and_verifies(server, cache, published_file):
         assert path.read_bytes() == server.content["/audioset/some.bin"]
     assert server.requests == 1
     assert path.stat().st_mode & 0o444 == 0o444
-    assert list(cache.iterdir()) == [path]
+    assert names(cache) == {"some.bin", CHECKSUMS}
 
 
 @pytest.mark.reference
@@ -389,10 +397,127 @@ def test_downloads_the_published_pca_params(server, reference):
     assert vk.Postprocess("audioset")(np.zeros((1, 128), "f")).shape == (1, 128)
 
 
-def test_audioset_means_the_file_in_the_cache(slim, cache):
+def test_audioset_means_the_file_in_the_cache(slim, cache, monkeypatch):
     """A file that was placed in the cache by hand is used, here a substitute for the published one."""
     os.link(slim.v1, cache / "vggish_model.ckpt")
+    expect_in_cache(monkeypatch, "CHECKPOINT")
     assert_close(vk.VGGish(input="examples")(slim.examples), slim.embeddings)
+
+
+def test_wrong_file_in_the_cache_is_an_error(server, cache, published_file):
+    path = cache / "some.bin"
+    path.write_bytes(b"other weights")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"some\.bin is not the published file") as error:
+            published_files.fetch(published_file)
+        own = f"md5:{hashlib.md5(b'other weights').hexdigest()}"
+        for needed in (str(path), own, published_file.checksum, "--weights PATH", "weights=PATH", "remove it"):
+            assert needed in str(error.value)
+        assert "\n" not in str(error.value)
+    assert server.requests == 0
+    path.unlink()  # as the message says
+    published_files.fetch(published_file)
+    assert server.requests == 1
+    (cache / params.PCA_PARAMS.name).write_bytes(b"other parameters")
+    with pytest.raises(ValueError, match=r"pass its path \(Postprocess\(PATH\)\)"):
+        vk.Postprocess("audioset")(np.zeros((1, 128), "f"))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files whose checksum is computed."""
+    names = []
+    digest = hashlib.file_digest
+
+    def logged(file, *arguments):
+        names.append(Path(file.name).name)
+        return digest(file, *arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", logged)
+    return names
+
+
+def test_checksum_is_computed_once_per_content(server, cache, published_file, reads):
+    published = server.content["/audioset/some.bin"]
+    path = published_files.fetch(published_file)
+    published_files.fetch(published_file)
+    assert reads == []  # the download was verified
+    path.write_bytes(published)  # at another time
+    for _ in range(2):
+        published_files.fetch(published_file)
+    assert reads == ["some.bin"]
+    status = path.stat()
+    path.write_bytes(published[:-1] + bytes([published[-1] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(ValueError, match="is not the published file"):
+        published_files.fetch(published_file)
+    path.write_bytes(published + b"0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ValueError, match="is not the published file"):
+        published_files.fetch(published_file)
+    other = params.PublishedFile("some.bin", "sha256:" + hashlib.sha256(published + b"0").hexdigest())
+    for _ in range(2):
+        published_files.fetch(other)
+    assert len(reads) == 4
+    assert names(cache) == {"some.bin", CHECKSUMS}
+
+
+def test_cache_that_remembers_nothing_still_works(server, cache, published_file, reads):
+    """As a read-only one, which does not restrict tests that run as root."""
+    (cache / CHECKSUMS).mkdir()
+    for _ in range(3):
+        published_files.fetch(published_file)
+    assert reads == ["some.bin"] * 2
+    assert server.requests == 1
+    assert names(cache) == {"some.bin", CHECKSUMS}
+
+
+def test_read_only_cache(server, cache, published_file, reads):
+    (cache / "some.bin").write_bytes(server.content["/audioset/some.bin"])
+    cache.chmod(0o555)
+    if os.access(cache, os.W_OK):
+        pytest.skip("root may write anywhere")
+    for _ in range(2):
+        published_files.fetch(published_file)
+    assert reads == ["some.bin"] * 2
+    assert names(cache) == {"some.bin"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"7", b'{"some.bin": 7}', b'{"some.bin": {"size": 3000000}}'])
+def test_damaged_checksums_are_replaced(server, cache, published_file, reads, content):
+    (cache / "some.bin").write_bytes(server.content["/audioset/some.bin"])
+    (cache / CHECKSUMS).write_bytes(content)
+    for _ in range(2):
+        published_files.fetch(published_file)
+    assert reads == ["some.bin"]
+
+
+def test_download_prints_lines_without_a_terminal(server, published_file, capsys):
+    published_files.fetch(published_file)
+    first, *tenths = capsys.readouterr().err.splitlines()
+    assert first == f"Downloading some.bin (3 MB) from {server.url}some.bin"
+    assert tenths == [f"some.bin: {percent}%" for percent in range(10, 101, 10)]
+    published_files.fetch(published_file)
+    assert capsys.readouterr().err == ""
+
+
+def test_first_lines_of_a_download_appear_while_it_runs(server, fetching):
+    server.goes_on.clear()
+    process = fetching(stderr=subprocess.PIPE)
+    lines = [process.stderr.readline() for _ in range(5)]
+    assert lines[0].startswith("Downloading some.bin (3 MB) from http://127.0.0.1")
+    assert lines[1:] == [f"some.bin: {percent}%\n" for percent in (10, 20, 30, 40)]
+    server.goes_on.set()
+    assert "some.bin: 100%\n" in process.communicate()[1]
+
+
+def test_download_shows_a_bar_on_a_terminal(server, published_file, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any output for a terminal
+    monkeypatch.setenv("COLUMNS", "100")
+    published_files.fetch(published_file)
+    shown = capsys.readouterr().err
+    assert "3.0/3.0 MB" in shown
+    assert "Downloading" not in shown
 
 
 def wrong_content(server):
@@ -427,17 +552,20 @@ def test_offline(cache, published_file, monkeypatch):
 
 @pytest.fixture
 def fetching(server, published_file):
-    """Starts processes that fetch the file and print whether it is correct."""
+    """Starts processes that fetch the file and print that it is correct."""
     script = (
         "import sys; from vggish_keras import params, published_files\n"
         "params.PUBLISHED_URL = sys.argv[1]\n"
-        "print(published_files.verify(published_files.fetch(params.PublishedFile(*sys.argv[2:])), sys.argv[3]))"
+        "file = params.PublishedFile(*sys.argv[2:])\n"
+        "published_files.fetch(file)\n"
+        "published_files.check(file, use_remembered=False)\n"
+        "print('correct')"
     )
     command = [sys.executable, "-c", script, server.url, *published_file]
     processes = []
 
-    def start():
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    def start(stderr=None):
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True))
         return processes[-1]
 
     yield start
@@ -445,12 +573,14 @@ def fetching(server, published_file):
         process.kill()
         process.wait()
         process.stdout.close()
+        if process.stderr:
+            process.stderr.close()
 
 
 def test_two_processes_at_once(fetching, cache):
     processes = [fetching() for _ in range(4)]
-    assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4
-    assert list(cache.iterdir()) == [cache / "some.bin"]
+    assert [process.communicate()[0].strip() for process in processes] == ["correct"] * 4
+    assert names(cache) == {"some.bin", CHECKSUMS}
 
 
 def wait_for(condition):
@@ -481,14 +611,14 @@ def test_remains_of_a_killed_download_are_removed_at_the_next_start(server, fetc
     server.goes_on.set()
     assert published_files.fetch(published_file).read_bytes() == server.content["/audioset/some.bin"]
     assert not left.exists()
-    assert {file.name for file in cache.iterdir()} == {"some.bin", "tmpother"}
+    assert names(cache) == {"some.bin", "tmpother", CHECKSUMS}
 
 
 def test_remains_of_a_killed_download_are_removed_beside_a_cached_file(server, fetching, cache, published_file):
     kill_halfway(server, fetching, cache)
-    (cache / "some.bin").write_text("placed by hand")
-    assert published_files.fetch(published_file).read_text() == "placed by hand"
-    assert list(cache.iterdir()) == [cache / "some.bin"]
+    (cache / "some.bin").write_bytes(server.content["/audioset/some.bin"])  # placed by hand
+    published_files.fetch(published_file)
+    assert names(cache) == {"some.bin", CHECKSUMS}
 
 
 def test_running_download_is_not_removed(server, fetching, cache, published_file):
@@ -502,9 +632,9 @@ def test_running_download_is_not_removed(server, fetching, cache, published_file
     wait_for(lambda: len(half_downloads(cache)) == 3)
     server.goes_on.set()
     for process in (running, beside):
-        assert process.communicate()[0].strip() == "True"
+        assert process.communicate()[0].strip() == "correct"
     published_files.fetch(published_file)
-    assert list(cache.iterdir()) == [cache / "some.bin"]
+    assert names(cache) == {"some.bin", CHECKSUMS}
 
 
 def test_cache_is_the_users_own(monkeypatch):

@@ -1,6 +1,9 @@
 """The published files: downloaded, verified and cached."""
 
 import contextlib
+import functools
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -9,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vggish_keras import params
+from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike
 
 _DOWNLOAD = ".download-"
 """Part of the names of folders that hold downloads."""
+_CHECKSUMS = ".checksums.json"
+"""The file in the cache that remembers the checksum of each file, with its size and modification time."""
 
 
 def cache_dir() -> Path:
@@ -31,8 +36,8 @@ def published_path(file: params.PublishedFile) -> Path:
 def fetch(file: params.PublishedFile) -> Path:
     """Returns the path of a published file in the cache, and downloads it if it is missing.
 
-    An existing file is used as it is, so that files can be placed by hand. A download gets its final name only after
-    its checksum was verified; the next call removes the remains of a killed download.
+    An existing file may have been placed by hand, but it must be the published one. A download gets its final name only
+    after its checksum was verified; the next call removes the remains of a killed download.
 
     Args:
         file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
@@ -43,18 +48,77 @@ def fetch(file: params.PublishedFile) -> Path:
     Raises:
         FileNotFoundError: The file is not cached and cannot be downloaded. The message says where to download it and
             where to place it.
+        ValueError: The file in the cache is not the published one, as in `check`.
     """
     path = published_path(file)
     _remove_half_downloads(path)
     if path.is_file():
-        return path
+        check(file)
+    else:
+        _download(file, path)
+    return path
+
+
+def check(file: params.PublishedFile, use_remembered: bool = True) -> None:
+    """Checks that an existing file in the cache is the published one.
+
+    Its checksum is remembered in the cache and stays valid while its size and modification time do not change. In a
+    cache that is read-only, it is computed each time.
+
+    Args:
+        file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
+        use_remembered: False always computes the checksum.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It has a different checksum. The message says how to use it as a file of one's own, and how to
+            replace it by the published one.
+    """
+    path = published_path(file)
+    published = _describe(path, file.checksum)  # before the file is read: it may change meanwhile
+    if use_remembered and _read_checksums(path.parent).get(path.name) == published:
+        return
+    algorithm, _, _ = file.checksum.partition(":")
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, functools.partial(hashlib.new, algorithm, usedforsecurity=False))
+    checksum = f"{algorithm}:{digest.hexdigest()}"
+    _remember_checksum(path, {**published, "checksum": checksum})
+    if checksum != file.checksum:
+        usage = "Postprocess(PATH)" if file.name == params.PCA_PARAMS.name else "--weights PATH or weights=PATH"
+        raise ValueError(
+            f"{path} is not the published file: its checksum is {checksum}, expected {file.checksum}. "
+            f"To use it, pass its path ({usage}). To use the published file, remove it, and the next use downloads it."
+        )
+
+
+def _describe(path: Path, checksum: str) -> dict[str, str | int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "checksum": checksum}
+
+
+def _read_checksums(cache: Path) -> dict[str, Any]:
+    try:
+        checksums = json.loads((cache / _CHECKSUMS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return checksums if isinstance(checksums, dict) else {}
+
+
+def _remember_checksum(path: Path, description: dict[str, str | int]) -> None:
+    checksums = {**_read_checksums(path.parent), path.name: description}
+    with contextlib.suppress(OSError), atomic_write(path.with_name(_CHECKSUMS)) as partial:
+        partial.write_text(json.dumps(checksums))
+        partial.chmod(0o644)  # a cache may be shared
+
+
+def _download(file: params.PublishedFile, path: Path) -> None:
     import pooch
     from requests import ConnectionError
 
     url = params.PUBLISHED_URL + file.name
     pooch.get_logger().setLevel("WARNING")
     try:
-        with _progress(file.name) as progress, _download_folder(path) as folder:
+        with _progress(file.name, url) as progress, _download_folder(path) as folder:
             # pooch verifies the download, so that no process ever sees an incomplete file.
             pooch.retrieve(
                 url,
@@ -64,7 +128,9 @@ def fetch(file: params.PublishedFile) -> Path:
                 downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
             )
             (folder / path.name).chmod(0o644)  # pooch makes files private, and a cache may be shared
+            description = _describe(folder / path.name, file.checksum)
             (folder / path.name).replace(path)
+            _remember_checksum(path, description)
     except (OSError, ValueError) as error:
         reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
         raise FileNotFoundError(
@@ -72,7 +138,6 @@ def fetch(file: params.PublishedFile) -> Path:
             f"Download {url} ({file.checksum}) on a machine with a network and place it at {path}, "
             "or set VGGISH_KERAS_HOME to the folder that contains it."
         ) from error
-    return path
 
 
 @contextlib.contextmanager
@@ -114,15 +179,7 @@ def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def verify(path: PathLike, checksum: str) -> bool:
-    """Returns whether a file has a checksum of the form algorithm:digest."""
-    import pooch
-
-    algorithm, digest = checksum.split(":")
-    return str(pooch.file_hash(os.fspath(path), alg=algorithm)) == digest
-
-
-class _PoochProgress:
+class _Bar:
     """The progress bar interface of pooch, drawn by rich."""
 
     def __init__(self, bar: Any, description: str) -> None:
@@ -140,12 +197,50 @@ class _PoochProgress:
         """Does nothing: the bar ends with its context."""
 
 
+class _Lines:
+    """The progress bar interface of pooch, as a line at the start and at each tenth."""
+
+    def __init__(self, console: Any, name: str, url: str) -> None:
+        self._print = functools.partial(console.print, soft_wrap=True)
+        self._name = name
+        self._url = url
+        self._received = 0
+        self._tenths = -1
+        self.total = 0
+
+    def update(self, size: int) -> None:
+        if self._tenths < 0:  # the first bytes, when pooch has set the total
+            self._tenths = 0
+            self._print(f"Downloading {self._name}{_in_brackets(self.total)} from {self._url}")
+        self._received += size
+        tenths = min(10 * self._received // self.total, 10) if self.total else 0
+        if tenths > self._tenths:
+            self._tenths = tenths
+            self._print(f"{self._name}: {10 * tenths}%")
+
+    def reset(self) -> None:
+        """Does nothing: pooch starts again from zero when all is received."""
+
+    def close(self) -> None:
+        """Does nothing: each line is complete."""
+
+
+def _in_brackets(size: int) -> str:
+    from rich.filesize import decimal
+
+    return f" ({decimal(size, precision=0)})" if size else ""
+
+
 @contextlib.contextmanager
-def _progress(description: str) -> Iterator[_PoochProgress]:
+def _progress(name: str, url: str) -> Iterator[_Bar | _Lines]:
+    """A bar on a terminal, lines elsewhere, such as in a log or a notebook."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    console = Console(stderr=True, markup=False, highlight=False, force_jupyter=False)
+    if not console.is_terminal:
+        yield _Lines(console, name, url)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        yield _PoochProgress(bar, description)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        yield _Bar(bar, name)

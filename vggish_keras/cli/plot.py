@@ -1,11 +1,15 @@
 """The command `plot`."""
 
+import tempfile
 from pathlib import Path
 
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import hop_option, weights_option
+
+_UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
+"""Suffixes of other outputs of `embed`."""
 
 
 @click.command()
@@ -25,19 +29,39 @@ def plot(
 ) -> None:
     """Plot FILE: a recording and its embeddings, or saved embeddings (.npz)."""
     output = output or Path(f"{file.name}.png")
-    if output.suffix not in (".png", ".svg") or not output.parent.is_dir():
-        raise click.UsageError(f"expected a .png or .svg file in an existing folder, got {output}")
-    if recording is not None and file.suffix != ".npz":
+    saved = file.suffix == ".npz"
+    if recording is not None and not saved:
         raise click.UsageError("--recording requires an .npz file")
-    from vggish_keras import embedding_files
-    from vggish_keras.plot import plot_embeddings, plot_recording
-
+    if file.suffix in _UNSUPPORTED:
+        raise click.UsageError(f"plot reads recordings and .npz files, got {file}")
+    _check_output(output)
     title = f"VGGish embeddings of {recording or file.name}"
-    if file.suffix == ".npz":
+    if saved:
+        from vggish_keras import embedding_files
+        from vggish_keras.plot import plot_embeddings
+
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
+        _check_recording(file)
         load_tensorflow()
         from vggish_keras.embedder import Embedder
+        from vggish_keras.plot import plot_recording
 
         plot_recording(output, file, Embedder(weights, hop_seconds).embed(file), title, similarity=similarity)
     click.echo(f"wrote {output}")
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix not in (".png", ".svg") or not output.parent.is_dir() or output.is_dir():
+        raise click.UsageError(f"expected a .png or .svg file in an existing folder, got {output}")
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
+
+
+def _check_recording(file: Path) -> None:
+    """Reads the start of a recording, so that a wrong file is reported before TensorFlow or weights are loaded."""
+    from vggish_keras.audio import open_audio
+
+    next(open_audio(file).blocks, None)

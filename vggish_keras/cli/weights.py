@@ -14,7 +14,7 @@ def weights() -> None:
 
 @weights.command()
 def fetch() -> None:
-    """Download the published files that are missing from the cache, and verify them."""
+    """Download the published files that are missing from the cache, and check existing ones."""
     from vggish_keras import params
     from vggish_keras.published_files import fetch
 
@@ -24,19 +24,28 @@ def fetch() -> None:
 
 @weights.command()
 def show() -> None:
-    """Show the cache paths of the published files, and verify existing ones."""
-    from vggish_keras import params
-    from vggish_keras.published_files import published_path, verify
+    """Show the cache paths of the published files, and verify existing ones.
 
+    The exit status is 1 if an existing file is not the published one. A missing file is not an error: it is downloaded
+    when it is needed.
+    """
+    from vggish_keras import params
+    from vggish_keras.published_files import check, published_path
+
+    problems = []
     for file in (params.CHECKPOINT, params.PCA_PARAMS):
         path = published_path(file)
-        if not path.is_file():
+        state = f"verified, {file.checksum}"
+        try:
+            check(file, use_remembered=False)
+        except FileNotFoundError:
             state = "missing"
-        elif verify(path, file.checksum):
-            state = f"verified, {file.checksum}"
-        else:
-            state = f"checksum mismatch: not the published file, which has {file.checksum}"
+        except ValueError as error:
+            state = "not the published file"
+            problems.append(str(error))
         click.echo(f"{path}: {state}")
+    if problems:
+        raise click.ClickException("\n".join(problems))
 
 
 @weights.command()
