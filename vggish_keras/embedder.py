@@ -46,8 +46,8 @@ class Embedder:
         postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has "quantized" if it was exported with
             PCA parameters.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
-        dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32. The dtype of a
-            SavedModel or an engine cannot be changed: it must be "float32" here.
+        dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
+            case. A SavedModel or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
 
     Attributes:

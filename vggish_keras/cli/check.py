@@ -17,7 +17,7 @@ def check(weights: str) -> None:
     from vggish_keras.smoke_test import smoke_test
 
     figures = smoke_test(weights)
-    table = Table("statistic", "expected", "measured", "within 10 %")
+    table = Table("statistic", "expected", "measured", "within 10%")
     for figure in figures:
         agrees = "yes" if figure.within_tolerance else "NO"
         table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)

@@ -14,7 +14,7 @@ def weights() -> None:
 
 @weights.command()
 def fetch() -> None:
-    """Download the published files that are missing from the cache, and verify them."""
+    """Download and verify the published files that are missing from the cache."""
     from vggish_keras import params
     from vggish_keras.published_files import fetch
 
@@ -44,9 +44,10 @@ def show() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
 def convert(source: str, target: Path, v2: bool) -> None:
-    """Convert the weights SOURCE ("audioset", a checkpoint or a Keras weights file) to TARGET.
+    """Convert weights to a Keras weights file or a TF-Slim checkpoint.
 
-    TARGET is written as a Keras weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
+    SOURCE is "audioset", a checkpoint, a Keras weights file or an exported SavedModel. TARGET is written as a Keras
+    weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
     """
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:

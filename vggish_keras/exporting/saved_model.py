@@ -35,7 +35,8 @@ def export_saved_model(
     tensorflow-serving-api is installed. The folder appears at `path` once it is complete.
 
     With `class_names` the model's own output is also exported: a call returns it instead of the embeddings, and the
-    waveform signatures return it as `scores`. Padding is ignored, whether or not the model was built with `lengths`.
+    waveform signatures return it as `scores`. In `padded` and `wav`, padding does not affect the scores, whether or not
+    the model was built with `lengths`.
 
     Example:
         >>> path = vk.export_saved_model(model, "vggish/1")
