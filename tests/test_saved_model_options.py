@@ -30,7 +30,7 @@ def test_folder_without_options(tmp_path):
         (b'{"hop_seconds": null, "padding": "valid"}', "NoneType"),
         (b'{"hop_seconds": 1e999, "padding": "valid"}', "multiple of 0.01"),
         (b'{"hop_seconds": 1' + b"0" * 400 + b', "padding": "valid"}', "too large"),
-        (b'{"hop_seconds": -1, "padding": "valid"}', "hop_seconds must be a positive multiple of 0.01"),
+        (b'{"hop_seconds": -1, "padding": "valid"}', "the hop must be a positive multiple of 0.01 s"),
         (b'{"hop_seconds": 0.96, "padding": ["same"]}', r"padding must be one of .*, got \['same'\]"),
     ],
 )

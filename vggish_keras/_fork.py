@@ -15,5 +15,5 @@ def check_process() -> None:
     if _process != os.getpid():
         raise RuntimeError(
             f"TensorFlow ran in process {_process} before process {os.getpid()} was forked from it, and would hang "
-            "here: start workers with the 'spawn' method, or fork before the first model is made"
+            "here: start workers with the 'spawn' method, or fork before creating the first model"
         )

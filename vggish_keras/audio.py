@@ -169,8 +169,11 @@ def mono_blocks(
         start += len(samples)
         yield samples
     if levels.cancel():
-        message = f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(
+            f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0 "
+            "(--channels 0)",
+            stacklevel=2,
+        )
 
 
 class _Levels:
@@ -200,7 +203,7 @@ def _select_channels(block: NDArray[Any], name: str, channels: Channels) -> NDAr
     if channels != "mix":
         count = block.shape[1] if block.ndim == 2 else 1
         if channels >= count:
-            raise ValueError(f"{name}: channel {channels} does not exist: it has {count}, counted from 0")
+            raise ValueError(f"{name}: expected a channel index below {count}, the number of channels, got {channels}")
         return block[:, channels] if block.ndim == 2 else block
     return block[:, 0] if block.shape[1:] == (1,) else block
 

@@ -133,4 +133,4 @@ def _check_arguments(
     check_choice("padding", padding, PADDINGS)
     hop_to_frames(hop_seconds)
     if input == "examples" and (pooling or lengths):
-        raise ValueError('pooling and lengths need input="waveform": examples do not say which clip they are from')
+        raise ValueError('pooling and lengths require input="waveform": log-mel examples are not grouped by clip')

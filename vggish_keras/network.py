@@ -171,7 +171,10 @@ def network_layers(model: Any) -> dict[str, Any]:
     found = list(_networks(model))
     if len(found) != 1:
         layers = ", ".join(params.SLIM_SCOPES)
-        raise ValueError(f"model {model.name!r} contains {len(found)} VGGish, expected one (layers {layers})")
+        raise ValueError(
+            f"model {model.name!r} contains {len(found)} VGGish networks, expected exactly one "
+            f"(with the layers {layers})"
+        )
     return found[0]
 
 

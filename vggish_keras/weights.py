@@ -94,7 +94,9 @@ def _load_saved_model(model: keras.Model, path: Path) -> None:
     values = dict(zip(variables, getattr(loaded, "trainable_variables", ()), strict=False))
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if {name: tuple(value.shape) for name, value in values.items()} != shapes:
-        raise ValueError(f"{path} does not hold the weights of this network: expected what export_saved_model writes")
+        raise ValueError(
+            f"{path} does not hold the weights of this network: expected a SavedModel written by export_saved_model"
+        )
     check_finite(path, values)
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
@@ -164,7 +166,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
             found = f"{dtypes[name].name} {found_shapes[name]}"
             problems.append(f"{name} is {found}, expected float32 {list(shape)}")
     if problems:
-        raise ValueError(f"{path} does not hold VGGish: {'; '.join(problems)}")
+        raise ValueError(f"{path} is not a VGGish checkpoint: {'; '.join(problems)}")
     try:
         # The op reads a V1 file twice as fast as the reader, and the variables take over its tensors.
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}

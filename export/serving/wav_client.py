@@ -76,13 +76,16 @@ def run(embed: Callable[[list[bytes]], list[Embeddings]], files: Sequence[Path],
             click.echo(_summary(name, embeddings))
     else:
         embedding_files.write(output, recordings)
-        click.echo(f"{output}: {sum(len(embeddings.values) for embeddings in clips)} embeddings")
+        count = sum(len(embeddings.values) for embeddings in clips)
+        click.echo(f"{output}: {count} embedding{'s' * (count != 1)}")
 
 
 def _summary(name: str, embeddings: Embeddings) -> str:
     count, size = embeddings.values.shape
     shown = " ".join(f"{value:.3g}" for value in embeddings.values[0, :_VALUES_SHOWN]) if count else ""
-    return f"{name}: {count} embeddings of {size} values{f', the first {shown} ..' if count else ''}"
+    return (
+        f"{name}: {count} embedding{'s' * (count != 1)} of {size} values{f', the first {shown} ...' if count else ''}"
+    )
 
 
 def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:

@@ -411,7 +411,7 @@ def _check_prefix(prefix: str) -> str:
     """Returns `prefix`, unless Beam's writers would treat it as a pattern after everything is computed."""
     path = prefix if is_remote(prefix) else os.path.abspath(prefix)
     if re.search(r"[*?[]", path):
-        raise ValueError(f"expected an output path without * ? [, which Beam treats as a pattern, got {path}")
+        raise ValueError(f"the output path must not contain *, ? or [, which Beam treats as a pattern, got {path}")
     return prefix
 
 
@@ -430,7 +430,7 @@ class WriteAudioSetRecords(beam.PTransform):
         PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
     Example:
         >>> import apache_beam
@@ -475,7 +475,7 @@ class WriteParquet(beam.PTransform):
         PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
         ImportError: pyarrow is missing.
 
     Example:
@@ -525,7 +525,7 @@ class WriteFailures(beam.PTransform):
         PCollection of the path of the file.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
     Example:
         >>> import apache_beam

@@ -7,7 +7,7 @@ from vggish_keras.cli.options import weights_option
 from vggish_keras.cli.tables import print_table
 
 
-@click.command()
+@click.command(short_help="Compare the embeddings with published values.")
 @weights_option
 def check(weights: str) -> None:
     """Run the published smoke test and compare the results with the published values."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vggish_keras.framing import Padding
 
 
-@click.command()
+@click.command(short_help="Export a SavedModel.")
 @click.argument("output", type=click.Path(path_type=Path))
 @weights_option
 @hop_option

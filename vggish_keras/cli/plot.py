@@ -8,7 +8,7 @@ from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import hop_option, weights_option
 
 
-@click.command()
+@click.command(short_help="Plot a recording or saved embeddings.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -23,7 +23,10 @@ from vggish_keras.cli.options import hop_option, weights_option
 def plot(
     file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float | None, weights: str
 ) -> None:
-    """Plot FILE: a recording and its embeddings, or saved embeddings (.npz)."""
+    """Plot FILE: a recording and its embeddings, or saved embeddings (.npz).
+
+    --hop and --weights have no effect on saved embeddings.
+    """
     output = output or Path(f"{file.name}.png")
     if output.suffix not in (".png", ".svg") or not output.parent.is_dir():
         raise click.UsageError(f"expected a .png or .svg file in an existing folder, got {output}")

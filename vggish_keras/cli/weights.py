@@ -12,7 +12,7 @@ def weights() -> None:
     """Fetch, show and convert weights."""
 
 
-@weights.command()
+@weights.command(short_help="Download the published files.")
 def fetch() -> None:
     """Download and verify the published files that are missing from the cache."""
     from vggish_keras import params
@@ -22,7 +22,7 @@ def fetch() -> None:
         click.echo(fetch(file))
 
 
-@weights.command()
+@weights.command(short_help="Show and verify the cached files.")
 def show() -> None:
     """Show the cache paths of the published files, and verify existing ones."""
     from vggish_keras import params

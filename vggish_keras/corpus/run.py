@@ -84,7 +84,7 @@ def plan(
     if labels and not segments:
         raise ValueError("--labels requires --segments")
     if resume and target is None:
-        raise ValueError("--resume requires an output: -o")
+        raise ValueError("--resume requires --output (-o)")
     if not as_records:
         return Plan(recordings, target, EmbeddingsWriter(), postprocess, {}, {}, resume)
     known = read_segments(segments, labels) if segments else None

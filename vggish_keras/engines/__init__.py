@@ -55,4 +55,6 @@ def open_engine(
 def check_output(engine: Engine, output: Output, name: str) -> None:
     """Raises a ValueError unless an engine, which the message calls by `name`, has an output."""
     if output not in engine.outputs:
-        raise ValueError(f"{name} has the outputs {', '.join(engine.outputs)} but not {output}")
+        hint = ' (an exported model computes "quantized" if it was exported with PCA parameters)'
+        message = f"{name} does not compute {output!r}, only {', '.join(engine.outputs)}"
+        raise ValueError(message + hint if output == "quantized" else message)

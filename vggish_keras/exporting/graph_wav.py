@@ -117,7 +117,7 @@ _ENCODINGS = (
     _Encoding(6, 8, True, _companded(_a_law())),
     _Encoding(7, 8, True, _companded(_mu_law())),
 )
-_ACCEPTED = "PCM of 8, 16, 24 or 32 bits, floats of 32 or 64 bits, A-law or mu-law"
+_ACCEPTED = "8-, 16-, 24- or 32-bit PCM, 32- or 64-bit float, A-law or mu-law samples"
 
 
 def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Tensor:
@@ -141,8 +141,8 @@ def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Te
     samples = tf.switch_case(tf.cast(header.encoding, tf.int32), branches)
     mono = tf.reduce_mean(tf.reshape(samples, [header.frames, header.channels]), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(mono))
-    reason = ["audio has samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
-    with tf.control_dependencies([tf.debugging.Assert(finite, reason)]):
+    message = tf.strings.join(["audio[", tf.strings.as_string(clip), "] has samples that are not finite"])
+    with tf.control_dependencies([tf.debugging.Assert(finite, [message])]):
         return tf.identity(mono)
 
 
@@ -187,7 +187,7 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     checks: list[tuple[tf.Tensor, list[Any]]] = [
         (is_wav, ["it has no RIFF WAVE header"]),
         (~(has_more | has_more_after), [f"it has more than {MAX_CHUNKS} chunks"]),
-        ((layout >= 0) & (start >= 0), ["it has no fmt chunk with a data chunk after it"]),
+        ((layout >= 0) & (start >= 0), ["it has no fmt chunk followed by a data chunk"]),
         (
             layout_size >= _LAYOUT_SIZE,
             ["its fmt chunk has ", layout_size, f" bytes instead of at least {_LAYOUT_SIZE}"],
@@ -236,7 +236,7 @@ def _require(passes: tf.Tensor, reason: list[Any]) -> tf.Operation:
         clip = tf.where(~passes)[0, 0]
         words = [word if isinstance(word, str) else _as_text(word[clip]) for word in reason]
         return tf.strings.join(
-            ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file of {_ACCEPTED}: ", *words]
+            ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file with {_ACCEPTED}: ", *words]
         )
 
     all_pass = tf.reduce_all(passes)

@@ -88,7 +88,7 @@ def export_saved_model(
 
 def _check_class_names(names: Sequence[str], count: int) -> None:
     if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"the model has {count} scores: expected as many different class names, got {list(names)}")
+        raise ValueError(f"expected {count} distinct class names, one per score of the model, got {list(names)}")
     for name in names:
         if not isinstance(name, str) or name.splitlines() != [name]:
             raise ValueError(f"a class name must be a single line of text, got {name!r}")
@@ -125,8 +125,11 @@ def _write_warmup(path: Path) -> None:
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
-        message = 'the SavedModel has no warm-up requests: writing them needs pip install "vggish[serving]"'
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(
+            "the SavedModel contains no warm-up requests for TF Serving: to include them, "
+            'pip install "vggish[serving]" and export again',
+            stacklevel=4,
+        )
         return
     waveform = tf.zeros([1, params.EXAMPLE_SAMPLES])
     requests = {
