@@ -326,7 +326,7 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
         (["embed"], "no inputs given"),
         (
             ["embed", "x.wav", "-o", "x.txt"],
-            "unknown file format: expected a .npz, .csv, .parquet or .tfrecord file, got x.txt",
+            "unknown file format: expected an .npz, .csv, .parquet or .tfrecord file, got x.txt",
         ),
         (["embed", "*.wav"], "no file matches *.wav"),
         (["embed", "-"], "for a file named -, use ./-"),

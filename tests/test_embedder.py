@@ -174,7 +174,7 @@ def test_unsupported_options_of_exported_model_raise(exported):
 def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp_path, sounds):
     path = tmp_path / "model"
     shutil.copytree(exported_narrow, path)
-    saved_model_options.write(path, SavedModelOptions(0.5, "same"))
+    saved_model_options.write_options(path, SavedModelOptions(0.5, "same"))
     embedder = Embedder(path)
     assert (embedder.options["hop_seconds"], embedder.options["padding"]) == (0.5, "same")
     np.testing.assert_allclose(embedder.embed(sounds["noise"], 16_000).times, 0.5 * np.arange(6))
@@ -465,9 +465,9 @@ def test_run_does_not_continue_in_a_forked_process(embedder, folder, monkeypatch
 def test_process_forked_before_tensorflow_ran_can_run_it():
     script = (
         "import os\n"
-        "from vggish_keras._fork import check_process\n"
+        "from vggish_keras._fork import check_not_forked\n"
         "child = os.fork()\n"
-        "check_process()\n"
+        "check_not_forked()\n"
         "if child: assert os.waitpid(child, 0)[1] == 0"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

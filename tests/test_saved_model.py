@@ -106,11 +106,11 @@ def test_no_python_op(exported):
 
 
 def test_options_survive_copying_and_loading(exported, tmp_path):
-    assert saved_model_options.read(exported) == SavedModelOptions(0.96, "valid")
+    assert saved_model_options.read_options(exported) == SavedModelOptions(0.96, "valid")
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     assert tf.saved_model.load(str(copy)).signatures
-    assert saved_model_options.read(copy) == SavedModelOptions(0.96, "valid")
+    assert saved_model_options.read_options(copy) == SavedModelOptions(0.96, "valid")
 
 
 def test_size(exported):
@@ -583,7 +583,7 @@ def test_warmup_requests_are_valid(exported, module):
 @pytest.mark.usefixtures("untraced")
 def test_missing_serving_api_is_warned_of(tmp_path, vggish, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.warns(UserWarning, match=r'no warm-up requests: writing them needs pip install "vggish\[serving\]"'):
+    with pytest.warns(UserWarning, match=r'no warm-up requests for TF Serving: .* pip install "vggish\[serving\]"'):
         vk.export_saved_model(vggish, tmp_path / "1")
     assert not (tmp_path / "1" / saved_model.WARMUP_REQUESTS).exists()
 

@@ -214,7 +214,7 @@ def test_a_model_of_an_earlier_version(run, recordings):
 def test_usage_errors_exit_with_2(run):
     for arguments, message in (
         ([], "Missing argument 'FILES...'"),
-        (["x.wav", "-o", "x.txt"], "unknown file format: expected a .npz, .csv or .parquet file, got x.txt"),
+        (["x.wav", "-o", "x.txt"], "unknown file format: expected an .npz, .csv or .parquet file, got x.txt"),
         (["x.wav", "--timeout", 0], "0 is not in the range x>0"),
     ):
         status, output, errors = run(*arguments)

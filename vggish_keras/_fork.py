@@ -5,7 +5,7 @@ import os
 _process: int | None = None
 
 
-def check_process() -> None:
+def check_not_forked() -> None:
     """Raises a RuntimeError in a process that was forked after TensorFlow ran: it would wait forever for threads.
 
     The first call marks the process in which TensorFlow runs from now on.

@@ -114,7 +114,7 @@ class LogMelExamples(keras.layers.Layer):
         return tf.math.log(tf.matmul(tf.abs(spectrum), self._mel_matrix) + params.LOG_OFFSET)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        # A layer, because Keras 3 asks for the mask with symbolic tensors too.
+        # A layer, because Keras 3 also calls compute_mask with symbolic tensors.
         return self._mask(inputs) if isinstance(inputs, dict) else None
 
     def get_config(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Segment(NamedTuple):
 
 
 def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, Segment]:
-    """Reads one of AudioSet's segment lists, whose lines are YTID, start_seconds, end_seconds, "positive_labels".
+    """Reads an AudioSet segment list, whose lines are YTID, start_seconds, end_seconds, "positive_labels".
 
     Args:
         path: The list, such as eval_segments.csv.

@@ -132,7 +132,7 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
     optimizer's or a classifier's, are ignored.
 
     Args:
-        model: A Keras model with the layers conv1 .. fc2.
+        model: A Keras model with the layers conv1 to fc2.
         path: A V1 checkpoint file, or the prefix of a V2 checkpoint.
 
     Raises:
@@ -142,7 +142,10 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
 
     Example:
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
-        >>> vk.load_slim_checkpoint(model, "vggish.ckpt")
+        >>> restored = vk.VGGish(weights=None)  # random weights, until the next line
+        >>> vk.load_slim_checkpoint(restored, "vggish.ckpt")
+        >>> np.array_equal(restored.get_layer("conv1").kernel, model.get_layer("conv1").kernel)
+        True
     """
     variables = slim_variables(model)
     values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
@@ -182,7 +185,7 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
     """Writes the VGGish network of `model` as a TF-Slim checkpoint.
 
     Args:
-        model: A Keras model with the layers conv1 .. fc2, at any depth.
+        model: A Keras model with the layers conv1 to fc2, at any depth.
         path: The checkpoint file ("v1", like the published one) or the prefix of its files ("v2"). An existing
             checkpoint of either format is replaced once the new one is complete.
         format: "v1" or "v2".

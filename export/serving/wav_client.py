@@ -21,7 +21,7 @@ class ServingError(Exception):
     """The server does not answer or reports an error."""
 
 
-def cut(outputs: Any) -> list[Embeddings]:
+def split_clips(outputs: Any) -> list[Embeddings]:
     """Cuts the outputs of the `wav` or the `padded` signature into the embeddings of each clip.
 
     Args:
@@ -109,12 +109,12 @@ _PARAMETERS = (
         "--output",
         type=click.Path(path_type=Path),
         callback=_check_output,
-        help="Write the embeddings to a .npz, .csv or .parquet file, chosen by its suffix.",
+        help="Write the embeddings to an .npz, .csv or .parquet file, chosen by its suffix.",
     ),
 )
 
 
-def parameters(command: Callable[..., None]) -> Callable[..., None]:
+def shared_parameters(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the arguments and options of both clients to a command."""
     for parameter in reversed(_PARAMETERS):
         command = parameter(command)

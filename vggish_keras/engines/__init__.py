@@ -33,7 +33,7 @@ def open_engine(
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
 
     Example:
-        >>> engine = vk.open_engine(weights=None)
+        >>> engine = vk.open_engine(weights=None)  # random weights, to be quick
         >>> engine(np.zeros((2, 15_600), np.float32), "embedding").shape
         (2, 128)
     """

@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from vggish_keras import params
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras.embeddings import embedding_dtype
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.weights import check_finite, hash_variables, read_saved_model
@@ -33,7 +33,7 @@ class SavedModel:
     def __init__(self, path: Path, dtype: Dtype) -> None:
         if dtype != "float32":
             raise ValueError(f"{path}: the dtype of an exported model cannot be changed, got {dtype!r}")
-        check_process()
+        check_not_forked()
         loaded = read_saved_model(path)
         self.outputs = _check_signature(path, loaded.signatures)
         signature = loaded.signatures["serving_default"]
@@ -55,7 +55,7 @@ class SavedModel:
         return hash_variables(self._network if output == "embedding" else [*self._network, *self._pca])
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
-        check_process()
+        check_not_forked()
         embeddings: NDArray[Any] = self._functions[output](segments).numpy()
         return embeddings
 

@@ -38,14 +38,6 @@ def export_saved_model(
     waveform signatures return it as `scores`. In `padded` and `wav`, padding does not affect the scores, whether or not
     the model was built with `lengths`.
 
-    Example:
-        >>> path = vk.export_saved_model(model, "vggish/1")
-        >>> vggish = tf.saved_model.load(str(path))
-        >>> vggish(np.zeros(32_000, np.float32)).shape
-        TensorShape([2, 128])
-        >>> sorted(vggish.signatures)
-        ['examples', 'padded', 'serving_default', 'wav']
-
     Args:
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
             them, for a model with its defaults.
@@ -63,12 +55,20 @@ def export_saved_model(
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
         ValueError: The weights or the PCA parameters do not fit, the model contains no VGGish, or it is not a
             classifier on top of VGGish with as many scores as there are class names.
+
+    Example:
+        >>> path = vk.export_saved_model(model, "vggish/1")
+        >>> vggish = tf.saved_model.load(str(path))
+        >>> vggish(np.zeros(32_000, np.float32)).shape
+        TensorShape([2, 128])
+        >>> sorted(vggish.signatures)
+        ['examples', 'padded', 'serving_default', 'wav']
     """
     path = Path(path)
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
     if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve(model, default_padding="valid")
+        own = saved_model_options.resolve_options(model, default_padding="valid")
         model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
     head = None
     if class_names is not None:
@@ -101,7 +101,7 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         reusable.class_names = tf.saved_model.Asset(str(names))
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
-    saved_model_options.write(path, served.options)
+    saved_model_options.write_options(path, served.options)
     _write_warmup(path)
 
 
