@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import signal
 import weakref
@@ -7,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import psutil
 import pytest
 
 from tests import published
@@ -35,6 +37,15 @@ def pytest_collection_modifyitems(items):
 def time_limit(request):
     """Returns its argument in runs of tests marked `timing`, and a minute in the suite, where it only ends hangs."""
     return lambda seconds: seconds if request.param == "timed" else 60
+
+
+@pytest.fixture(autouse=True)
+def _free_networks():
+    """Frees networks, which are in reference cycles, whenever a test leaves much memory behind."""
+    before = psutil.Process().memory_info().rss
+    yield
+    if psutil.Process().memory_info().rss > before + 200e6:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

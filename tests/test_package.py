@@ -126,7 +126,7 @@ ORDER = """
     engines embedder
     segments recordings records dataset hear spectrogram_overview plot smoke_test
     exporting corpus beam
-    cli
+    cli __main__
 """.split()  # noqa: SIM905, as a list it would be a line per name
 
 

@@ -22,6 +22,8 @@ from vggish_keras.embeddings import Embeddings
 NamedEmbeddings: TypeAlias = Iterable[tuple[str, Embeddings]]
 Options: TypeAlias = Mapping[str, Any]
 
+__all__ = ["SUFFIXES", "read_npz", "read_options", "write"]
+
 SUFFIXES = (".npz", ".csv", ".parquet")
 _NPZ_ARRAYS = ("times", "values", "files")
 _NPZ_OPTIONS = "options"

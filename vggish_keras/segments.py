@@ -9,7 +9,14 @@ _LABELS_HINT = "; to convert label names to indices, pass AudioSet's class_label
 
 
 class Segment(NamedTuple):
-    """A line of a segment list: a section of a video, and its labels."""
+    """A line of a segment list: a section of a video, and its labels.
+
+    Example:
+        >>> from vggish_keras.segments import Segment
+        >>> segment = Segment("--4gqARaEJE", 0.0, 10.0, labels=(69, 73))
+        >>> segment.end_time_seconds - segment.start_time_seconds
+        10.0
+    """
 
     video_id: str
     start_time_seconds: float
