@@ -95,7 +95,7 @@ def main() -> None:
     ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["beam"], rates["embed"], strict=True))
     measure.report("what", "beam", "embed", "ratio", "bound")
     row = f"{statistics.median(rates['beam']):.0f} examples/s", f"{statistics.median(rates['embed']):.0f} examples/s"
-    measure.report(f"{arguments.clips} clips, without start-up", *row, f"{100 * ratio:.1f} %", "at least 85 %")
+    measure.report(f"{arguments.clips} clips, without start-up", *row, f"{100 * ratio:.1f}%", "at least 85%")
     beam_peak, embed_peak = max(peaks["beam"]), max(peaks["embed"])
     row = f"{beam_peak:.0f} MB", f"{embed_peak:.0f} MB"
     measure.report("memory of all processes", *row, f"{beam_peak / embed_peak:.2f}x", "")

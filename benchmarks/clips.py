@@ -39,7 +39,7 @@ def main() -> None:
         rates = examples[0] / ours, examples[1] / theirs
         measure.report("what", "clips", "one file", "rate", "bound")
         row = f"{rates[0]:.0f} examples/s", f"{rates[1]:.0f} examples/s"
-        measure.report(f"{CLIPS} s of audio", *row, f"{100 * rates[0] / rates[1]:.1f} %", "at least 85 %")
+        measure.report(f"{CLIPS} s of audio", *row, f"{100 * rates[0] / rates[1]:.1f}%", "at least 85%")
 
         before = threading.active_count(), process.num_fds()
         files = itertools.islice(itertools.cycle(clips), arguments.files)

@@ -15,7 +15,7 @@ def main() -> None:
     network = tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output)
     run_model, run_network = tf.function(model), tf.function(network)
     measure.report("what", "model", "only network", "rate", "bound")
-    for batch, rounds, bound in ((32, 15, "at least 92 %"), (1, 60, "at least 87 %")):
+    for batch, rounds, bound in ((32, 15, "at least 92%"), (1, 60, "at least 87%")):
         waveforms = tf.constant(np.random.default_rng(0).uniform(-0.5, 0.5, (batch, 15_600)), tf.float32)
         examples = tf.reshape(vk.LogMelExamples()(waveforms), (batch, 96, 64, 1))
         ours, theirs, ratio = measure.interleaved(
@@ -24,7 +24,7 @@ def main() -> None:
             rounds,
         )
         row = f"{1e3 * ours / batch:.2f} ms/example", f"{1e3 * theirs / batch:.2f} ms/example"
-        measure.report(f"batches of {batch}", *row, f"{100 * ratio:.1f} %", bound)
+        measure.report(f"batches of {batch}", *row, f"{100 * ratio:.1f}%", bound)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def main() -> None:
     wavs = tf.stack([tf.audio.encode_wav(clip, 44_100) for clip in clips])
     measure.report("what", "signature", "model", "rate", "bound")
     for name, inputs, bound in (
-        ("serving_default", {"waveform": waveforms}, "at least 95 %"),
-        ("wav", {"audio": wavs}, "at least 85 %"),
+        ("serving_default", {"waveform": waveforms}, "at least 95%"),
+        ("wav", {"audio": wavs}, "at least 85%"),
     ):
         signature = signatures[name]
         ours, theirs, ratio = measure.interleaved(
@@ -39,7 +39,7 @@ def main() -> None:
             15,
         )
         row = f"{1e3 * ours / 32:.2f} ms/example", f"{1e3 * theirs / 32:.2f} ms/example"
-        measure.report(f"{name}, batches of 32", *row, f"{100 * ratio:.1f} %", bound)
+        measure.report(f"{name}, batches of 32", *row, f"{100 * ratio:.1f}%", bound)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure the accuracy on spoken digits of a speaker who was not trained on, without pretrained weights.
 
-python -m benchmarks.spoken_digits FOLDER [--speaker NAME ..] [--seeds 2] [--init data] [--epochs 15]
+python -m benchmarks.spoken_digits FOLDER [--speaker NAME ...] [--seeds 2] [--init data] [--epochs 15]
 
 FOLDER is the Free Spoken Digit Dataset as FOLDER/DIGIT/SPEAKER_TAKE.wav. Each speaker is held out in turn. The columns
 are the baseline, a logistic regression on the mean log-mel spectrum; a logistic regression on the embeddings of an

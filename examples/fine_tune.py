@@ -99,12 +99,19 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False),
         click.option("--steps", default=STEPS, show_default=True, help="Training steps on generated signals."),
         click.option("--seconds", default=3.0, show_default=True, help="Length to which clips are cropped or padded."),
-        click.option("--batch-size", default=32, show_default=True),
+        click.option("--batch-size", default=32, show_default=True, help="Clips per batch."),
         click.option(
             "--validation-split", default=0.2, show_default=True, help="Share of files or groups to hold out."
         ),
-        click.option("--group", metavar="REGEX", help="Keeps files together whose names match alike, as in ^[^_]+"),
-        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--group",
+            metavar="REGEX",
+            help="Keep files in the same subset if this expression matches the same text in their names; ^[^_]+ "
+            "matches the part before the first underscore.",
+        ),
+        click.option(
+            "--seed", default=0, show_default=True, help="Seed for weights, shuffling, cropping and splitting."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -212,9 +219,17 @@ def first_as_wav(held_out: tf.data.Dataset) -> tuple[bytes, str]:
     help="First layer of VGGish to train.",
 )
 @click.option("--epochs", default=20, show_default=True, help="Maximum number of epochs on a folder.")
-@click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]), default="float32")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+    default="float32",
+    show_default=True,
+    help="Dtype policy of VGGish.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write OUTPUT/logs for TensorBoard.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("classifier"), show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("classifier"), show_default=True, help="Folder to write."
+)
 def main(
     folder: Path | None,
     seed: int,

@@ -19,12 +19,18 @@ VERIFY = Path(__file__).with_name("verify.py")
 
 
 @click.command()
-@click.option("--weights", default="audioset", show_default=True)
+@click.option("--weights", default="audioset", show_default=True, help="Weights as `vggish export` accepts them.")
 @click.option("--hop", default=0.96, show_default=True, help="Seconds between the starts of examples.")
-@click.option("--padding", type=click.Choice(PADDINGS), default="valid", show_default=True)
+@click.option(
+    "--padding", type=click.Choice(PADDINGS), default="valid", show_default=True, help="How the end is treated."
+)
 @click.option("--postprocess", default="audioset", show_default=True, help="PCA parameters, or none.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("vggish"), show_default=True)
-@click.option("--version", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("vggish"), show_default=True, help="Folder of versions."
+)
+@click.option(
+    "--version", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the folder in OUTPUT."
+)
 def main(weights: str, hop: float, padding: Padding, postprocess: str, output: Path, version: int) -> None:
     """Export to OUTPUT/VERSION, which appears once it is verified. An existing version is never replaced."""
     import vggish_keras as vk

@@ -255,7 +255,7 @@ def read_inputs(folder: Path) -> Arrays:
 def read_options(path: Path) -> SavedModelOptions:
     """The SavedModel's hop and padding."""
     try:
-        options = saved_model_options.read(path)
+        options = saved_model_options.read_options(path)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if options is None:

@@ -121,7 +121,7 @@ def test_bytes_that_are_not_wav(tmp_path, run, wav_arguments):
     path.write_text("not a recording")
     status, output, errors = run(*wav_arguments, path)
     assert (status, output) == (1, "")
-    assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in the_error(errors)
+    assert "must be the bytes of a WAV file with 8-, 16-, 24- or 32-bit PCM" in the_error(errors)
 
 
 def test_the_graph_rejects_an_extra_axis(run, signatures):

@@ -204,7 +204,10 @@ def test_embed_selects_a_channel(run, tmp_path, slim, sounds):
     assert status == 1
     assert "was started with channels 1, but this run has channels mix: choose a different output" in errors
     status, _, errors = run(*options, "--channels", "2")
-    assert (status, errors) == (1, "Error: stereo.wav: channel 2 does not exist: it has 2, counted from 0\n")
+    assert (status, errors) == (
+        1,
+        "Error: stereo.wav: expected a channel index below 2, the number of channels, got 2\n",
+    )
     status, _, errors = run(*options, "--channels", "left")
     assert status == 2
     assert "expected \"mix\" or the index of a channel, got 'left'" in errors
@@ -323,13 +326,13 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
         (["embed"], "no inputs given"),
         (
             ["embed", "x.wav", "-o", "x.txt"],
-            "unknown file format: expected a .npz, .csv, .parquet or .tfrecord file, got x.txt",
+            "unknown file format: expected an .npz, .csv, .parquet or .tfrecord file, got x.txt",
         ),
         (["embed", "*.wav"], "no file matches *.wav"),
         (["embed", "-"], "for a file named -, use ./-"),
         (["embed", "--", "-"], "for a file named -, use ./-"),
         (["embed", "."], "no audio files in ."),
-        (["embed", "x.wav", "--resume"], "--resume requires an output: -o"),
+        (["embed", "x.wav", "--resume"], "--resume requires --output (-o)"),
         (["embed", "x.wav", "-o", ""], "the output path is empty"),
         (["embed", "x.wav", "-o", "results.2024"], "to create a new folder, end its name with /"),
         (["embed", "x.wav", "-o", "x.tfrecord", "--segments", "."], "File '.' is a directory"),
@@ -375,7 +378,10 @@ BUG = "this is a bug in vggish: "
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (TypeError("not\na number"), f"TypeError: not a number ({BUG}run `vggish --debug ..` and report the traceback"),
+        (
+            TypeError("not\na number"),
+            f"TypeError: not a number ({BUG}run `vggish --debug COMMAND` again and report the traceback",
+        ),
         (KeyError("x"), f"KeyError: 'x' ({BUG}"),
         (AssertionError(), f"AssertionError ({BUG}"),
         (ValueError("invalid"), "invalid\n"),

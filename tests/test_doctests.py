@@ -13,7 +13,16 @@ import tensorflow as tf
 
 import vggish_keras as vk
 
-PUBLIC_MODULES = ("records", "resample", "hear", "beam", "dataset", "embedding_files", "segments")
+PUBLIC_MODULES = (
+    "records",
+    "resample",
+    "hear",
+    "beam",
+    "dataset",
+    "embedding_files",
+    "saved_model_options",
+    "segments",
+)
 
 
 def public_names():
@@ -49,7 +58,7 @@ def names(request, tmp_path, monkeypatch):
     soundfile.write("recording.wav", tones, 44_100)
 
     def make(source):
-        names = {"vk": vk, "np": np, "tf": tf, "Path": Path, "wav": "recording.wav"}
+        names = {"vk": vk, "np": np, "tf": tf, "Path": Path}
         # These take seconds to build.
         for name, fixture in (("model", "model"), ("embedder", "untrained_embedder")):
             if re.search(rf"\b{name}\b", source):

@@ -163,7 +163,7 @@ def test_exported_model_is_equal_to_the_bit(slim, exported, sounds, pca_in_cache
 
 
 def test_unsupported_options_of_exported_model_raise(exported):
-    with pytest.raises(ValueError, match="has the outputs embedding, quantized but not pca"):
+    with pytest.raises(ValueError, match="does not compute 'pca', only embedding, quantized"):
         vk.Embedder(exported, postprocess="pca")
     with pytest.raises(ValueError, match="the dtype of an exported model cannot be changed, got 'bfloat16'"):
         vk.Embedder(exported, dtype="bfloat16")
@@ -174,7 +174,7 @@ def test_unsupported_options_of_exported_model_raise(exported):
 def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp_path, sounds):
     path = tmp_path / "model"
     shutil.copytree(exported_narrow, path)
-    saved_model_options.write(path, SavedModelOptions(0.5, "same"))
+    saved_model_options.write_options(path, SavedModelOptions(0.5, "same"))
     embedder = Embedder(path)
     assert (embedder.options["hop_seconds"], embedder.options["padding"]) == (0.5, "same")
     np.testing.assert_allclose(embedder.embed(sounds["noise"], 16_000).times, 0.5 * np.arange(6))
@@ -194,7 +194,7 @@ def test_any_object_with_the_members_of_an_engine_is_accepted(sounds):
     values = embedder.embed(sounds["noise"], 16_000).values
     assert values.dtype == np.uint8
     assert_close(values[:3], 50 + 20 * fake_embeddings(sounds["noise"]), 1e-2)
-    with pytest.raises(ValueError, match="the engine has the outputs embedding but not pca"):
+    with pytest.raises(ValueError, match="the engine does not compute 'pca', only embedding"):
         Embedder(FakeEngine(), postprocess="pca")
     with pytest.raises(ValueError, match="the dtype of an engine cannot be changed, got 'bfloat16'"):
         Embedder(FakeEngine(), dtype="bfloat16")
@@ -278,12 +278,12 @@ def test_foreign_saved_model_with_expected_shapes_is_used(saved_model, sounds):
         (
             ones([1, 128]),
             {"name": "audio"},
-            r"has the input audio float32 \(None, None\), expected .*: waveform float32",
+            r"has the input audio float32 \(None, None\), expected waveform float32",
         ),
         (ones([1, 128]), {"spec": ((None,), tf.string)}, r"has the input waveform string \(None,\)"),
         (ones([1, 128]), {"spec": ((None, 16_000), tf.float32)}, r"has the input waveform float32 \(None, 16000\)"),
         (ones([1, 128]), {"spec": ((1, None), tf.float32)}, r"has the input waveform float32 \(1, None\)"),
-        (ones([1, 128], output="y"), {}, "has the outputs y but not embedding"),
+        (ones([1, 128], output="y"), {}, r"has no output embedding \(outputs: y\), expected a SavedModel"),
         (ones([7]), {}, r"has the output embedding float32 \(None, 7\), expected .* float32 \[batch, n, 128\]"),
         (ones([1, 64]), {}, r"has the output embedding float32 \(None, 1, 64\)"),
         (ones([7, 128]), {}, r"has the output embedding float32 \(None, 7, 128\)"),
@@ -435,7 +435,7 @@ def test_use_in_a_forked_process_raises(slim, embedder, folder, sounds):
         message = in_child(use)
         assert re.fullmatch(
             rf"RuntimeError: TensorFlow ran in process {os.getpid()} before process \d+ was forked from it, and would "
-            r"hang here: start workers with the 'spawn' method, or fork before the first model is made",
+            r"hang here: start workers with the 'spawn' method, or fork before creating the first model",
             message,
         )
     assert len(list(begun)) == 2
@@ -465,9 +465,9 @@ def test_run_does_not_continue_in_a_forked_process(embedder, folder, monkeypatch
 def test_process_forked_before_tensorflow_ran_can_run_it():
     script = (
         "import os\n"
-        "from vggish_keras._fork import check_process\n"
+        "from vggish_keras._fork import check_not_forked\n"
         "child = os.fork()\n"
-        "check_process()\n"
+        "check_not_forked()\n"
         "if child: assert os.waitpid(child, 0)[1] == 0"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -46,7 +46,7 @@ def test_files_folders_and_patterns(arguments, found, folder):
     recordings = find_recordings(arguments)
     assert list(map(str, recordings.paths)) == list(map(str, map(Path, found)))
     assert recordings.folder == Path(folder).resolve()
-    below = [recordings.below(path) for path in recordings.paths]
+    below = [recordings.relative_path(path) for path in recordings.paths]
     assert len(set(below)) == len(below)
     assert all(
         (recordings.folder / name).resolve() == path.resolve()
@@ -173,7 +173,7 @@ def test_recordings_are_below_their_common_folder(arguments, listed, folder, bel
     Path("a/link").symlink_to(Path("b/deep").resolve())
     recordings = find_recordings(arguments, listed)
     assert recordings.folder == Path(folder).resolve()
-    assert [str(recordings.below(path)) for path in recordings.paths] == below
+    assert [str(recordings.relative_path(path)) for path in recordings.paths] == below
 
 
 def test_read_list():

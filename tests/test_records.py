@@ -423,7 +423,7 @@ def test_segments_are_found_by_file_name(tmp_path):
     [
         ("x, 1\n", None, "line 1: expected YTID, start_seconds, end_seconds and labels"),
         ("# x\n\nx, one, 2, 3\n", None, "line 3: expected YTID"),
-        ('x, 1, 2, "/m/1"\n', None, "line 1: .*; to convert label names to indices, pass labels"),
+        ('x, 1, 2, "/m/1"\n', None, "line 1: .*; to convert label names to indices, pass .* as labels"),
         ('x, 1, 2, "/m/1"\n', "index,mid\n0,/m/2\n", r"line 1: label /m/1 is not in .*labels\.csv"),
         ('x, 1, 2, "/m/1"\n', "a,b\n0,/m/2\n", r"labels\.csv is not a class list with the columns index and mid"),
     ],

@@ -9,12 +9,12 @@ from vggish_keras.saved_model_options import OPTIONS_FILE, SavedModelOptions
 
 @pytest.mark.parametrize("options", [SavedModelOptions(0.96, "valid"), SavedModelOptions(0.5, "same")])
 def test_round_trip(tmp_path, options):
-    saved_model_options.write(tmp_path, options)
-    assert saved_model_options.read(tmp_path) == options
+    saved_model_options.write_options(tmp_path, options)
+    assert saved_model_options.read_options(tmp_path) == options
 
 
 def test_folder_without_options(tmp_path):
-    assert saved_model_options.read(tmp_path) is None
+    assert saved_model_options.read_options(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_folder_without_options(tmp_path):
         (b'{"hop_seconds": null, "padding": "valid"}', "NoneType"),
         (b'{"hop_seconds": 1e999, "padding": "valid"}', "multiple of 0.01"),
         (b'{"hop_seconds": 1' + b"0" * 400 + b', "padding": "valid"}', "too large"),
-        (b'{"hop_seconds": -1, "padding": "valid"}', "hop_seconds must be a positive multiple of 0.01"),
+        (b'{"hop_seconds": -1, "padding": "valid"}', "the hop must be a positive multiple of 0.01 s"),
         (b'{"hop_seconds": 0.96, "padding": ["same"]}', r"padding must be one of .*, got \['same'\]"),
     ],
 )
@@ -39,16 +39,16 @@ def test_damaged_file_is_named(tmp_path, content, message):
     file.parent.mkdir()
     file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"vggish\.json does not hold the options of a SavedModel: .*{message}"):
-        saved_model_options.read(tmp_path)
+        saved_model_options.read_options(tmp_path)
 
 
 def test_reading_loads_neither_tensorflow_nor_keras(tmp_path):
-    saved_model_options.write(tmp_path, SavedModelOptions(0.48, "same"))
+    saved_model_options.write_options(tmp_path, SavedModelOptions(0.48, "same"))
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None
 from vggish_keras import saved_model_options
-print(saved_model_options.read({str(tmp_path)!r}).hop_seconds)
+print(saved_model_options.read_options({str(tmp_path)!r}).hop_seconds)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "0.48\n"

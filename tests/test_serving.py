@@ -129,7 +129,7 @@ def test_prints_a_line_for_each_file(run, recordings, expected):
     status, output, errors = run(*recordings)
     assert (status, errors) == (0, "")
     for line, path, values in zip(output.splitlines(), recordings, expected, strict=True):
-        assert line.startswith(f"{path}: {len(values)} embeddings of 128 values")
+        assert line.startswith(f"{path}: {len(values)} embedding{'s' * (len(values) != 1)} of 128 values")
         shown = [float(word) for word in line.partition(", the first ")[2].split()[:-1]]
         np.testing.assert_allclose(shown, values[0, :5] if len(values) else [], rtol=1e-2)
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_wav(run, tmp_path, recordings):
     (tmp_path / "text.wav").write_text("not audio")
     result = run(recordings[0], "text.wav")
     assert_one_line(result, {"grpc": "INVALID_ARGUMENT: ", "rest": "HTTP 400: "}[run.client])
-    assert "must be the bytes of a WAV file of PCM of 8, 16, 24 or 32 bits" in result[2]
+    assert "must be the bytes of a WAV file with 8-, 16-, 24- or 32-bit PCM" in result[2]
 
 
 def test_unknown_model(run, recordings):
@@ -214,7 +214,7 @@ def test_a_model_of_an_earlier_version(run, recordings):
 def test_usage_errors_exit_with_2(run):
     for arguments, message in (
         ([], "Missing argument 'FILES...'"),
-        (["x.wav", "-o", "x.txt"], "unknown file format: expected a .npz, .csv or .parquet file, got x.txt"),
+        (["x.wav", "-o", "x.txt"], "unknown file format: expected an .npz, .csv or .parquet file, got x.txt"),
         (["x.wav", "--timeout", 0], "0 is not in the range x>0"),
     ):
         status, output, errors = run(*arguments)

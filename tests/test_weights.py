@@ -91,7 +91,7 @@ def test_all_problems_are_reported_at_once_and_nothing_is_assigned(tmp_path, sli
     tensors["vggish/conv2/biases"] = np.zeros(64, np.float32)
     tensors["vggish/conv3/conv3_1/biases"] = np.zeros(256)
     write_v2(tmp_path / "bad", tensors)
-    with pytest.raises(ValueError, match="does not hold VGGish") as error:
+    with pytest.raises(ValueError, match="is not a VGGish checkpoint") as error:
         vk.load_slim_checkpoint(model, tmp_path / "bad")
     for problem in (
         "vggish/conv1/weights is missing",
@@ -160,12 +160,14 @@ def test_files_that_are_not_checkpoints_raise(tmp_path, model):
 @pytest.mark.keras
 def test_models_with_no_or_two_networks_raise(tmp_path, model):
     none = keras.Sequential([keras.layers.Dense(3, name="fc2")])
-    with pytest.raises(ValueError, match=r"contains 0 VGGish, expected one \(layers conv1, conv2"):
+    with pytest.raises(
+        ValueError, match=r"contains 0 VGGish networks, expected exactly one \(with the layers conv1, conv2"
+    ):
         vk.save_slim_checkpoint(none, tmp_path / "x")
     left, right = keras.Sequential([model], name="left"), keras.models.clone_model(model)
     examples = keras.Input((96, 64))
     two = keras.Model(examples, [left(examples), keras.Sequential([right], name="right")(examples)])
-    with pytest.raises(ValueError, match="contains 2 VGGish"):
+    with pytest.raises(ValueError, match="contains 2 VGGish networks"):
         vk.save_slim_checkpoint(two, tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
@@ -273,7 +275,9 @@ def test_zero_keras_weights_are_valid_and_missing_ones_raise(tmp_path):
 
 def test_exported_model_is_read_as_weights(tmp_path, slim, exported, exported_narrow):
     assert_close(vk.VGGish(exported, input="examples")(slim.examples), slim.embeddings)
-    with pytest.raises(ValueError, match=r"vggish does not hold the weights of this network: expected what export_sav"):
+    with pytest.raises(
+        ValueError, match=r"vggish does not hold the weights of this network: expected a SavedModel written"
+    ):
         vk.VGGish(exported_narrow, input="examples")
     tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"empty does not hold the weights of this network"):

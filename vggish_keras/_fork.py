@@ -5,7 +5,7 @@ import os
 _process: int | None = None
 
 
-def check_process() -> None:
+def check_not_forked() -> None:
     """Raises a RuntimeError in a process that was forked after TensorFlow ran: it would wait forever for threads.
 
     The first call marks the process in which TensorFlow runs from now on.
@@ -15,5 +15,5 @@ def check_process() -> None:
     if _process != os.getpid():
         raise RuntimeError(
             f"TensorFlow ran in process {_process} before process {os.getpid()} was forked from it, and would hang "
-            "here: start workers with the 'spawn' method, or fork before the first model is made"
+            "here: start workers with the 'spawn' method, or fork before creating the first model"
         )

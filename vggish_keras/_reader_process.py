@@ -196,17 +196,17 @@ def serve() -> None:
             path, folder, channels = pickle.load(jobs)
             try:
                 os.chdir(folder)
-                for block in _limited(read_waveform(path, channels, lambda seconds: send("seconds", seconds))):
+                for block in _with_cpu_limit(read_waveform(path, channels, lambda seconds: send("seconds", seconds))):
                     send("block", block)
             except (BrokenPipeError, KeyboardInterrupt):
                 return
             except Exception as error:
-                send("error", _portable(error))
+                send("error", _as_picklable(error))
             else:
                 send("end")
 
 
-def _limited(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _with_cpu_limit(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Ends the process when a block needs too much processor time, whichever library is running."""
     if not hasattr(signal, "setitimer"):  # Windows
         yield from blocks
@@ -220,7 +220,7 @@ def _limited(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float
         yield block
 
 
-def _portable(error: Exception) -> Exception:
+def _as_picklable(error: Exception) -> Exception:
     """The error in a form that can be sent: without its causes, and as a ValueError if it does not survive pickling."""
     try:
         copy = pickle.loads(pickle.dumps(error))

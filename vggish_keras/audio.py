@@ -47,7 +47,7 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
 
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads (WAV, FLAC, MP3, Ogg, M4A,
-            WebM, ..), or a video, whose first audio stream is read; or an array [samples] or [samples, channels] of
+            WebM, ...), or a video, whose first audio stream is read; or an array [samples] or [samples, channels] of
             floats in [-1, 1], or of uint8, int8, int16 or int32 PCM, which is scaled to [-1, 1].
         sample_rate: The array's sample rate in Hz; a file has its own.
         channels: "mix" for the mean of the channels, or the index of a channel.
@@ -60,7 +60,7 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
         OSError: The file cannot be opened.
         ValueError: The file is not audio, is damaged or has a sample rate below 100 Hz; the array has an unsupported
             shape; or `sample_rate` is missing for an array or given for a file. While reading: samples are not finite,
-            the channel does not exist, or the file has no samples or ends before its header says. The documentation
+            the channel does not exist, or the file has no samples or ends before its header says. docs/formats.md
             lists the formats that do not declare their length.
         TypeError: The source is not a path, file or array, or the array's dtype is not supported.
     """
@@ -147,7 +147,7 @@ def mono_blocks(
     """
     start = 0
     loud = False
-    levels = _Levels()
+    levels = _ChannelLevels()
     for block in blocks:
         samples, full_scale = _to_float32(_select_channels(np.asarray(block), name, channels), name)
         if samples.ndim == 2:
@@ -168,12 +168,15 @@ def mono_blocks(
             warnings.warn(message, stacklevel=2)
         start += len(samples)
         yield samples
-    if levels.cancel():
-        message = f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0"
-        warnings.warn(message, stacklevel=2)
+    if levels.channels_cancel():
+        warnings.warn(
+            f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0 "
+            "(--channels 0)",
+            stacklevel=2,
+        )
 
 
-class _Levels:
+class _ChannelLevels:
     """The power of each channel, and of their mean."""
 
     def __init__(self) -> None:
@@ -187,7 +190,7 @@ class _Levels:
         self._channels += np.einsum("ij,ij->j", start, start)
         self._mean += float(mean @ mean)
 
-    def cancel(self) -> bool:
+    def channels_cancel(self) -> bool:
         return len(self._channels) > 0 and self._mean < _CANCELED_LEVEL**2 * float(self._channels.min())
 
 
@@ -200,7 +203,7 @@ def _select_channels(block: NDArray[Any], name: str, channels: Channels) -> NDAr
     if channels != "mix":
         count = block.shape[1] if block.ndim == 2 else 1
         if channels >= count:
-            raise ValueError(f"{name}: channel {channels} does not exist: it has {count}, counted from 0")
+            raise ValueError(f"{name}: expected a channel index below {count}, the number of channels, got {channels}")
         return block[:, channels] if block.ndim == 2 else block
     return block[:, 0] if block.shape[1:] == (1,) else block
 

@@ -84,8 +84,8 @@ def waveform_dataset(
         subset: Which part of a split to return: "training" or "validation".
         group: Maps a path to its group, such as its speaker or recording device. Files of one group stay in the same
             subset.
-        cache: True caches the decoded waveforms in memory, a path caches them in files of that name, False decodes
-            them in each epoch.
+        cache: True caches the decoded waveforms in memory, a path caches them in files that start with it, False
+            decodes them again in each epoch.
         on_bad_file: "raise" raises an error for unreadable files, "skip" skips them with a warning.
         channels: "mix" for the mean of all channels, or the index of one channel.
 
@@ -100,7 +100,8 @@ def waveform_dataset(
             the subset is empty.
 
     Example:
-        >>> dataset = vk.waveform_dataset([wav, wav], labels=["birds", "rain"], seconds=1.0, crop="start")
+        >>> files = ["recording.wav", "recording.wav"]
+        >>> dataset = vk.waveform_dataset(files, labels=["birds", "rain"], seconds=1.0, crop="start")
         >>> dataset.class_names
         ['birds', 'rain']
         >>> inputs, labels = next(iter(dataset))
@@ -115,7 +116,7 @@ def waveform_dataset(
         >>> for name in ("birds", "rain"):
         ...     Path("sounds", name).mkdir(parents=True)
         ...     for take in range(4):
-        ...         copy = shutil.copy(wav, Path("sounds", name, f"{take}.wav"))
+        ...         copy = shutil.copy("recording.wav", Path("sounds", name, f"{take}.wav"))
         >>> options = {"validation_split": 0.25, "seconds": 1.0}
         >>> training = vk.waveform_dataset("sounds", subset="training", shuffle=True, **options)
         >>> validation = vk.waveform_dataset("sounds", subset="validation", **options)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras import __version__, audio, params, saved_model_options
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras._validation import PathLike, Postprocessing, check_choice
@@ -24,7 +24,7 @@ from vggish_keras.resample import resample_blocks
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
 _MAX_THREADS = 8
-"""Each holds as many batches; eight decode for any accelerator."""
+"""Threads that read recordings, each with its own buffer; eight decode fast enough for any accelerator."""
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 Segments = NDArray[np.float32]
@@ -46,8 +46,8 @@ class Embedder:
         postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has "quantized" if it was exported with
             PCA parameters.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
-        dtype: What the network computes in: "float32", "bfloat16" or "float16". Results are float32. The dtype of a
-            SavedModel or an engine cannot be changed: it must be "float32" here.
+        dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
+            case. A SavedModel or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
 
     Attributes:
@@ -60,10 +60,10 @@ class Embedder:
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
 
     Example:
-    >>> embedder = vk.Embedder(weights=None, hop_seconds=0.5)
-    >>> embeddings = embedder.embed(np.zeros(32_000, np.float32), sample_rate=16_000)
-    >>> embeddings.values.shape
-    (4, 128)
+        >>> embedder = vk.Embedder(weights=None, hop_seconds=0.5)  # random weights, to be quick
+        >>> embeddings = embedder.embed(np.zeros(32_000, np.float32), sample_rate=16_000)
+        >>> embeddings.values.shape
+        (4, 128)
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Embedder:
         channels: audio.Channels = "mix",
     ) -> None:
         audio.check_channels(channels)
-        hop_seconds, padding = saved_model_options.resolve(weights, hop_seconds, padding)
+        hop_seconds, padding = saved_model_options.resolve_options(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
@@ -109,7 +109,7 @@ class Embedder:
             sample_rate: The rate of an array in Hz. A file has its own.
 
         Returns:
-            The embeddings of all examples. Under "valid" padding a recording below 0.975 s has none.
+            The embeddings of all examples. Under "valid" padding a recording shorter than 0.975 s has none.
 
         Raises:
             FileNotFoundError: The file does not exist.
@@ -134,6 +134,12 @@ class Embedder:
         Raises:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
             TypeError: While reading, a dtype that cannot be audio.
+
+        Example:
+            >>> blocks = (np.zeros(4_410, np.int16) for _ in range(20))
+            >>> for part in embedder.stream(blocks, sample_rate=44_100):
+            ...     print(part.times, part.values.shape)
+            [0.   0.96 1.92] (3, 128)
         """
         blocks = audio.mono_blocks(blocks, "stream", self.channels)
         return self._embed_blocks(blocks, audio.check_sample_rate(sample_rate))
@@ -144,17 +150,24 @@ class Embedder:
         """Embeds many recordings at the speed of the network.
 
         Files are read, decoded and resampled in other processes, and their examples share batches. The last batch is
-        filled up, so the embeddings of a recording do not depend, to the bit, on the others. A file on which a decoder
-        crashes or never returns fails like any other bad file.
+        padded to full size, so the embeddings of a recording are bit-identical whatever the other recordings are. A
+        file on which a decoder crashes or never returns fails like any other bad file.
 
         Args:
-            paths: Files as `embed` accepts them. The iterable is advanced only as there is room, from one thread.
+            paths: Files as `embed` accepts them. The iterable is advanced in the calling thread, only when there is
+                room for more.
             on_audio: Called with the seconds of audio that were read, in a background thread.
 
         Yields:
             Each path, in order, with its embeddings or with the exception that explains their absence.
+
+        Example:
+            >>> for path, result in embedder.embed_many(["recording.wav", "missing.wav"]):
+            ...     print(path, result if isinstance(result, Exception) else result.values.shape)
+            recording.wav (3, 128)
+            missing.wav no audio file at missing.wav
         """
-        check_process()
+        check_not_forked()
         batches = _Batches(self.batch_size, self.embed_full_batch, embedding_dtype(self._output))
         read: collections.deque[_EndOfRecording[PathT]] = collections.deque()
 
@@ -163,7 +176,7 @@ class Embedder:
                 path, count, error = read.popleft()
                 values = batches.pop(count)
                 yield path, error or Embeddings(start_times(count, self._hop_samples), values)
-                check_process()  # the threads that read ahead do not exist in a forked process
+                check_not_forked()  # the threads that read ahead do not exist in a forked process
 
         with contextlib.closing(self._read_all(paths, on_audio)) as items:
             for item in items:
@@ -176,9 +189,9 @@ class Embedder:
             yield from finished()
 
     def embed_full_batch(self, segments: Sequence[Segments] | Segments) -> NDArray[Any]:
-        """Embeds segments in a batch that is filled up, so that each result, to the bit, depends on its segment only.
+        """Embeds segments in one zero-padded batch of `batch_size`.
 
-        The network's rounding depends on the batch size.
+        So each result depends only on its own segment, bit for bit: the network's rounding depends on the batch size.
 
         Args:
             segments: float32 [n, 15600], or as many arrays; at most `batch_size`.
@@ -209,7 +222,7 @@ class Embedder:
                         yield segment
                         count += 1
                 except Exception as caught:
-                    error = _without_frames(caught)
+                    error = _drop_tracebacks(caught)
                 yield _EndOfRecording(path, count, error)
 
     def _embed_blocks(self, blocks: Iterable[NDArray[np.float32]], sample_rate: int) -> Iterator[Embeddings]:
@@ -283,7 +296,7 @@ class _Batches:
         return taken
 
 
-def _without_frames(error: Exception) -> Exception:
+def _drop_tracebacks(error: Exception) -> Exception:
     """Removes the tracebacks of an error, whose frames hold blocks of samples."""
     cause: BaseException | None = error
     while cause is not None:
@@ -309,9 +322,9 @@ def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) 
         TypeError: As in `Embedder.embed`.
 
     Example:
-    >>> embeddings = vk.embed(wav, weights=None)
-    >>> embeddings.times
-    array([0.  , 0.96, 1.92])
+        >>> embeddings = vk.embed("recording.wav", weights=None)  # random weights, to be quick
+        >>> embeddings.times
+        array([0.  , 0.96, 1.92])
     """
     return _embedder(**options).embed(source, sample_rate)
 

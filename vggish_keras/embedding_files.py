@@ -44,7 +44,7 @@ def check_path(path: PathLike, suffixes: Sequence[str] = SUFFIXES) -> Path:
 
 
 def _unknown_format(path: Path, suffixes: Sequence[str]) -> str:
-    return f"unknown file format: expected a {', '.join(suffixes[:-1])} or {suffixes[-1]} file, got {path}"
+    return f"unknown file format: expected an {', '.join(suffixes[:-1])} or {suffixes[-1]} file, got {path}"
 
 
 def csv_options_path(path: Path) -> Path:

@@ -29,7 +29,7 @@ def hop_to_frames(hop_seconds: float) -> int:
         raise TypeError(f"hop_seconds must be a number of seconds, got {hop_seconds!r}")
     frames = float(hop_seconds) * params.SAMPLE_RATE / params.STFT_HOP_SAMPLES
     if not np.isfinite(frames) or round(frames) < 1 or abs(frames - round(frames)) > 1e-3:
-        raise ValueError(f"hop_seconds must be a positive multiple of 0.01 (one spectrogram frame), got {hop_seconds}")
+        raise ValueError(f"the hop must be a positive multiple of 0.01 s (one spectrogram frame), got {hop_seconds} s")
     return round(frames)
 
 

@@ -114,7 +114,7 @@ class LogMelExamples(keras.layers.Layer):
         return tf.math.log(tf.matmul(tf.abs(spectrum), self._mel_matrix) + params.LOG_OFFSET)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        # A layer, because Keras 3 asks for the mask with symbolic tensors too.
+        # A layer, because Keras 3 also calls compute_mask with symbolic tensors.
         return self._mask(inputs) if isinstance(inputs, dict) else None
 
     def get_config(self) -> dict[str, Any]:
@@ -180,9 +180,10 @@ def silence_beyond(waveform: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
             `samples`.
     """
     clips, samples = tf.unstack(tf.shape(waveform, num_samples.dtype))
+    one_per_clip = "num_samples must hold one length per clip"
     outside = "num_samples must lie between 0 and the length of the waveform"
     checks = [
-        tf.debugging.assert_equal(tf.size(num_samples, num_samples.dtype), clips, "num_samples must have one per clip"),
+        tf.debugging.assert_equal(tf.size(num_samples, num_samples.dtype), clips, one_per_clip),
         tf.debugging.assert_non_negative(num_samples, outside),
         tf.debugging.assert_less_equal(num_samples, samples, outside),
     ]

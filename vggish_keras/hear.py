@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from vggish_keras import params
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras._validation import PathLike
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.model import VGGish
@@ -96,7 +96,7 @@ def get_timestamp_embeddings(
 
     Example:
         >>> from vggish_keras import hear
-        >>> hear_model = hear.HearModel(weights=None)
+        >>> hear_model = hear.HearModel(weights=None)  # random weights, to be quick
         >>> embeddings, timestamps = hear.get_timestamp_embeddings(np.zeros((1, 16_000)), hear_model, hop_size=500)
         >>> embeddings.shape
         TensorShape([1, 3, 128])
@@ -126,7 +126,8 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
 
     Example:
         >>> from vggish_keras import hear
-        >>> hear.get_scene_embeddings(np.zeros((2, 16_000)), hear.HearModel(weights=None)).shape
+        >>> hear_model = hear.HearModel(weights=None)  # random weights, to be quick
+        >>> hear.get_scene_embeddings(np.zeros((2, 16_000)), hear_model).shape
         TensorShape([2, 128])
     """
     front_end = LogMelExamples(padding="same")
@@ -135,7 +136,7 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
 
 
 def _check_audio(audio: ArrayLike | tf.Tensor) -> tf.Tensor:
-    check_process()
+    check_not_forked()
     audio = tf.convert_to_tensor(audio, tf.float32)
     if audio.shape.rank != 2 or not audio.shape[0]:
         raise ValueError(f"expected audio of shape [n_sounds, n_samples] with at least one sound, got {audio.shape}")

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import network, params, weights as weight_files
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras._validation import POSTPROCESSINGS, PathLike, Postprocessing, check_choice
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 from vggish_keras.frontend import LogMelExamples
@@ -66,11 +66,11 @@ def VGGish(
             checkpoint (V1 or V2), a Keras weights file (.weights.h5) or an exported SavedModel; or None for random
             weights.
         input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers but does not
-            scale them), or [batch, samples, channels], which are averaged; "examples" for float32 [batch, 96, 64]
-            log-mel examples.
+            scale them), or [batch, samples, channels], whose channels are averaged; "examples" for float32
+            [batch, 96, 64] log-mel examples.
         hop_seconds: Distance between examples, any multiple of 10 ms.
-        padding: "valid" uses whole examples only, so a clip below 15,600 samples has none; "same" pads the end with
-            zeros so that every sample is covered and there is at least one example.
+        padding: "valid" uses whole examples only, so a clip shorter than 15,600 samples has none; "same" pads the end
+            with zeros so that every sample is covered and there is at least one example.
         pooling: None, or "avg" or "max" over a clip's examples. The result for a clip without examples is zero.
         postprocess: None; "pca" for float32 whitened principal components; "quantized" for components clipped to
             [-2, 2] and truncated to uint8, as in the released AudioSet embeddings. It follows the pooling.
@@ -93,12 +93,12 @@ def VGGish(
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
 
     Example:
-        >>> vggish = vk.VGGish(weights=None, padding="same", pooling="avg")
+        >>> vggish = vk.VGGish(weights=None, padding="same", pooling="avg")  # random weights, to be quick
         >>> vggish(np.zeros((2, 32_000), np.float32)).shape
         TensorShape([2, 128])
     """
     _check_arguments(input, hop_seconds, padding, pooling, postprocess, lengths)
-    check_process()
+    check_not_forked()
     weights_file = None if weights is None else weight_files.locate(weights)
 
     if input == "examples":
@@ -133,4 +133,4 @@ def _check_arguments(
     check_choice("padding", padding, PADDINGS)
     hop_to_frames(hop_seconds)
     if input == "examples" and (pooling or lengths):
-        raise ValueError('pooling and lengths need input="waveform": examples do not say which clip they are from')
+        raise ValueError('pooling and lengths require input="waveform": log-mel examples are not grouped by clip')

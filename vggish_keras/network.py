@@ -15,7 +15,7 @@ Pooling = Literal["avg", "max"]
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
 class FoldExamples(keras.layers.Layer):
-    """Joins all leading axes to one batch of images: [.., 96, 64] -> [examples, 96, 64, 1].
+    """Joins all leading axes into one batch of images: [..., 96, 64] -> [examples, 96, 64, 1].
 
     An empty batch becomes one image of zeros, because TensorFlow's convolution rejects empty batches on CPUs;
     `UnfoldExamples` drops it.
@@ -35,7 +35,7 @@ class FoldExamples(keras.layers.Layer):
 class UnfoldExamples(keras.layers.Layer):
     """Restores the leading axes of the examples, and replaces the embeddings of masked examples by zeros.
 
-    Call it on [embeddings, examples]: [examples, 128] and [.., 96, 64] -> [.., 128], with the mask of the examples.
+    Call it on [embeddings, examples]: [examples, 128] and [..., 96, 64] -> [..., 128], with the mask of the examples.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class UnfoldExamples(keras.layers.Layer):
 
 
 def zero_masked(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Returns `values` [.., size] with zeros where `mask` [..] is False, even in place of NaN."""
+    """Returns `values` [..., size] with zeros where `mask` [...] is False, even in place of NaN."""
     return values if mask is None else tf.where(mask[..., tf.newaxis], values, tf.zeros([], values.dtype))
 
 
@@ -95,12 +95,12 @@ def embed_examples(examples: Any, dtype: Any = None, initialize: bool = True) ->
     """Applies the network to examples, layer by layer.
 
     Args:
-        examples: Keras tensor [.., 96, 64].
+        examples: Keras tensor [..., 96, 64].
         dtype: Dtype policy of the layers up to the embedding, which is float32; None uses the global policy.
         initialize: False starts from zeros, for weights that are about to be loaded: random initialization takes 2 s.
 
     Returns:
-        Keras tensor, float32 [.., 128]: the embedding before any activation.
+        Keras tensor, float32 [..., 128]: the embedding before any activation.
     """
     initializer = _initializer if initialize else keras.initializers.Zeros
     images: dict[str, Any] = {"padding": "same", "data_format": "channels_last", "dtype": dtype}
@@ -146,7 +146,7 @@ def slim_variables(model: Any) -> dict[str, Any]:
     """Returns the network's 18 variables by their names in TF-Slim.
 
     Args:
-        model: A Keras model with the layers conv1 .. fc2, at any depth.
+        model: A Keras model with the layers conv1 to fc2, at any depth.
 
     Returns:
         Name -> variable of the model.
@@ -171,7 +171,10 @@ def network_layers(model: Any) -> dict[str, Any]:
     found = list(_networks(model))
     if len(found) != 1:
         layers = ", ".join(params.SLIM_SCOPES)
-        raise ValueError(f"model {model.name!r} contains {len(found)} VGGish, expected one (layers {layers})")
+        raise ValueError(
+            f"model {model.name!r} contains {len(found)} VGGish networks, expected exactly one "
+            f"(with the layers {layers})"
+        )
     return found[0]
 
 

@@ -76,7 +76,7 @@ PCA_PARAMS: Final = PublishedFile(
     "vggish_pca_params.npz", "sha256:4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d"
 )
 
-# === Published smoke test: 3 s of a 1 kHz sine, each figure within 10 % ===
+# === Published smoke test: 3 s of a 1 kHz sine, each figure within 10% ===
 
 SMOKE_TEST_HZ: Final = 1_000.0
 SMOKE_TEST_SECONDS: Final = 3

@@ -86,7 +86,7 @@ def _zeros() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
 class Postprocess(keras.layers.Layer):
-    """Projects embeddings on their whitened principal components and optionally quantizes them to 8 bits.
+    """Projects embeddings onto their whitened principal components and optionally quantizes them to 8 bits.
 
     Quantization clips to [-2, 2], scales to [0, 255] and truncates, as the published code does. Without it the
     components are neither clipped nor scaled. The two weights are frozen. Masked embeddings become zeros.
@@ -98,10 +98,10 @@ class Postprocess(keras.layers.Layer):
         quantize: True for uint8, False for float32.
 
     Input shape:
-        float32 [.., 128].
+        float32 [..., 128].
 
     Output shape:
-        uint8 or float32 [.., 128].
+        uint8 or float32 [..., 128].
 
     Raises:
         FileNotFoundError: The file does not exist; or, when the layer is first called, the published file is not

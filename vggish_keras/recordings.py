@@ -33,7 +33,7 @@ class Recordings(NamedTuple):
     folder: Path
     left_out: Mapping[str, int] = {}
 
-    def below(self, path: Path) -> Path:
+    def relative_path(self, path: Path) -> Path:
         """The path of a recording relative to `folder`, without `..`."""
         return Path(os.path.relpath(_absolute(path), self.folder))
 

@@ -1,4 +1,4 @@
-"""Any sample rate to 16 kHz, numerically resampy's kaiser_best, as a polyphase filter bank.
+"""Resample any sample rate to 16 kHz with a polyphase filter bank that reproduces resampy's kaiser_best.
 
 Output sample i lies between the input samples p and p + 1, where p = floor(i * sample_rate / 16000), at a fraction of
 the way from one to the other. It is the weighted sum of the input samples from p - wing + 1 to p + wing. Its weights,
@@ -36,7 +36,7 @@ TARGET_COLUMNS = 128
 """Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
 # Rates with more phases than this have fewer columns per matrix, because all their matrices take memory together: fewer
 # columns leave fewer zeros. (The graph's single matrix affords more.)
-_MAX_PHASES, _ODD_RATE_COLUMNS = 4_096, 16
+_MAX_PHASES, _MANY_PHASES_COLUMNS = 4_096, 16
 _OUTPUTS_PER_STEP = 32_768
 """Enough rows for a fast product."""
 
@@ -67,28 +67,28 @@ class FilterBank(NamedTuple):
 def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
     """Resamples to 16 kHz.
 
+    Args:
+        waveform: Float array [..., samples].
+        sample_rate: Its rate in Hz.
+
+    Returns:
+        float32 [..., samples * 16000 // sample_rate], for samples in [-1, 1] within 5e-6 of `resampy.resample` with its
+        default filter, kaiser_best.
+
+    Raises:
+        ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the waveform is a single number.
+        TypeError: The waveform does not hold floats.
+
     Example:
         >>> second = np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)
         >>> vk.resample.resample(second, 44_100).shape
         (16000,)
         >>> vk.resample.resample(np.stack([second, -second]), 44_100).shape
         (2, 16000)
-
-    Args:
-        waveform: Float array [.., samples].
-        sample_rate: Its rate in Hz.
-
-    Returns:
-        float32 [.., samples * 16000 // sample_rate], for samples in [-1, 1] within 5e-6 of `resampy.resample` with its
-        default filter, kaiser_best.
-
-    Raises:
-        ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the waveform is a single number.
-        TypeError: The waveform does not hold floats.
     """
     waveform = np.asarray(waveform)
     if waveform.ndim == 0:
-        raise ValueError("expected a waveform of shape [.., samples], got a single number")
+        raise ValueError("expected a waveform of shape [..., samples], got a single number")
     channels = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
     length = waveform.shape[-1] * params.SAMPLE_RATE // check_sample_rate(sample_rate)
     output = np.empty((len(channels), length), np.float32)
@@ -100,11 +100,6 @@ def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
 def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float32]]:
     """Resamples a stream to 16 kHz; the output does not depend on how the stream is cut into blocks.
 
-    Example:
-        >>> stream = (np.zeros(1_000, np.float32) for _ in range(44))
-        >>> sum(len(block) for block in vk.resample.resample_blocks(stream, 44_000))
-        16000
-
     Args:
         blocks: Float arrays [samples] of any lengths.
         sample_rate: Their rate in Hz.
@@ -115,13 +110,18 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
     Raises:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000.
         TypeError: A block does not hold floats.
+
+    Example:
+        >>> stream = (np.zeros(1_000, np.float32) for _ in range(44))
+        >>> sum(len(block) for block in vk.resample.resample_blocks(stream, 44_000))
+        16000
     """
     sample_rate = check_sample_rate(sample_rate)
     if sample_rate == params.SAMPLE_RATE:
         yield from map(_check_floats, blocks)
         return
     bank = filter_bank(sample_rate)
-    # Every product has the same shape, the last one filled up with silence, so that its rounding is also the same.
+    # Every product has the same shape, the last one padded with silence, so that its rounding is also the same.
     rows = max(1, _OUTPUTS_PER_STEP // bank.columns)
     needed = (rows - 1) * bank.advance + bank.span
     pending, waiting = [np.zeros(bank.reach, np.float32)], bank.reach
@@ -155,11 +155,6 @@ def read_waveform(
 ) -> Iterator[NDArray[np.float32]]:
     """Reads a recording at 16 kHz, in constant memory.
 
-    Example:
-        >>> blocks = list(vk.resample.read_waveform("recording.wav"))
-        >>> np.concatenate(blocks).shape  # 2.5 s
-        (40000,)
-
     Args:
         source: A path or a binary file object, as in `audio.open_audio`.
         channels: "mix" for the mean of the channels, or the index of one.
@@ -172,6 +167,11 @@ def read_waveform(
         FileNotFoundError: The file does not exist.
         OSError: The file cannot be opened.
         ValueError: As in `audio.open_audio`, at the start or while reading.
+
+    Example:
+        >>> blocks = list(vk.resample.read_waveform("recording.wav"))
+        >>> np.concatenate(blocks).shape  # 2.5 s
+        (40000,)
     """
     opened = open_audio(source, channels=channels)
     blocks = opened.blocks if on_audio is None else _report(opened.blocks, opened.sample_rate, on_audio)
@@ -216,7 +216,7 @@ def filter_bank(sample_rate: int) -> FilterBank:
     taps = filters.shape[1]
 
     matrices, starts = [], []
-    target = TARGET_COLUMNS if phases <= _MAX_PHASES else _ODD_RATE_COLUMNS
+    target = TARGET_COLUMNS if phases <= _MAX_PHASES else _MANY_PHASES_COLUMNS
     for group in np.array_split(index, max(1, round(columns / target))):
         start = positions[group[0]]
         matrices.append(_band_matrix(filters[group], positions[group] - start))

@@ -9,6 +9,8 @@ from vggish_keras import __version__, params
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 
+__all__ = ["SavedModelOptions", "read_options"]
+
 OPTIONS_FILE = Path("assets.extra") / "vggish.json"
 """Path in the SavedModel; TensorFlow copies and ignores `assets.extra`."""
 
@@ -19,6 +21,11 @@ class SavedModelOptions(NamedTuple):
     Attributes:
         hop_seconds: Seconds from the start of an example to the start of the next.
         padding: "valid" or "same", as in `VGGish`.
+
+    Example:
+        >>> from vggish_keras.saved_model_options import SavedModelOptions
+        >>> SavedModelOptions(hop_seconds=0.48, padding="same").hop_seconds
+        0.48
     """
 
     hop_seconds: float
@@ -30,21 +37,21 @@ def is_saved_model(path: PathLike) -> bool:
     return Path(path, "saved_model.pb").is_file()
 
 
-def resolve(
+def resolve_options(
     weights: object,
     hop_seconds: float | None = None,
     padding: Padding | None = None,
     default_padding: Padding = "same",
 ) -> SavedModelOptions:
     """Returns the given options; where they are None, those of the SavedModel at `weights`, or else the defaults."""
-    own = read(weights) if isinstance(weights, (str, os.PathLike)) else None
+    own = read_options(weights) if isinstance(weights, (str, os.PathLike)) else None
     own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, default_padding)
     return SavedModelOptions(
         own.hop_seconds if hop_seconds is None else hop_seconds, own.padding if padding is None else padding
     )
 
 
-def read(path: PathLike) -> SavedModelOptions | None:
+def read_options(path: PathLike) -> SavedModelOptions | None:
     """Reads the options of a SavedModel.
 
     Args:
@@ -56,6 +63,12 @@ def read(path: PathLike) -> SavedModelOptions | None:
     Raises:
         ValueError: The file with the options is damaged.
         OSError: The file cannot be read.
+
+    Example:
+        >>> from vggish_keras.saved_model_options import read_options
+        >>> path = vk.export_saved_model(model, "vggish/1")
+        >>> read_options(path)
+        SavedModelOptions(hop_seconds=0.96, padding='valid')
     """
     file = Path(path) / OPTIONS_FILE
     if not file.exists():
@@ -74,7 +87,7 @@ def _describe(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def write(path: PathLike, options: SavedModelOptions) -> None:
+def write_options(path: PathLike, options: SavedModelOptions) -> None:
     """Writes the options, and this package's version, into the folder of a SavedModel."""
     file = Path(path) / OPTIONS_FILE
     file.parent.mkdir(exist_ok=True)

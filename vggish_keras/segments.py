@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from vggish_keras._validation import PathLike
 
+_LABELS_HINT = "; to convert label names to indices, pass AudioSet's class_labels_indices.csv as labels (--labels)"
+
 
 class Segment(NamedTuple):
     """A line of a segment list: a section of a video, and its labels.
@@ -23,7 +25,7 @@ class Segment(NamedTuple):
 
 
 def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, Segment]:
-    """Reads one of AudioSet's segment lists, whose lines are YTID, start_seconds, end_seconds, "positive_labels".
+    """Reads an AudioSet segment list, whose lines are YTID, start_seconds, end_seconds, "positive_labels".
 
     Args:
         path: The list, such as eval_segments.csv.
@@ -59,7 +61,7 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
                 raise ValueError(f"{path}, line {number}: label {error.args[0]} is not in {labels}") from error
             except ValueError as error:
                 reason = "expected YTID, start_seconds, end_seconds and labels"
-                hint = "; to convert label names to indices, pass labels" if "/m/" in line and labels is None else ""
+                hint = _LABELS_HINT if "/m/" in line and labels is None else ""
                 raise ValueError(f"{path}, line {number}: {reason}{hint}") from error
             if name in segments:
                 ambiguous.add(name)

@@ -19,7 +19,7 @@ class Statistic(NamedTuple):
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether the measured value is within 10 % of the published one."""
+        """Whether the measured value is within 10% of the published one."""
         return abs(self.measured - self.expected) <= params.SMOKE_TEST_TOLERANCE * abs(self.expected)
 
 

@@ -16,7 +16,7 @@ _OVERLAP_SAMPLES = params.STFT_WINDOW_SAMPLES - params.STFT_HOP_SAMPLES
 
 
 class Columns(NamedTuple):
-    """The columns of an overview, each of the same number of spectrogram frames but for the last.
+    """The columns of an overview. Each covers the same number of spectrogram frames, except the last.
 
     Attributes:
         log_mel: float32 [n, 64], the mean log-mel spectrum of each column.
@@ -87,7 +87,7 @@ class SpectrogramOverview:
             self._halve()
 
     def _halve(self) -> None:
-        """Joins each two columns; an odd one becomes frames again, all equal to its mean and range."""
+        """Joins pairs of columns; an unpaired last column is turned back into equal frames."""
         even = len(self._columns) // 2 * 2
         odd = np.repeat(self._columns[even:], self._frames_per_column, axis=0)
         self._frames = np.concatenate([odd, self._frames])
@@ -106,6 +106,6 @@ def _pad_to_frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _join_rows(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Joins each `size` successive rows: the mean of their spectra, and the range of their samples."""
+    """Joins every `size` successive rows into one: the mean of their spectra, and the range of their samples."""
     groups = rows.reshape(-1, size, rows.shape[1])
     return np.column_stack([groups[..., :-2].mean(axis=1), groups[..., -2].min(axis=1), groups[..., -1].max(axis=1)])

@@ -94,7 +94,9 @@ def _load_saved_model(model: keras.Model, path: Path) -> None:
     values = dict(zip(variables, getattr(loaded, "trainable_variables", ()), strict=False))
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if {name: tuple(value.shape) for name, value in values.items()} != shapes:
-        raise ValueError(f"{path} does not hold the weights of this network: expected what export_saved_model writes")
+        raise ValueError(
+            f"{path} does not hold the weights of this network: expected a SavedModel written by export_saved_model"
+        )
     check_finite(path, values)
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
@@ -130,7 +132,7 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
     optimizer's or a classifier's, are ignored.
 
     Args:
-        model: A Keras model with the layers conv1 .. fc2.
+        model: A Keras model with the layers conv1 to fc2.
         path: A V1 checkpoint file, or the prefix of a V2 checkpoint.
 
     Raises:
@@ -140,7 +142,10 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
 
     Example:
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
-        >>> vk.load_slim_checkpoint(model, "vggish.ckpt")
+        >>> restored = vk.VGGish(weights=None)  # random weights, until the next line
+        >>> vk.load_slim_checkpoint(restored, "vggish.ckpt")
+        >>> np.array_equal(restored.get_layer("conv1").kernel, model.get_layer("conv1").kernel)
+        True
     """
     variables = slim_variables(model)
     values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
@@ -164,7 +169,7 @@ def _read_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[
             found = f"{dtypes[name].name} {found_shapes[name]}"
             problems.append(f"{name} is {found}, expected float32 {list(shape)}")
     if problems:
-        raise ValueError(f"{path} does not hold VGGish: {'; '.join(problems)}")
+        raise ValueError(f"{path} is not a VGGish checkpoint: {'; '.join(problems)}")
     try:
         # The op reads a V1 file twice as fast as the reader, and the variables take over its tensors.
         options = {"shape_and_slices": [""] * len(shapes), "dtypes": [tf.float32] * len(shapes)}
@@ -180,7 +185,7 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
     """Writes the VGGish network of `model` as a TF-Slim checkpoint.
 
     Args:
-        model: A Keras model with the layers conv1 .. fc2, at any depth.
+        model: A Keras model with the layers conv1 to fc2, at any depth.
         path: The checkpoint file ("v1", like the published one) or the prefix of its files ("v2"). An existing
             checkpoint of either format is replaced once the new one is complete.
         format: "v1" or "v2".

@@ -1,4 +1,4 @@
-"""Embeds WAV files through TF Serving's gRPC: python grpc_client.py FILE.wav .. [--target HOST:PORT]."""
+"""Embeds WAV files through TF Serving's gRPC: python grpc_client.py FILE.wav ... [--target HOST:PORT]."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,11 +68,11 @@ def embed(stub: Any, wavs: Sequence[bytes], model: str = "vggish", timeout: floa
         timed_out = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         text = f"no answer within {timeout:g} s" if timed_out else error.details()
         raise wav_client.ServingError(f"{error.code().name}: {text}") from error
-    return wav_client.cut({name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()})
+    return wav_client.split_clips({name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()})
 
 
 @click.command()
-@wav_client.parameters
+@wav_client.shared_parameters
 @click.option("--target", default="localhost:8500", show_default=True, help="The server's gRPC address.")
 def main(files: tuple[Path, ...], target: str, model: str, timeout: float, output: Path | None) -> None:
     """Embed WAV FILES through TF Serving's gRPC, in one request."""

@@ -1,4 +1,4 @@
-"""Embeds WAV files through TF Serving's REST API: python rest_client.py FILE.wav .. [--url URL]."""
+"""Embeds WAV files through TF Serving's REST API: python rest_client.py FILE.wav ... [--url URL]."""
 
 import base64
 from collections.abc import Sequence
@@ -42,11 +42,11 @@ def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float
         raise wav_client.ServingError(f"{url} is not TF Serving: HTTP {response.status_code} without JSON") from error
     if not response.ok:
         raise wav_client.ServingError(f"HTTP {response.status_code}: {answer.get('error', response.reason)}")
-    return wav_client.cut(answer["outputs"])
+    return wav_client.split_clips(answer["outputs"])
 
 
 @click.command()
-@wav_client.parameters
+@wav_client.shared_parameters
 @click.option("--url", default="http://localhost:8501", show_default=True, help="The server's REST address.")
 def main(files: tuple[Path, ...], url: str, model: str, timeout: float, output: Path | None) -> None:
     """Embed WAV FILES through TF Serving's REST API, in one request."""

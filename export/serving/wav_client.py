@@ -21,7 +21,7 @@ class ServingError(Exception):
     """The server does not answer or reports an error."""
 
 
-def cut(outputs: Any) -> list[Embeddings]:
+def split_clips(outputs: Any) -> list[Embeddings]:
     """Cuts the outputs of the `wav` or the `padded` signature into the embeddings of each clip.
 
     Args:
@@ -76,13 +76,16 @@ def run(embed: Callable[[list[bytes]], list[Embeddings]], files: Sequence[Path],
             click.echo(_summary(name, embeddings))
     else:
         embedding_files.write(output, recordings)
-        click.echo(f"{output}: {sum(len(embeddings.values) for embeddings in clips)} embeddings")
+        count = sum(len(embeddings.values) for embeddings in clips)
+        click.echo(f"{output}: {count} embedding{'s' * (count != 1)}")
 
 
 def _summary(name: str, embeddings: Embeddings) -> str:
     count, size = embeddings.values.shape
     shown = " ".join(f"{value:.3g}" for value in embeddings.values[0, :_VALUES_SHOWN]) if count else ""
-    return f"{name}: {count} embeddings of {size} values{f', the first {shown} ..' if count else ''}"
+    return (
+        f"{name}: {count} embedding{'s' * (count != 1)} of {size} values{f', the first {shown} ...' if count else ''}"
+    )
 
 
 def _check_output(_context: click.Context, _parameter: click.Parameter, output: Path | None) -> Path | None:
@@ -106,12 +109,12 @@ _PARAMETERS = (
         "--output",
         type=click.Path(path_type=Path),
         callback=_check_output,
-        help="Write the embeddings to a .npz, .csv or .parquet file, chosen by its suffix.",
+        help="Write the embeddings to an .npz, .csv or .parquet file, chosen by its suffix.",
     ),
 )
 
 
-def parameters(command: Callable[..., None]) -> Callable[..., None]:
+def shared_parameters(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the arguments and options of both clients to a command."""
     for parameter in reversed(_PARAMETERS):
         command = parameter(command)

@@ -47,7 +47,8 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
         >>> from apache_beam.options.pipeline_options import PipelineOptions
         >>> from vggish_keras import beam
         >>> options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
-        >>> corpus = beam.EmbedCorpus([wav], "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
+        >>> files = ["recording.wav"]
+        >>> corpus = beam.EmbedCorpus(files, "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
         >>> beam.summarize(beam.run(corpus, options))  # doctest: +SKIP
         Summary(recordings=1, failures=0, seconds=2.5, left_out={})
     """
@@ -133,7 +134,7 @@ def summarize(result: PipelineResult) -> Summary:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)
-        >>> decoded = (pipeline | beam.MatchAudio([wav])).recordings | beam.DecodeAudio()
+        >>> decoded = (pipeline | beam.MatchAudio(["recording.wav"])).recordings | beam.DecodeAudio()
         >>> beam.summarize(pipeline.run())
         Summary(recordings=1, failures=0, seconds=2.5, left_out={})
     """

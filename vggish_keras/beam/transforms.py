@@ -39,7 +39,7 @@ LEFT_OUT = "vggish_keras.left_out"
 NO_SUFFIX = "none"
 
 Recording: TypeAlias = tuple[bytes, Segment | None]
-"""The path of a recording, and its line of AudioSet's list of segments."""
+"""The path of a recording, and its line of an AudioSet segment list."""
 Example: TypeAlias = tuple[bytes, int, NDArray[np.float32]]
 """The path of a recording, the index of an example in it, and the example's samples, float32 [15600]."""
 Failure: TypeAlias = tuple[bytes, bytes]
@@ -53,8 +53,8 @@ class DecodedRecording(NamedTuple):
 
     Attributes:
         num_examples: Number of its examples.
-        hop_samples: Distance of its examples at 16 kHz, in samples.
-        segment: Its line of AudioSet's list of segments.
+        hop_samples: Distance between examples, in samples at 16 kHz.
+        segment: Its line of an AudioSet segment list.
 
     Example:
         >>> from vggish_keras import beam
@@ -73,8 +73,8 @@ class Embedded(NamedTuple):
 
     Attributes:
         embeddings: Its embeddings.
-        hop_samples: Distance of its examples at 16 kHz, in samples.
-        segment: Its line of AudioSet's list of segments.
+        hop_samples: Distance between examples, in samples at 16 kHz.
+        segment: Its line of an AudioSet segment list.
 
     Example:
         >>> from vggish_keras import beam
@@ -96,13 +96,13 @@ class Matched(NamedTuple):
 
     Attributes:
         recordings: PCollection of `Recording`, each path once.
-        failures: PCollection of `Failure`: recordings that are missing from the list of segments.
+        failures: PCollection of `Failure`: recordings that are missing from the segment list.
 
     Example:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        ...     recordings, failures = pipeline | beam.MatchAudio([wav])
+        ...     recordings, failures = pipeline | beam.MatchAudio(["recording.wav"])
     """
 
     recordings: Any
@@ -115,9 +115,9 @@ class MatchAudio(beam.PTransform):
     Args:
         patterns: Files, folders and patterns as in `recordings.find_recordings`; or, with a scheme such as gs://,
             patterns of Beam's file systems, where ** matches any characters.
-        segments: Path of AudioSet's list of segments, which workers must be able to read. It provides names, times and
+        segments: Path of an AudioSet segment list, which workers must be able to read. It provides names, times and
             labels for files named YTID or YTID_START. All other files are failures.
-        labels: Path of AudioSet's class_labels_indices.csv, required if the list contains names of labels.
+        labels: Path of AudioSet's class_labels_indices.csv, required if the list contains label names.
 
     Output:
         `Matched`. A pattern that matches nothing raises ValueError when the pipeline runs.
@@ -126,7 +126,7 @@ class MatchAudio(beam.PTransform):
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        ...     found = pipeline | beam.MatchAudio([wav, "*.wav"])
+        ...     found = pipeline | beam.MatchAudio(["recording.wav", "*.wav"])
         ...     _ = found.recordings | apache_beam.MapTuple(lambda path, segment: print(path))
         b'recording.wav'
     """
@@ -228,7 +228,7 @@ class Decoded(NamedTuple):
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        ...     found = pipeline | beam.MatchAudio([wav])
+        ...     found = pipeline | beam.MatchAudio(["recording.wav"])
         ...     examples, recordings, failures = found.recordings | beam.DecodeAudio()
     """
 
@@ -242,7 +242,7 @@ class DecodeAudio(beam.PTransform):
     """Decodes recordings, mixes and resamples them to 16 kHz mono, and cuts them into examples, in constant memory.
 
     Args:
-        hop_seconds: Distance of examples, any multiple of 10 ms.
+        hop_seconds: Distance between examples, any multiple of 10 ms.
         padding: "same" or "valid", as in `Embedder`.
         channels: "mix" or the index of a channel, as in `Embedder`.
 
@@ -259,7 +259,7 @@ class DecodeAudio(beam.PTransform):
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        ...     found = pipeline | beam.MatchAudio([wav])
+        ...     found = pipeline | beam.MatchAudio(["recording.wav"])
         ...     decoded = found.recordings | beam.DecodeAudio(hop_seconds=0.5)
         ...     _ = decoded.recordings | apache_beam.Map(print)
         (b'recording.wav', DecodedRecording(num_examples=5, hop_samples=8000, segment=None))
@@ -411,7 +411,7 @@ def _check_prefix(prefix: str) -> str:
     """Returns `prefix`, unless Beam's writers would treat it as a pattern after everything is computed."""
     path = prefix if is_remote(prefix) else os.path.abspath(prefix)
     if re.search(r"[*?[]", path):
-        raise ValueError(f"expected an output path without * ? [, which Beam treats as a pattern, got {path}")
+        raise ValueError(f"the output path must not contain *, ? or [, which Beam treats as a pattern, got {path}")
     return prefix
 
 
@@ -430,7 +430,7 @@ class WriteAudioSetRecords(beam.PTransform):
         PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
     Example:
         >>> import apache_beam
@@ -466,7 +466,7 @@ class WriteParquet(beam.PTransform):
         prefix: PREFIX, a local path or one of a Beam file system.
         postprocess: As in `EmbedAudio`: embeddings are uint8 if it is "quantized", else float32.
         shards: Number of files. 0 lets the runner choose.
-        options: How the embeddings are made, such as {"weights": "vggish/1"}, which each file carries.
+        options: How the embeddings are made, such as {"weights": "vggish/1"}, stored in each file.
 
     Input:
         PCollection of (path, `Embedded`).
@@ -475,7 +475,7 @@ class WriteParquet(beam.PTransform):
         PCollection of the paths of the files.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
         ImportError: pyarrow is missing.
 
     Example:
@@ -525,7 +525,7 @@ class WriteFailures(beam.PTransform):
         PCollection of the path of the file.
 
     Raises:
-        ValueError: The prefix or, if it is relative, the working folder contains one of the characters * ? [.
+        ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
     Example:
         >>> import apache_beam
@@ -597,7 +597,8 @@ class EmbedCorpus(beam.PTransform):
 
     Example:
         >>> from vggish_keras import beam
-        >>> corpus = beam.EmbedCorpus([wav], "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
+        >>> files = ["recording.wav"]
+        >>> corpus = beam.EmbedCorpus(files, "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
     """
 
     def __init__(
@@ -622,7 +623,7 @@ class EmbedCorpus(beam.PTransform):
         self._write_failures = WriteFailures(prefix)
         if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
             _check_is_local(weights)
-        self._decode = DecodeAudio(*saved_model_options.resolve(weights, hop_seconds, padding), channels)
+        self._decode = DecodeAudio(*saved_model_options.resolve_options(weights, hop_seconds, padding), channels)
         self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:

@@ -11,11 +11,15 @@ from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import embedder_options
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True}, short_help="Embed recordings with Apache Beam.")
 @click.option("--input", "inputs", multiple=True, required=True, help="A file, folder or pattern; may be repeated.")
 @click.option("--output", "prefix", required=True, metavar="PREFIX", help="Prefix of the output files.")
 @click.option(
-    "--shards", type=click.IntRange(0), default=0, help="Number of .tfrecord files.  [default: chosen by the runner]"
+    "--shards",
+    type=click.IntRange(1),
+    default=None,
+    show_default="chosen by the runner",
+    help="Number of .tfrecord files.",
 )
 @click.option("--segments", help="Take names, times and labels from this AudioSet segment list.")
 @click.option("--labels", help="AudioSet's class_labels_indices.csv, for --segments.")
@@ -24,7 +28,7 @@ from vggish_keras.cli.options import embedder_options
 def beam(
     inputs: tuple[str, ...],
     prefix: str,
-    shards: int,
+    shards: int | None,
     segments: str | None,
     labels: str | None,
     beam_options: tuple[str, ...],
@@ -46,7 +50,7 @@ def beam(
     from vggish_keras import beam
     from vggish_keras.recordings import describe_left_out
 
-    corpus = beam.EmbedCorpus(inputs, prefix, segments=segments, labels=labels, shards=shards, **embedder_options)
+    corpus = beam.EmbedCorpus(inputs, prefix, segments=segments, labels=labels, shards=shards or 0, **embedder_options)
     try:
         summary = beam.summarize(beam.run(corpus, _parse_beam_options(beam_options)))
     except RuntimeError as error:  # contains the traceback of a worker

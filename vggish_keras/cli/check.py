@@ -7,7 +7,7 @@ from vggish_keras.cli.options import weights_option
 from vggish_keras.cli.tables import print_table
 
 
-@click.command()
+@click.command(short_help="Compare the embeddings with published values.")
 @weights_option
 def check(weights: str) -> None:
     """Run the published smoke test and compare the results with the published values."""
@@ -17,7 +17,7 @@ def check(weights: str) -> None:
     from vggish_keras.smoke_test import smoke_test
 
     figures = smoke_test(weights)
-    table = Table("statistic", "expected", "measured", "within 10 %")
+    table = Table("statistic", "expected", "measured", "within 10%")
     for figure in figures:
         agrees = "yes" if figure.within_tolerance else "NO"
         table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)

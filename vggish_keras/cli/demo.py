@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _UNTRAINED = "published weights are not available: these embeddings come from random, untrained weights"
 
 
-@click.command()
+@click.command(short_help="Embed and plot a sample recording.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",

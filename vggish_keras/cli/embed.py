@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vggish_keras.embeddings import Embeddings
 
 
-@click.command()
+@click.command(short_help="Embed recordings.")
 @click.argument("inputs", nargs=-1, type=click.Path())
 @click.option(
     "--list",
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    help="A folder of .npz files, or a single .npz, .csv, .parquet or .tfrecord file.  [default: print tables]",
+    metavar="PATH",
+    help="A folder of .npz files (an existing folder, or a name that ends with / or has no suffix), or a single .npz, "
+    ".csv, .parquet or .tfrecord file.  [default: print tables]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option(
@@ -131,7 +133,8 @@ def _show_summary(plan: "corpus.Plan", summary: "corpus.Summary", speed: str) ->
             click.echo(left_out, err=True)
         return
     parts = [
-        f"{summary.embeddings} embeddings of {summary.embedded} file{'s' * (summary.embedded != 1)}",
+        f"{summary.embeddings} embedding{'s' * (summary.embeddings != 1)} of "
+        f"{summary.embedded} file{'s' * (summary.embedded != 1)}",
         speed,
         f"{summary.skipped} already done" if summary.skipped else "",
         f"{len(summary.failures)} failed" if summary.failures else "",

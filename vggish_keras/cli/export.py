@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vggish_keras.framing import Padding
 
 
-@click.command()
+@click.command(short_help="Export a SavedModel.")
 @click.argument("output", type=click.Path(path_type=Path))
 @weights_option
 @hop_option
@@ -44,6 +44,6 @@ def export(
     from vggish_keras.exporting import export_saved_model
     from vggish_keras.model import VGGish
 
-    options = saved_model_options.resolve(weights, hop_seconds, padding, default_padding="valid")
+    options = saved_model_options.resolve_options(weights, hop_seconds, padding, default_padding="valid")
     model = VGGish(weights, **options._asdict())
     click.echo(export_saved_model(model, output, postprocess, overwrite))

@@ -45,7 +45,7 @@ dtype_option = click.option(
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="Data type of the network's computation; embeddings are float32 in any case.",
+    help="Data type in which the network computes; it does not change the type of the embeddings.",
 )
 
 

@@ -12,7 +12,7 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 """Suffixes of other outputs of `embed`."""
 
 
-@click.command()
+@click.command(short_help="Plot a recording or saved embeddings.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -27,7 +27,10 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 def plot(
     file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float | None, weights: str
 ) -> None:
-    """Plot FILE: a recording and its embeddings, or saved embeddings (.npz)."""
+    """Plot FILE: a recording and its embeddings, or saved embeddings (.npz).
+
+    --hop and --weights have no effect on saved embeddings.
+    """
     output = output or Path(f"{file.name}.png")
     saved = file.suffix == ".npz"
     if recording is not None and not saved:

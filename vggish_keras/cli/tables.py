@@ -15,8 +15,8 @@ def print_embeddings(name: str, embeddings: "Embeddings") -> None:
     from rich.table import Table
 
     count, size = embeddings.values.shape
-    click.echo(f"{name}: {count} embeddings of {size} values")
-    table = Table("seconds", *(f"[{dimension}]" for dimension in range(_DIMENSIONS_SHOWN)), "..")
+    click.echo(f"{name}: {count} embedding{'s' * (count != 1)} of {size} values")
+    table = Table("seconds", *(f"[{dimension}]" for dimension in range(_DIMENSIONS_SHOWN)), "...")
     for time, values in list(zip(*embeddings, strict=True))[:_ROWS_SHOWN]:
         table.add_row(f"{time:.2f}", *(f"{value:.3g}" for value in values[:_DIMENSIONS_SHOWN]))
     if count:

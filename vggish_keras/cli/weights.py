@@ -12,7 +12,7 @@ def weights() -> None:
     """Fetch, show and convert weights."""
 
 
-@weights.command()
+@weights.command(short_help="Download the published files.")
 def fetch() -> None:
     """Download the published files that are missing from the cache, and check existing ones."""
     from vggish_keras import params
@@ -22,7 +22,7 @@ def fetch() -> None:
         click.echo(fetch(file))
 
 
-@weights.command()
+@weights.command(short_help="Show and verify the cached files.")
 def show() -> None:
     """Show the cache paths of the published files, and verify existing ones.
 
@@ -53,9 +53,10 @@ def show() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
 def convert(source: str, target: Path, v2: bool) -> None:
-    """Convert the weights SOURCE ("audioset", a checkpoint or a Keras weights file) to TARGET.
+    """Convert weights to a Keras weights file or a TF-Slim checkpoint.
 
-    TARGET is written as a Keras weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
+    SOURCE is "audioset", a checkpoint, a Keras weights file or an exported SavedModel. TARGET is written as a Keras
+    weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
     """
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:

@@ -172,7 +172,7 @@ class FolderOutput:
 
     def _target(self, path: Path) -> Path:
         # Includes the suffix of the recording, because x.wav and x.mp3 may be in the same folder.
-        below = self._recordings.below(path)
+        below = self._recordings.relative_path(path)
         return self._folder / below.with_name(f"{below.name}.npz")
 
     def has(self, path: Path) -> bool:
@@ -269,7 +269,7 @@ class FileOutput:
         self._database.commit()
 
     def _name(self, path: Path) -> bytes:
-        return os.fsencode(self._recordings.below(path))
+        return os.fsencode(self._recordings.relative_path(path))
 
     def has(self, path: Path) -> bool:
         with _DatabaseErrors(self._unfinished):

@@ -61,12 +61,12 @@ def plan(
 
     Args:
         inputs: As in `find_recordings`.
-        output: A folder, or a .npz, .csv, .parquet or .tfrecord file; None only passes embeddings to the caller.
+        output: A folder, or an .npz, .csv, .parquet or .tfrecord file; None only passes embeddings to the caller.
         listed: As in `find_recordings`.
         resume: True continues an interrupted run.
         postprocess: None, "pca" or "quantized"; .tfrecord output is always quantized.
         shards: Number of files of a .tfrecord output.
-        segments: One of AudioSet's segment lists, for .tfrecord output; recordings that are not in it are refused.
+        segments: An AudioSet segment list, for .tfrecord output; recordings that are not in it are refused.
         labels: AudioSet's class_labels_indices.csv, for `segments`.
 
     Raises:
@@ -84,7 +84,7 @@ def plan(
     if labels and not segments:
         raise ValueError("--labels requires --segments")
     if resume and target is None:
-        raise ValueError("--resume requires an output: -o")
+        raise ValueError("--resume requires --output (-o)")
     if not as_records:
         return Plan(recordings, target, EmbeddingsWriter(), postprocess, {}, {}, resume)
     known = read_segments(segments, labels) if segments else None

@@ -21,9 +21,9 @@ _MAX_PLANES = 7
 """PyAV 17 reads beyond the end of a planar frame with more channels."""
 _LOSSLESS = frozenset(["flac", "wavpack", "tta", "ape", "tak"])
 """Codecs whose packets carry a checksum that FFmpeg ignores by default."""
-_READ_ONCE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
+_STOPS_AFTER_FIRST_FILE = frozenset(["ape", "flv", "mpc", "mpc8", "tak", "tta", "wv"])
 """Formats in which FFmpeg stops at the end of the first of several concatenated files."""
-_SYNC = {"mp3": 0xFFE0, "aac": 0xFFF0, "ac3": 0x0B77, "eac3": 0x0B77}
+_SYNC_WORDS = {"mp3": 0xFFE0, "aac": 0xFFF0, "ac3": 0x0B77, "eac3": 0x0B77}
 """The bits that start each packet, for formats that consist only of packets."""
 
 
@@ -164,13 +164,13 @@ class _Frames:
 
     def _starts_as_audio(self, packet: Any) -> bool:
         """False for bytes between packets, such as tags, which FFmpeg returns as packets if there is no container."""
-        sync = _SYNC.get(self._format)
+        sync = _SYNC_WORDS.get(self._format)
         return sync is None or not packet.size or int.from_bytes(bytes(packet)[:2], "big") & sync == sync
 
     def _note_position(self, packet: Any) -> None:
         """Counts skipped bytes, for formats whose packets follow each other without gaps."""
         if packet.size and packet.pos is not None:
-            if self._format in _SYNC and 0 < self._end < packet.pos:
+            if self._format in _SYNC_WORDS and 0 < self._end < packet.pos:
                 self._skipped += packet.pos - self._end
             self._end = packet.pos + packet.size
 
@@ -190,8 +190,8 @@ class _Frames:
             self._declared.check(self._length, self._name)
         if not self._length.samples:
             # FFmpeg only guesses formats that have no header.
-            raise _unknown(self._name) if self._format in _SYNC else ValueError(f"{self._name} holds no samples")
-        if self._format in _READ_ONCE and self._is_repeated():
+            raise _unknown(self._name) if self._format in _SYNC_WORDS else ValueError(f"{self._name} holds no samples")
+        if self._format in _STOPS_AFTER_FIRST_FILE and self._is_repeated():
             raise ValueError(f"{self._name} holds several concatenated files: split it")
         if self._skipped:
             warnings.warn(f"{self._name}: skipped {self._skipped} bytes that are not audio", stacklevel=2)

@@ -13,7 +13,7 @@ _MAX_CHUNKS = 10_000
 MAX_MISSING_FRAMES = 16
 """Some programs count a header as samples."""
 MAX_PADDING_BYTES = 4_096
-_MAX_ESSENTIAL_BYTES = 4_096
+_MAX_KEPT_CHUNK_BYTES = 4_096
 TRAILERS = frozenset(
     b"LIST,id3 ,ID3 ,bext,iXML,_PMX,JUNK,PAD ,FLLR,cue ,smpl,PEAK,fact,afsp,MARK,INST,APPL,NAME,AUTH,ANNO,COMT,(c) "
     b",info,uuid,free".split(b",")
@@ -38,7 +38,7 @@ class Header(NamedTuple):
         start: Position of the first sample in the file.
         size: Bytes of samples.
         is_mpeg: Whether the samples are MPEG audio.
-        essentials: For WAV files, a header without optional chunks, for decoders that read it again.
+        minimal_header: For WAV files, a header without optional chunks, for decoders that read it again.
     """
 
     sample_rate: int
@@ -49,7 +49,7 @@ class Header(NamedTuple):
     start: int
     size: int
     is_mpeg: bool = False
-    essentials: bytes = b""
+    minimal_header: bytes = b""
 
 
 def read_header(file: BinaryIO, name: str) -> Header | None:
@@ -218,15 +218,15 @@ def _read_wav(file: BinaryIO, name: str, magic: bytes) -> Header:
     if "sizes" in chunks and is_placeholder(declared):
         declared = struct.unpack("<8xQ", _read_at(file, chunks["sizes"].start, 16))[0]
     header = _wave_header(file, name, layout, chunks, declared, big_endian)
-    return header._replace(essentials=_essentials(file, chunks, header.size, big_endian))
+    return header._replace(minimal_header=_minimal_header(file, chunks, header.size, big_endian))
 
 
-def _essentials(file: BinaryIO, chunks: dict[str, _Chunk], size: int, big_endian: bool) -> bytes:
+def _minimal_header(file: BinaryIO, chunks: dict[str, _Chunk], size: int, big_endian: bool) -> bytes:
     """A WAV header with only the required chunks, up to the samples; sizes too large for WAV are reduced."""
     number = struct.Struct(">I" if big_endian else "<I")
     kept = b""
     for key in ("format", "count"):
-        if key in chunks and chunks[key].size <= _MAX_ESSENTIAL_BYTES:
+        if key in chunks and chunks[key].size <= _MAX_KEPT_CHUNK_BYTES:
             chunk = chunks[key]
             kept += chunk.name + number.pack(chunk.size) + _read_at(file, chunk.start, chunk.size + chunk.size % 2)
     size = min(size, 2**32 - 1)

@@ -67,10 +67,10 @@ def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, I
     file.seek(0)
     if file.read(3).startswith(_MPEG_STARTS):
         raise UnsupportedError(f"{name} cannot be read as audio: MPEG audio is left to FFmpeg")
-    if header is None or not header.essentials:
+    if header is None or not header.minimal_header:
         section = Section(file)
     else:
-        section = Section(file, header.start, header.size, header.essentials)
+        section = Section(file, header.start, header.size, header.minimal_header)
     sound = _open(section, name)
     if sound.format in _LEFT_TO_FFMPEG:
         sound.close()

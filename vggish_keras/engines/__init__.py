@@ -33,7 +33,7 @@ def open_engine(
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
 
     Example:
-        >>> engine = vk.open_engine(weights=None)
+        >>> engine = vk.open_engine(weights=None)  # random weights, to be quick
         >>> engine(np.zeros((2, 15_600), np.float32), "embedding").shape
         (2, 128)
     """
@@ -55,4 +55,6 @@ def open_engine(
 def check_output(engine: Engine, output: Output, name: str) -> None:
     """Raises a ValueError unless an engine, which the message calls by `name`, has an output."""
     if output not in engine.outputs:
-        raise ValueError(f"{name} has the outputs {', '.join(engine.outputs)} but not {output}")
+        hint = ' (an exported model computes "quantized" if it was exported with PCA parameters)'
+        message = f"{name} does not compute {output!r}, only {', '.join(engine.outputs)}"
+        raise ValueError(message + hint if output == "quantized" else message)

@@ -28,7 +28,7 @@ class Engine(Protocol):
         ...
         ...     def __call__(self, segments, output):
         ...         return np.repeat(segments.mean(axis=1, keepdims=True), 128, axis=1)
-        >>> vk.Embedder(Mean()).embed(wav).values.shape
+        >>> vk.Embedder(Mean()).embed("recording.wav").values.shape
         (3, 128)
     """
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from vggish_keras import params
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras._validation import PathLike, Postprocessing
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.model import VGGish
@@ -51,7 +51,7 @@ class KerasModel:
         return hash_variables([*slim_variables(self._model).values(), *pca])
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
-        check_process()
+        check_not_forked()
         embeddings: NDArray[Any] = self._functions[output](segments).numpy()
         return embeddings
 

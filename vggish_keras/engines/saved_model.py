@@ -9,12 +9,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from vggish_keras import params
-from vggish_keras._fork import check_process
+from vggish_keras._fork import check_not_forked
 from vggish_keras.embeddings import embedding_dtype
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.weights import check_finite, hash_variables, read_saved_model
 
-_EXPECTED = "expected what export_saved_model writes"
+_EXPECTED = "expected a SavedModel written by export_saved_model"
 
 
 class SavedModel:
@@ -33,7 +33,7 @@ class SavedModel:
     def __init__(self, path: Path, dtype: Dtype) -> None:
         if dtype != "float32":
             raise ValueError(f"{path}: the dtype of an exported model cannot be changed, got {dtype!r}")
-        check_process()
+        check_not_forked()
         loaded = read_saved_model(path)
         self.outputs = _check_signature(path, loaded.signatures)
         signature = loaded.signatures["serving_default"]
@@ -55,7 +55,7 @@ class SavedModel:
         return hash_variables(self._network if output == "embedding" else [*self._network, *self._pca])
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
-        check_process()
+        check_not_forked()
         embeddings: NDArray[Any] = self._functions[output](segments).numpy()
         return embeddings
 
@@ -72,11 +72,10 @@ def _check_signature(path: Path, signatures: Mapping[str, Any]) -> tuple[Output,
         name for name, spec in inputs.items() if spec.dtype == tf.float32 and segments.is_subtype_of(spec.shape)
     ]
     if not list(inputs) == accepted == ["waveform"]:
-        raise ValueError(f"{path} has the input {_specs(inputs)}, {_EXPECTED}: waveform float32 [batch, samples]")
+        raise ValueError(f"{path} has the input {_specs(inputs)}, expected waveform float32 [batch, samples]")
     if "embedding" not in outputs:
-        raise ValueError(
-            f"{path} has the outputs {', '.join(sorted(outputs)) or 'none'} but not embedding, {_EXPECTED}"
-        )
+        found = ", ".join(sorted(outputs)) or "none"
+        raise ValueError(f"{path} has no output embedding (outputs: {found}), {_EXPECTED}")
     known = tuple(output for output in get_args(Output) if output in outputs)
     for output in known:
         _check_embeddings(path, output, outputs[output])
@@ -89,7 +88,7 @@ def _check_embeddings(path: Path, output: Output, spec: tf.TensorSpec) -> None:
     fits = spec.shape.is_subtype_of(embeddings) and spec.shape[1] in (None, 1)
     if spec.dtype != dtype or not fits:
         found = _specs({output: spec})
-        raise ValueError(f"{path} has the output {found}, {_EXPECTED}: {output} {dtype.name} [batch, n, 128]")
+        raise ValueError(f"{path} has the output {found}, expected {output} {dtype.name} [batch, n, 128]")
 
 
 def _specs(specs: Mapping[str, tf.TensorSpec]) -> str:

@@ -1,8 +1,8 @@
 """Resampling as TensorFlow ops, for sample rates known only at run time.
 
-The algorithm and its names are described in `vggish_keras.resample`. For usual rates a matrix holds the filters of all
-phases. For other rates that matrix would be large and slow to make. There each tap is a polynomial in the fraction, so
-that a small matrix of Chebyshev coefficients, quickly made, serves any rate.
+The algorithm and its names are described in `vggish_keras.resample`. For common rates, a matrix holds the filters of
+all phases. For other rates that matrix would be large and slow to build, so each tap is approximated by a polynomial in
+the fraction; the matrix of its Chebyshev coefficients is small and quick to build for any rate.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from vggish_keras.resample import TARGET_COLUMNS, resampy_table
 # `vggish_keras.resample`, which are limited by the number of phases, it is made anew in each call.
 _MAX_ENTRIES, _MAX_ENTRIES_PER_OUTPUT = 1 << 19, 8
 # Otherwise each output sample has two columns per coefficient: few output samples make a wide matrix.
-_ODD_RATE_COLUMNS = 32
+_MANY_PHASES_COLUMNS = 32
 _INPUTS_PER_STEP = 1 << 20
 """Input samples copied at a time, which bounds memory whatever the span."""
 _RATE = np.int64(params.SAMPLE_RATE)
@@ -61,7 +61,7 @@ def filter_bank(sample_rate: tf.Tensor, outputs: tf.Tensor) -> FilterBank:
     taps = 2 * _wing(sample_rate)
     entries = columns * (_position(columns, sample_rate) + taps)
     repeating = entries <= tf.minimum(outputs * _MAX_ENTRIES_PER_OUTPUT, _MAX_ENTRIES)
-    few = tf.clip_by_value(outputs, 1, _ODD_RATE_COLUMNS)
+    few = tf.clip_by_value(outputs, 1, _MANY_PHASES_COLUMNS)
     matrix, columns, terms = tf.cond(
         repeating, lambda: _repeating_filters(sample_rate, columns), lambda: _polynomial_filters(sample_rate, few)
     )
@@ -108,7 +108,9 @@ def _band_matrix(table: tf.Tensor, taps: tf.Tensor, offsets: tf.Tensor, rows: tf
 
 
 def resample(waveform: tf.Tensor, bank: FilterBank) -> tf.Tensor:
-    """Resamples a clip to 16 kHz; autograph must have converted the caller.
+    """Resamples a clip to 16 kHz.
+
+    Call it only from code that AutoGraph converts.
 
     Args:
         waveform: float32 [samples].

@@ -24,7 +24,7 @@ _STREAMED_SIZE = 0x7FFFF000
 """Programs that write to a pipe use sizes near 2^31 or 2^32, more than a request can hold."""
 _TRAILERS = "|".join(re.escape(name.decode()) for name in sorted(TRAILERS))
 _EXTENSIBLE = 0xFFFE
-_LAYOUT_SIZE, _EXTENSIBLE_SIZE = 16, 40
+_FMT_SIZE, _EXTENSIBLE_SIZE = 16, 40
 _CHUNK_HEADER = 8
 _FORMATS = {
     1: "PCM",
@@ -71,7 +71,7 @@ def _integers(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda content: (tf.cast(tf.io.decode_raw(content, dtype), tf.float32) - zero) / full_scale
 
 
-def _integers_of_24_bits(content: tf.Tensor) -> tf.Tensor:
+def _decode_pcm24(content: tf.Tensor) -> tf.Tensor:
     triples = tf.reshape(tf.cast(tf.io.decode_raw(content, tf.uint8), tf.float32), [-1, 3])
     unsigned = (triples @ tf.constant([[1.0], [2.0**8], [2.0**16]]))[:, 0] / 2.0**23
     return tf.where(unsigned < 1, unsigned, unsigned - 2)
@@ -110,14 +110,14 @@ class _Encoding(NamedTuple):
 _ENCODINGS = (
     _Encoding(1, 16, False, _integers(tf.int16)),
     _Encoding(1, 8, False, _integers(tf.uint8)),
-    _Encoding(1, 24, False, _integers_of_24_bits),
+    _Encoding(1, 24, False, _decode_pcm24),
     _Encoding(1, 32, False, _integers(tf.int32)),
     _Encoding(3, 32, False, _floats(tf.float32)),
     _Encoding(3, 64, False, _floats(tf.float64)),
     _Encoding(6, 8, True, _companded(_a_law())),
     _Encoding(7, 8, True, _companded(_mu_law())),
 )
-_ACCEPTED = "PCM of 8, 16, 24 or 32 bits, floats of 32 or 64 bits, A-law or mu-law"
+_ACCEPTED = "8-, 16-, 24- or 32-bit PCM, 32- or 64-bit float, A-law or mu-law samples"
 
 
 def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Tensor:
@@ -141,8 +141,8 @@ def read_samples(audio: tf.Tensor, headers: WavHeader, clip: tf.Tensor) -> tf.Te
     samples = tf.switch_case(tf.cast(header.encoding, tf.int32), branches)
     mono = tf.reduce_mean(tf.reshape(samples, [header.frames, header.channels]), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(mono))
-    reason = ["audio has samples that are not finite numbers, in clip", tf.cast(clip, tf.int32)]
-    with tf.control_dependencies([tf.debugging.Assert(finite, reason)]):
+    message = tf.strings.join(["audio[", tf.strings.as_string(clip), "] has samples that are not finite"])
+    with tf.control_dependencies([tf.debugging.Assert(finite, [message])]):
         return tf.identity(mono)
 
 
@@ -154,7 +154,9 @@ def _sample_bytes() -> tf.Tensor:
 
 
 def read_headers(audio: tf.Tensor) -> WavHeader:
-    """Reads and checks the headers of WAV files; autograph must have converted the caller.
+    """Reads and checks the headers of WAV files.
+
+    Call it only from code that AutoGraph converts.
 
     A `data` chunk extends to the end of the bytes if its size is 0, too small, or the placeholder of a program that
     wrote to a pipe. Its size is trusted if it is followed by chunks up to the end of the bytes, an ID3 tag, less than
@@ -172,14 +174,14 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     """
     length = tf.cast(tf.strings.length(audio), tf.int64)
     is_wav = (_text(audio, tf.zeros_like(length)) == b"RIFF") & (_text(audio, tf.fill(tf.shape(length), 8)) == b"WAVE")
-    layout, layout_size, start, size, has_more = _find_chunks(audio, length, is_wav)
+    fmt_start, fmt_size, start, size, has_more = _find_chunks(audio, length, is_wav)
     present = tf.maximum(length - start, 0)
     size, has_more_after, repeated = _true_size(audio, length, start, size)
 
-    kind, channels, bits = (_number(audio, layout + offset, 2) for offset in (0, 2, 14))
+    kind, channels, bits = (_number(audio, fmt_start + offset, 2) for offset in (0, 2, 14))
     # The extensible sub-format starts with the code of the plain format.
-    kind = tf.where((kind == _EXTENSIBLE) & (layout_size >= _EXTENSIBLE_SIZE), _number(audio, layout + 24, 2), kind)
-    sample_rate = _number(audio, layout + 4, 4)
+    kind = tf.where((kind == _EXTENSIBLE) & (fmt_size >= _EXTENSIBLE_SIZE), _number(audio, fmt_start + 24, 2), kind)
+    sample_rate = _number(audio, fmt_start + 4, 4)
     matches = _matching_encodings(kind, bits)
     encoding = tf.argmax(matches, axis=1)
     frame_bytes = channels * tf.gather(_sample_bytes(), encoding)
@@ -187,10 +189,10 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     checks: list[tuple[tf.Tensor, list[Any]]] = [
         (is_wav, ["it has no RIFF WAVE header"]),
         (~(has_more | has_more_after), [f"it has more than {MAX_CHUNKS} chunks"]),
-        ((layout >= 0) & (start >= 0), ["it has no fmt chunk with a data chunk after it"]),
+        ((fmt_start >= 0) & (start >= 0), ["it has no fmt chunk followed by a data chunk"]),
         (
-            layout_size >= _LAYOUT_SIZE,
-            ["its fmt chunk has ", layout_size, f" bytes instead of at least {_LAYOUT_SIZE}"],
+            fmt_size >= _FMT_SIZE,
+            ["its fmt chunk has ", fmt_size, f" bytes instead of at least {_FMT_SIZE}"],
         ),
         (tf.reduce_any(matches, axis=1), ["it has format ", kind, _format_name(kind), " with ", bits, " bits"]),
         (channels > 0, ["it has no channels"]),
@@ -236,7 +238,7 @@ def _require(passes: tf.Tensor, reason: list[Any]) -> tf.Operation:
         clip = tf.where(~passes)[0, 0]
         words = [word if isinstance(word, str) else _as_text(word[clip]) for word in reason]
         return tf.strings.join(
-            ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file of {_ACCEPTED}: ", *words]
+            ["audio[", tf.strings.as_string(clip), f"] must be the bytes of a WAV file with {_ACCEPTED}: ", *words]
         )
 
     all_pass = tf.reduce_all(passes)
@@ -261,21 +263,21 @@ def _find_chunks(audio: tf.Tensor, length: tf.Tensor, is_wav: tf.Tensor) -> tupl
         whether a file has more chunks than are read.
     """
     missing = -tf.ones_like(length)
-    layout, layout_size, start, size = missing, missing, missing, missing
+    fmt_start, fmt_size, start, size = missing, missing, missing, missing
     position = tf.fill(tf.shape(length), tf.constant(12, tf.int64))
     searching = is_wav & (position + _CHUNK_HEADER <= length)
     chunks = tf.constant(0)
     while (chunks < MAX_CHUNKS) & tf.reduce_any(searching):
         name, chunk_size, after = _chunk(audio, position)
-        is_layout, is_data = searching & (name == b"fmt "), searching & (name == b"data")
-        layout = tf.where(is_layout, position + _CHUNK_HEADER, layout)
-        layout_size = tf.where(is_layout, chunk_size, layout_size)
+        is_fmt, is_data = searching & (name == b"fmt "), searching & (name == b"data")
+        fmt_start = tf.where(is_fmt, position + _CHUNK_HEADER, fmt_start)
+        fmt_size = tf.where(is_fmt, chunk_size, fmt_size)
         start = tf.where(is_data, position + _CHUNK_HEADER, start)
         size = tf.where(is_data, chunk_size, size)
         position = after
         searching = searching & ~is_data & (position + _CHUNK_HEADER <= length)
         chunks += 1
-    return layout, layout_size, start, size, searching
+    return fmt_start, fmt_size, start, size, searching
 
 
 def _true_size(audio: tf.Tensor, length: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -35,15 +35,8 @@ def export_saved_model(
     tensorflow-serving-api is installed. The folder appears at `path` once it is complete.
 
     With `class_names` the model's own output is also exported: a call returns it instead of the embeddings, and the
-    waveform signatures return it as `scores`. Padding is ignored, whether or not the model was built with `lengths`.
-
-    Example:
-        >>> path = vk.export_saved_model(model, "vggish/1")
-        >>> vggish = tf.saved_model.load(str(path))
-        >>> vggish(np.zeros(32_000, np.float32)).shape
-        TensorShape([2, 128])
-        >>> sorted(vggish.signatures)
-        ['examples', 'padded', 'serving_default', 'wav']
+    waveform signatures return it as `scores`. In `padded` and `wav`, padding does not affect the scores, whether or not
+    the model was built with `lengths`.
 
     Args:
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
@@ -62,12 +55,20 @@ def export_saved_model(
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
         ValueError: The weights or the PCA parameters do not fit, the model contains no VGGish, or it is not a
             classifier on top of VGGish with as many scores as there are class names.
+
+    Example:
+        >>> path = vk.export_saved_model(model, "vggish/1")
+        >>> vggish = tf.saved_model.load(str(path))
+        >>> vggish(np.zeros(32_000, np.float32)).shape
+        TensorShape([2, 128])
+        >>> sorted(vggish.signatures)
+        ['examples', 'padded', 'serving_default', 'wav']
     """
     path = Path(path)
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
     if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve(model, default_padding="valid")
+        own = saved_model_options.resolve_options(model, default_padding="valid")
         model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
     head = None
     if class_names is not None:
@@ -87,7 +88,7 @@ def export_saved_model(
 
 def _check_class_names(names: Sequence[str], count: int) -> None:
     if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"the model has {count} scores: expected as many different class names, got {list(names)}")
+        raise ValueError(f"expected {count} distinct class names, one per score of the model, got {list(names)}")
     for name in names:
         if not isinstance(name, str) or name.splitlines() != [name]:
             raise ValueError(f"a class name must be a single line of text, got {name!r}")
@@ -100,7 +101,7 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         reusable.class_names = tf.saved_model.Asset(str(names))
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
-    saved_model_options.write(path, served.options)
+    saved_model_options.write_options(path, served.options)
     _write_warmup(path)
 
 
@@ -124,8 +125,11 @@ def _write_warmup(path: Path) -> None:
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
-        message = 'the SavedModel has no warm-up requests: writing them needs pip install "vggish[serving]"'
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(
+            "the SavedModel contains no warm-up requests for TF Serving: to include them, "
+            'pip install "vggish[serving]" and export again',
+            stacklevel=4,
+        )
         return
     waveform = tf.zeros([1, params.EXAMPLE_SAMPLES])
     requests = {

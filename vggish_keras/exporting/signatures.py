@@ -187,7 +187,7 @@ class ServedModel:
         """Embeds the examples that exist, as the module docstring describes.
 
         Args:
-            steps: float32 [steps, 160], the clips end to end, each filled up with silence.
+            steps: float32 [steps, 160], the clips end to end, each padded with silence.
             starts: int64 [clips], the first step of each clip.
             num_samples: int32 [clips].
             max_examples: Examples per clip in the outputs, int32.
