@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vggish_keras.audio import open_audio
+from vggish_keras.audio import mono_blocks, open_audio
 
 STEREO = np.random.default_rng(0).uniform(-0.5, 0.5, (30_000, 2)).astype(np.float32)
 
@@ -185,6 +185,11 @@ def test_sources_that_are_not_audio_files(tmp_path):
         read(tmp_path / "x.raw")
     with pytest.raises(TypeError, match="expected a path, a binary file object or an array, got int"):
         read(3)
+    with pytest.raises(TypeError, match=r"or an array, got bytes: pass io\.BytesIO\(source\) if it is a file, or np"):
+        read(encoded())
+    for url in ("https://example.org/a.wav", "gs://bucket/a.wav"):
+        with pytest.raises(ValueError, match=f"expected a file, got the URL {url}: download it first"):
+            read(url)
     with pytest.raises(ValueError, match="sample_rate must be None for a file, which has its own, got 8000"):
         read(tmp_path / "x.raw", 8_000)
 
@@ -275,6 +280,7 @@ def test_peaks_far_above_1_raise_one_warning():
     with pytest.warns(UserWarning, match=r"should be in \[-1, 1\] but reach 3e\+04; is this unscaled") as caught:
         read(np.array([3, -30_000.0]), 16_000)
     assert len(caught) == 1
+    assert caught[0].filename == __file__  # the caller
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(np.array([1.5, -2.0]), 16_000)
@@ -308,6 +314,36 @@ def test_an_array_needs_a_sample_rate():
             read(STEREO, sample_rate)
     with pytest.raises(TypeError, match="got list"):
         open_audio([0.1, 0.2], 16_000)
+
+
+class AudioDecoder:
+    """As newer versions of datasets return it: it has the keys of a dictionary, but is not a mapping."""
+
+    def get_all_samples(self):
+        raise AssertionError
+
+    def __getitem__(self, key):
+        return {"array": STEREO.T, "sampling_rate": 8_000}[key]
+
+
+def test_dictionaries_of_hugging_face():
+    mono = STEREO[:, 0]
+    for array, expected in ((mono, mono), (mono.tolist(), mono), (STEREO.T, STEREO.mean(axis=1))):
+        samples, sample_rate = read({"path": "x.wav", "array": array, "sampling_rate": 8_000})
+        np.testing.assert_allclose(samples, expected, atol=1e-7)
+        assert sample_rate == 8_000
+    np.testing.assert_allclose(read(AudioDecoder())[0], STEREO.mean(axis=1), atol=1e-7)
+    with pytest.raises(ValueError, match=r"needs the keys \"array\" and \"sampling_rate\", got \['bytes', 'path'\]"):
+        read({"bytes": b"", "path": None})
+    with pytest.raises(ValueError, match="sample_rate must be None for a dictionary, which has its own, got 8000"):
+        read({"array": mono, "sampling_rate": 8_000}, 8_000)
+
+
+@pytest.mark.parametrize("convert", [bytes, bytearray, memoryview])
+def test_blocks_of_bytes_raise_an_error_that_says_how_to_convert_them(convert):
+    blocks = mono_blocks([convert(b"1234")], "stream")
+    with pytest.raises(TypeError, match=r"stream: got \w+: convert it, such as np\.frombuffer\(block, np\.int16\)"):
+        next(blocks)
 
 
 def test_a_file_with_an_impossible_sample_rate(tmp_path):

@@ -87,7 +87,9 @@ def test_embed_writes_csv(run, tmp_path, recordings, embedder):
         header, *rows = csv.reader(file)
     assert header == ["file", "time", *(f"embedding_{index}" for index in range(128))]
     expected = [embedder.embed(path) for path in recordings]
-    assert [row[0] for row in rows] == [str(p) for p, part in zip(recordings, expected, strict=True) for _ in part[0]]
+    assert [row[0] for row in rows] == [
+        str(p) for p, part in zip(recordings, expected, strict=True) for _ in part.times
+    ]
     np.testing.assert_allclose([float(row[1]) for row in rows], np.concatenate([part.times for part in expected]))
     values = np.array([row[2:] for row in rows], np.float32)
     np.testing.assert_allclose(values, np.concatenate([part.values for part in expected]), atol=1e-5)

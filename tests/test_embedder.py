@@ -1,8 +1,11 @@
+import copy
 import gc
+import inspect
 import io
 import itertools
 import math
 import os
+import pickle
 import re
 import select
 import shutil
@@ -339,6 +342,71 @@ def test_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     np.testing.assert_array_equal(got.times, expected.times)
     monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
     assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+def test_short_form_has_the_arguments_of_an_embedder():
+    short = inspect.signature(vk.embed).parameters
+    for name, parameter in inspect.signature(Embedder).parameters.items():
+        assert short[name].default == parameter.default
+        assert short[name].annotation == parameter.annotation
+    assert len(short) == 2 + len(inspect.signature(Embedder).parameters)
+
+
+def test_embedder_reads_what_load_audio_returns(tmp_path, sounds):
+    embedder = Embedder(FakeEngine())
+    soundfile.write(tmp_path / "x.wav", np.stack([sounds["noise"], sounds["rumble"]], axis=1), 44_100)
+    expected = embedder.embed(vk.load_audio(tmp_path / "x.wav"), 16_000)
+    assert embedder.embed(tmp_path / "x.wav") == expected
+    samples, sample_rate = soundfile.read(tmp_path / "x.wav")
+    assert embedder.embed({"array": samples.T, "sampling_rate": sample_rate}) == expected
+
+
+# === Embeddings ===
+
+
+@pytest.fixture
+def five():
+    return vk.Embeddings(0.96 * np.arange(5), np.arange(5 * 128, dtype=np.float32).reshape(5, 128))
+
+
+def test_embeddings_unpack_and_have_a_length(five):
+    times, values = five
+    assert times is five.times
+    assert values is five.values
+    assert len(five) == 5
+    np.testing.assert_array_equal(np.asarray(five), five.values)
+    assert np.asarray(five, np.float64).dtype == np.float64
+
+
+def test_embeddings_show_what_they_are(five):
+    assert repr(five) == "Embeddings(5 examples, 0.0 to 3.84 s, float32 [5, 128])"
+    one = vk.Embeddings(five.times[:1], five.values[:1].astype(np.uint8))
+    assert repr(one) == "Embeddings(1 example, 0.0 to 0.0 s, uint8 [1, 128])"
+    assert repr(vk.Embeddings(five.times[:0], five.values[:0])) == "Embeddings(0 examples, float32 [0, 128])"
+
+
+def test_embeddings_are_compared_and_pickled(five):
+    assert pickle.loads(pickle.dumps(five)) == five == copy.deepcopy(five)
+    assert five != vk.Embeddings(five.times, five.values + 1)
+    assert five != vk.Embeddings(five.times + 1, five.values)
+    assert five != (five.times, five.values)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(five)
+
+
+def test_embeddings_as_a_data_frame(five):
+    pytest.importorskip("pandas")
+    frame = five.to_pandas()
+    assert list(frame.columns) == ["time", *(f"embedding_{index}" for index in range(128))]
+    np.testing.assert_array_equal(frame["time"], five.times)
+    np.testing.assert_array_equal(frame.iloc[:, 1:], five.values)
+    assert set(frame.dtypes.iloc[1:]) == {np.dtype(np.float32)}
+
+
+def test_data_frames_need_pandas(five, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+        five.to_pandas()
 
 
 # === Every format ===

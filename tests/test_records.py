@@ -207,6 +207,27 @@ def test_every_file_of_a_dataset_is_checked(path, tmp_path):
     assert list(embedding_dataset([])) == []
 
 
+def test_several_files_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b-2", "b-1", "a", "[c]"):
+        vk.records.write(f"{name}.tfrecord", [record(name), record(f"{name}/2")])
+    for paths, expected in (
+        ("b-*.tfrecord", ["b-1", "b-2"]),
+        (Path("b-*.tfrecord"), ["b-1", "b-2"]),
+        (["b-2.tfrecord", Path("a.tfrecord")], ["b-2", "a"]),
+        (iter(["a.tfrecord", "b-*.tfrecord"]), ["a", "b-1", "b-2"]),
+        ("[c].tfrecord", ["[c]"]),  # a file of this name is not a pattern
+        ([], []),
+    ):
+        paths = list(paths) if not isinstance(paths, (str, Path)) else paths
+        names = [record.video_id for record in vk.records.read(paths)]
+        assert names == [name for first in expected for name in (first, f"{first}/2")]
+        assert len(embedding_dataset(paths, batch_size=None)) == len(names)
+    for read in (vk.records.read, embedding_dataset):
+        with pytest.raises(FileNotFoundError, match=r"no TFRecord file matches c-\*\.tfrecord"):
+            list(read(["a.tfrecord", "c-*.tfrecord"]))
+
+
 def test_file_name_that_is_not_valid_text(tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.tfrecord"))
     vk.records.write(tmp_path / "x", [record()])
@@ -372,6 +393,27 @@ def test_dataset_trains_a_classifier(path):
         assert labels.numpy().tolist() == [float(index in expected.labels) for index in range(2)]
 
 
+def test_shuffled_dataset(tmp_path):
+    for shard in range(4):
+        vk.records.write(
+            tmp_path / f"{shard}.tfrecord", [record(labels=[label]) for label in range(50 * shard, 50 * shard + 50)]
+        )
+
+    def order(**options):
+        clips = embedding_dataset(tmp_path / "*.tfrecord", 200, batch_size=30, **options)
+        assert len(clips) == 7
+        return [[int(np.argmax(row)) for _, labels in clips for row in labels] for _ in range(2)]
+
+    assert order() == [list(range(200))] * 2
+    first, second = order(shuffle=True, seed=1)
+    assert sorted(first) == sorted(second) == list(range(200))
+    assert len({tuple(first), tuple(second), tuple(range(200))}) == 3
+    assert order(shuffle=True, seed=1) == [first, second]
+    assert order(shuffle=True, seed=2)[0] != first
+    assert len({label // 50 for label in first[:20]}) > 1  # files are mixed
+    assert list(embedding_dataset([], shuffle=True)) == []
+
+
 @pytest.mark.parametrize(
     ("invalid", "message"),
     [
@@ -434,3 +476,24 @@ def test_invalid_segments_raise(tmp_path, content, labels, message):
         (tmp_path / "labels.csv").write_text(labels)
     with pytest.raises(ValueError, match=message):
         read_segments(tmp_path / "segments.csv", tmp_path / "labels.csv" if labels else None)
+
+
+def test_class_names(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('index,mid,display_name\n1,/m/068hy,"Domestic animals, pets"\n0,/m/09x0r,Speech\n')
+    assert vk.records.read_class_names(path) == ["Speech", "Domestic animals, pets"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("index,mid\n0,/m/2\n", "is not a class list with the columns index and display_name"),
+        ("index,display_name\nx,Speech\n", "is not a class list"),
+        ("index,display_name\n0,a\n2,b\n", "the indices of the classes must be 0, 1, 2 and so on"),
+        ("index,display_name\n0,a\n0,b\n", "the indices of the classes must be 0, 1, 2 and so on"),
+    ],
+)
+def test_invalid_class_lists_raise(tmp_path, content, message):
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(ValueError, match=rf"labels\.csv:? {message}"):
+        vk.records.read_class_names(tmp_path / "labels.csv")

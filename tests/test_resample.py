@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import resampy
+import soundfile
 
+import vggish_keras as vk
 from vggish_keras.resample import filter_bank, resample, resample_blocks
 
 # Few phases (48, 32, 8 kHz), many (44.1 kHz and its fractions), far from 16 kHz, close to it, and an odd rate.
@@ -103,3 +105,23 @@ def test_invalid_waveforms_raise():
         resample(np.zeros(100, np.int16), 44_100)
     with pytest.raises(ValueError, match="got a single number"):
         resample(np.float32(3), 44_100)
+
+
+# === Recordings ===
+
+
+def test_load_audio_returns_the_whole_recording_at_16_khz(tmp_path):
+    stereo = np.stack([noise(100_000, seed) for seed in (1, 2)], axis=1)
+    soundfile.write(tmp_path / "x.wav", stereo, 44_100, "FLOAT")
+    mean, right = (resample(samples, 44_100) for samples in (stereo.mean(axis=1), stereo[:, 1]))
+    dictionary = {"array": stereo.T, "sampling_rate": 44_100}
+    for source, sample_rate in ((tmp_path / "x.wav", None), (stereo, 44_100), (dictionary, None)):
+        got = vk.load_audio(source, sample_rate)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, mean, atol=1e-6)
+        np.testing.assert_allclose(vk.load_audio(source, sample_rate, channels=1), right, atol=1e-6)
+    with (tmp_path / "x.wav").open("rb") as file:
+        np.testing.assert_array_equal(vk.load_audio(file), vk.load_audio(str(tmp_path / "x.wav")))
+    assert vk.load_audio(np.zeros(0), 16_000).shape == (0,)
+    with pytest.raises(ValueError, match="an array needs a sample_rate"):
+        vk.load_audio(stereo)

@@ -270,6 +270,43 @@ def test_zero_keras_weights_are_valid_and_missing_ones_raise(tmp_path):
         vk.VGGish(tmp_path / "x.weights.h5", input="examples")
 
 
+# === Keras models ===
+
+
+@pytest.mark.keras
+def test_network_in_a_keras_model_is_read_as_weights(tmp_path, slim, vggish):
+    inner = keras.Sequential([vggish], name="inner")
+    classifier = keras.Sequential([keras.Input((None,)), inner, keras.layers.Dense(2)])
+    classifier.save(tmp_path / "own.keras")
+    model = vk.VGGish(tmp_path / "own.keras", input="examples")
+    assert_close(model(slim.examples), slim.embeddings)
+
+
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network")
+def test_invalid_keras_models_raise(tmp_path):
+    small, network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]), vk.VGGish(None, input="examples")
+    small.save(tmp_path / "other.keras")
+    (tmp_path / "text.keras").write_text("no archive")
+    network.get_layer("fc2").bias.assign(np.full(128, np.nan))
+    network.save(tmp_path / "nan.keras")
+    for name, message in (
+        ("other", r"does not hold the weights of this network: model '.*' contains 0 VGGish, expected one"),
+        ("text", "is not a readable Keras model: "),
+        ("nan", "weights must be finite numbers, got NaN or infinity in vggish/fc2/biases"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}\.keras:? {message}"):
+            vk.VGGish(tmp_path / f"{name}.keras", input="examples")
+
+
+@pytest.mark.usefixtures("narrow_network")
+def test_keras_model_of_a_different_size_raises(tmp_path, monkeypatch):
+    vk.VGGish(None, input="examples").save(tmp_path / "narrow.keras")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"narrow\.keras does not hold .*: expected the shapes of VGGish"):
+        vk.VGGish(tmp_path / "narrow.keras", input="examples")
+
+
 # === SavedModels ===
 
 

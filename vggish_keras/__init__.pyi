@@ -7,6 +7,7 @@ from .exporting import export_saved_model as export_saved_model
 from .frontend import LogMelExamples as LogMelExamples
 from .model import VGGish as VGGish
 from .postprocess import Postprocess as Postprocess
+from .resample import load_audio as load_audio
 from .weights import load_slim_checkpoint as load_slim_checkpoint, save_slim_checkpoint as save_slim_checkpoint
 
 __version__: str

@@ -2,9 +2,13 @@
 
 import contextlib
 import io
+import itertools
 import os
+import re
+import sys
+import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 
 from vggish_keras.decoding import BLOCK_FRAMES, MAX_CHANNELS, open_recording
 
-Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Mapping[str, Any]
 Channels: TypeAlias = Literal["mix"] | int
 
 MAX_SAMPLE_RATE = 768_000
@@ -24,6 +28,8 @@ _MAX_PEAK = 10.0
 _PCM_DTYPES = ("uint8", "int8", "int16", "int32")
 _MIN_FILE_RATE = 100
 """Hz. Lower rates come from damaged headers, and turn a second of samples into hours."""
+_BYTES = (bytes, bytearray, memoryview)
+"""NumPy would take most of them for 8-bit samples."""
 _CANCELED_LEVEL = 0.01
 """Level of the mean, relative to the quietest channel, below which channels cancel each other."""
 _LEVEL_FRAMES = 4_096
@@ -48,8 +54,10 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads (WAV, FLAC, MP3, Ogg, M4A,
             WebM, ...), or a video, whose first audio stream is read; or an array [samples] or [samples, channels] of
-            floats in [-1, 1], or of uint8, int8, int16 or int32 PCM, which is scaled to [-1, 1].
-        sample_rate: The array's sample rate in Hz; a file has its own.
+            floats in [-1, 1], or of uint8, int8, int16 or int32 PCM, which is scaled to [-1, 1]; or a dictionary with
+            the keys "array", whose shape is [samples] or [channels, samples], and "sampling_rate", as in the audio
+            columns of Hugging Face's datasets.
+        sample_rate: The array's sample rate in Hz; files and dictionaries have their own.
         channels: "mix" for the mean of the channels, or the index of a channel.
 
     Returns:
@@ -59,22 +67,24 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
         FileNotFoundError: The file does not exist.
         OSError: The file cannot be opened.
         ValueError: The file is not audio, is damaged or has a sample rate below 100 Hz; the array has an unsupported
-            shape; or `sample_rate` is missing for an array or given for a file. While reading: samples are not finite,
-            the channel does not exist, or the file has no samples or ends before its header says. docs/formats.md
-            lists the formats that do not declare their length.
-        TypeError: The source is not a path, file or array, or the array's dtype is not supported.
+            shape; `sample_rate` is missing for an array or given for a different source; a dictionary lacks a key; or
+            the path is a URL. While reading: samples are not finite, the channel does not exist, or the file has no
+            samples or ends before its header says. docs/formats.md lists the formats that do not declare
+            their length.
+        TypeError: The source is not a path, file, array or dictionary, or the array's dtype is not supported.
     """
     check_channels(channels)
     if hasattr(source, "__array__"):
         if sample_rate is None:
             raise ValueError("an array needs a sample_rate")
         return Audio(check_sample_rate(sample_rate), mono_blocks(_split(np.asarray(source)), channels=channels))
-    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
-        raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}")
+    kind = _kind(source)
     if sample_rate is not None:
-        raise ValueError(f"sample_rate must be None for a file, which has its own, got {sample_rate!r}")
+        raise ValueError(f"sample_rate must be None for a {kind}, which has its own, got {sample_rate!r}")
+    if kind == "dictionary":
+        return open_audio(*_unpack(source), channels)
     if isinstance(source, (str, os.PathLike)):
-        file, name = _open_path(Path(source))
+        file, name = _open_path(source)
         to_close = file
     else:
         file, name = _open_stream(source)
@@ -87,6 +97,27 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
             to_close.close()
         raise
     return Audio(rate, mono_blocks(_close_after(recording.blocks, to_close), name, channels))
+
+
+def _kind(source: Any) -> Literal["file", "dictionary"]:
+    if isinstance(source, (str, os.PathLike)) or hasattr(source, "read"):
+        return "file"
+    # The decoders that newer versions of datasets return have the keys of a dictionary, but are not mappings.
+    if isinstance(source, Mapping) or hasattr(source, "get_all_samples"):
+        return "dictionary"
+    hint = ""
+    if isinstance(source, _BYTES):
+        hint = ": pass io.BytesIO(source) if it is a file, or np.frombuffer(source, np.int16) if it is 16-bit samples"
+    raise TypeError(f"expected a path, a binary file object or an array, got {type(source).__name__}{hint}")
+
+
+def _unpack(source: Any) -> tuple[NDArray[Any], int]:
+    """The samples of a dictionary [samples] or [samples, channels], and their rate."""
+    try:
+        array, sample_rate = np.asarray(source["array"]), source["sampling_rate"]
+    except KeyError as error:
+        raise ValueError(f'a dictionary needs the keys "array" and "sampling_rate", got {list(source)}') from error
+    return array.T if array.ndim == 2 else array, sample_rate
 
 
 def _check_file_rate(sample_rate: int, name: str) -> int:
@@ -149,6 +180,8 @@ def mono_blocks(
     loud = False
     levels = _ChannelLevels()
     for block in blocks:
+        if isinstance(block, _BYTES):
+            raise TypeError(f"{name}: got {type(block).__name__}: convert it, such as np.frombuffer(block, np.int16)")
         samples, full_scale = _to_float32(_select_channels(np.asarray(block), name, channels), name)
         if samples.ndim == 2:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
@@ -165,15 +198,21 @@ def mono_blocks(
         if peak > _MAX_PEAK and not loud:
             loud = True
             message = f"{name}: float samples should be in [-1, 1] but reach {peak:.4g}; is this unscaled integer PCM?"
-            warnings.warn(message, stacklevel=2)
+            _warn(message)
         start += len(samples)
         yield samples
     if levels.channels_cancel():
-        warnings.warn(
+        _warn(
             f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0 "
-            "(--channels 0)",
-            stacklevel=2,
+            "(--channels 0)"
         )
+
+
+def _warn(message: str) -> None:
+    """Warns at the line that called this package."""
+    package, stack = os.path.join(os.path.dirname(__file__), ""), traceback.walk_stack(sys._getframe())
+    own = itertools.takewhile(lambda frame: frame[0].f_code.co_filename.startswith(package), stack)
+    warnings.warn(message, stacklevel=1 + sum(1 for _ in own))
 
 
 class _ChannelLevels:
@@ -225,8 +264,11 @@ def _to_float32(block: NDArray[Any], name: str) -> tuple[NDArray[np.float32], fl
 # === Files ===
 
 
-def _open_path(path: Path) -> tuple[BinaryIO, str]:
+def _open_path(source: str | os.PathLike[str]) -> tuple[BinaryIO, str]:
+    path = Path(source)
     if not path.exists():
+        if re.match(r"\w{2,}:/", str(path)):  # pathlib removes the second slash
+            raise ValueError(f"expected a file, got the URL {source}: download it first")
         raise FileNotFoundError(f"no audio file at {path}")
     if not path.is_file():
         raise ValueError(f"{path} is not a file")

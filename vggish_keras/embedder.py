@@ -19,7 +19,7 @@ from vggish_keras._validation import PathLike, Postprocessing, check_choice
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import Dtype, Engine, Output, check_output, open_engine
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
-from vggish_keras.resample import resample_blocks
+from vggish_keras.resample import read_waveform, resample_blocks
 
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
@@ -105,26 +105,28 @@ class Embedder:
 
         Args:
             source: A path or a binary file object in any format that libsndfile or FFmpeg reads, and the first audio
-                stream of a video; or an array [samples] or [samples, channels] of floats in [-1, 1] or integer PCM.
-            sample_rate: The rate of an array in Hz. A file has its own.
+                stream of a video; an array [samples] or [samples, channels] of floats in [-1, 1] or integer PCM; or a
+                dictionary with the keys "array", whose shape is [samples] or [channels, samples], and "sampling_rate",
+                as in the audio columns of Hugging Face's datasets.
+            sample_rate: The rate of an array in Hz. Files and dictionaries have their own.
 
         Returns:
             The embeddings of all examples. Under "valid" padding a recording shorter than 0.975 s has none.
 
         Raises:
             FileNotFoundError: The file does not exist.
-            ValueError: Not audio, a damaged file, an invalid array, an array without a sample rate, or samples that are
-                not finite.
+            ValueError: Not audio, a damaged file, an invalid array, an array without a sample rate, a URL, or samples
+                that are not finite.
             TypeError: A source or an array dtype that cannot be audio.
         """
-        opened = audio.open_audio(source, sample_rate, self.channels)
-        return self._join(self._embed_blocks(opened.blocks, opened.sample_rate))
+        return self._join(self._embed_waveform(read_waveform(source, self.channels, sample_rate=sample_rate)))
 
     def stream(self, blocks: Iterable[Any], sample_rate: int) -> Iterator[Embeddings]:
         """Embeds a stream in constant memory.
 
         Args:
-            blocks: Arrays as `embed` accepts them, of any lengths.
+            blocks: Arrays as `embed` accepts them, of any lengths. Convert bytes first, such as those of 16-bit samples
+                with `np.frombuffer(block, np.int16)`.
             sample_rate: Their rate in Hz.
 
         Returns:
@@ -133,7 +135,7 @@ class Embedder:
 
         Raises:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
-            TypeError: While reading, a dtype that cannot be audio.
+            TypeError: While reading, bytes or a dtype that cannot be audio.
 
         Example:
             >>> blocks = (np.zeros(4_410, np.int16) for _ in range(20))
@@ -142,7 +144,7 @@ class Embedder:
             [0.   0.96 1.92] (3, 128)
         """
         blocks = audio.mono_blocks(blocks, "stream", self.channels)
-        return self._embed_blocks(blocks, audio.check_sample_rate(sample_rate))
+        return self._embed_waveform(resample_blocks(blocks, audio.check_sample_rate(sample_rate)))
 
     def embed_many(
         self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None = None
@@ -225,8 +227,8 @@ class Embedder:
                     error = _drop_tracebacks(caught)
                 yield _EndOfRecording(path, count, error)
 
-    def _embed_blocks(self, blocks: Iterable[NDArray[np.float32]], sample_rate: int) -> Iterator[Embeddings]:
-        segments = cut_segments(resample_blocks(blocks, sample_rate), self._hop_samples, self.padding)
+    def _embed_waveform(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Embeddings]:
+        segments = cut_segments(blocks, self._hop_samples, self.padding)
         start = 0
         while batch := list(itertools.islice(segments, self.batch_size)):
             values = self._engine(np.stack(batch), self._output)
@@ -305,13 +307,30 @@ def _drop_tracebacks(error: Exception) -> Exception:
     return error
 
 
-def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) -> Embeddings:
+def embed(
+    source: audio.Source,
+    sample_rate: int | None = None,
+    *,
+    weights: PathLike | Engine | None = params.AUDIOSET,
+    hop_seconds: float | None = None,
+    padding: Padding | None = None,
+    postprocess: Postprocessing | None = None,
+    batch_size: int = 32,
+    dtype: Dtype = "float32",
+    channels: audio.Channels = "mix",
+) -> Embeddings:
     """Embeds a recording with an `Embedder` that is kept for the next call with the same options.
 
     Args:
         source: As in `Embedder.embed`.
         sample_rate: As in `Embedder.embed`.
-        **options: Arguments of `Embedder`.
+        weights: As in `Embedder`, and so are the other arguments.
+        hop_seconds: Distance between examples.
+        padding: What happens at the end of the recording.
+        postprocess: None, "pca" or "quantized".
+        batch_size: Examples per call of the network.
+        dtype: What the network computes in.
+        channels: "mix", or the index of a channel.
 
     Returns:
         The embeddings of all examples.
@@ -326,6 +345,15 @@ def embed(source: audio.Source, sample_rate: int | None = None, **options: Any) 
         >>> embeddings.times
         array([0.  , 0.96, 1.92])
     """
+    options: dict[str, Any] = {
+        "weights": weights,
+        "hop_seconds": hop_seconds,
+        "padding": padding,
+        "postprocess": postprocess,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "channels": channels,
+    }
     return _embedder(**options).embed(source, sample_rate)
 
 

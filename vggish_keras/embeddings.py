@@ -1,12 +1,21 @@
 """The embeddings of a recording."""
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-class Embeddings(NamedTuple):
-    """The embeddings of a recording.
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Embeddings:
+    """The embeddings of a recording, which unpack as `times, values`.
+
+    `len` is the number of examples, `np.asarray` returns the values, and `==` compares both arrays.
 
     Attributes:
         times: float64 [n], the start of each example in seconds.
@@ -14,13 +23,50 @@ class Embeddings(NamedTuple):
 
     Example:
         >>> embeddings = vk.Embeddings(times=np.array([0.0, 0.96]), values=np.zeros((2, 128), np.float32))
+        >>> embeddings
+        Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
         >>> times, values = embeddings
-        >>> values.shape
-        (2, 128)
+        >>> len(embeddings), values.shape
+        (2, (2, 128))
     """
 
     times: NDArray[Any]
     values: NDArray[Any]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter((self.times, self.values))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Embeddings):
+            return NotImplemented
+        return np.array_equal(self.times, other.times) and np.array_equal(self.values, other.values)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays are mutable
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        examples = "1 example" if len(self) == 1 else f"{len(self)} examples"
+        seconds = f", {round(float(self.times[0]), 3)} to {round(float(self.times[-1]), 3)} s" if len(self) else ""
+        return f"Embeddings({examples}{seconds}, {self.values.dtype} {list(self.values.shape)})"
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Returns a `pandas.DataFrame` with the columns time and embedding_0 .. embedding_127.
+
+        Raises:
+            ImportError: pandas is missing.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        frame = pd.DataFrame(self.values, columns=[f"embedding_{i}" for i in range(self.values.shape[1])])
+        frame.insert(0, "time", self.times)
+        return frame
 
 
 def embedding_dtype(postprocess: str | None) -> Literal["float32", "uint8"]:

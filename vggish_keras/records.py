@@ -1,9 +1,10 @@
 """TFRecord files of embeddings in the formats of AudioSet and YouTube-8M."""
 
+import glob
 import itertools
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from vggish_keras import params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._validation import PathLike
 from vggish_keras.postprocess import dequantize
+from vggish_keras.segments import read_class_names
 
-__all__ = ["Record", "dequantize", "embedding_dataset", "read", "serialize", "write"]
+__all__ = ["Record", "dequantize", "embedding_dataset", "read", "read_class_names", "serialize", "write"]
 
 # The keys of AudioSet and of YouTube-8M for the same value.
 _ID = ("video_id", "id")
@@ -30,6 +32,8 @@ _CONTEXT_KINDS = {
 
 _RECORDS_PER_CALL = 32
 """A call from tf.data into Python takes ten times as long as parsing a record."""
+_MAX_SHUFFLED = 65_536
+"""Clips in the shuffle buffer: 84 MB of ten embeddings each."""
 
 _RECORD_HEADER = struct.Struct("<QI")
 """The length of a TFRecord and the masked CRC-32C of these 8 bytes."""
@@ -65,19 +69,20 @@ class Record(NamedTuple):
 # === Reading ===
 
 
-def read(path: PathLike) -> Iterator[Record]:
-    """Reads a TFRecord file of SequenceExamples.
+def read(paths: PathLike | Iterable[PathLike]) -> Iterator[Record]:
+    """Reads TFRecord files of SequenceExamples.
 
     Args:
-        path: An uncompressed file in AudioSet's format or with the frame-level features of YouTube-8M. The latter have
-            no times: each row covers one second.
+        paths: A file, a pattern such as "corpus-*.tfrecord", whose files are sorted, or several of them. The files are
+            uncompressed, in AudioSet's format or with the frame-level features of YouTube-8M. The latter have no times:
+            each row covers one second.
 
     Yields:
-        The records of the file.
+        The records of one file after the other.
 
     Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is damaged or truncated, or a record does not hold the embeddings of a clip. All records
+        FileNotFoundError: A file does not exist, or a pattern matches none.
+        ValueError: A file is damaged or truncated, or a record does not hold the embeddings of a clip. All records
             before the damage are yielded first.
 
     Example:
@@ -87,7 +92,27 @@ def read(path: PathLike) -> Iterator[Record]:
         ...     print(record.video_id, record.labels, record.embedding.shape)
         clip (137,) (10, 128)
     """
-    path = _existing_file(path)
+    for path in _find_files(paths):
+        yield from _read_file(path)
+
+
+def _find_files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    files = []
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        name = os.fspath(path)
+        if os.path.isfile(name):
+            files.append(Path(name))
+        elif glob.has_magic(name):
+            matches = sorted(match for match in map(Path, glob.glob(name, recursive=True)) if match.is_file())
+            if not matches:
+                raise FileNotFoundError(f"no TFRecord file matches {name}")
+            files += matches
+        else:
+            raise FileNotFoundError(f"TFRecord file {name} does not exist")
+    return files
+
+
+def _read_file(path: Path) -> Iterator[Record]:
     count, damage = 0, None
     try:
         for _ in _record_offsets(path):
@@ -104,13 +129,6 @@ def read(path: PathLike) -> Iterator[Record]:
         raise _damage_error(path, index + 1, offset, "does not match its checksum") from error
     if damage is not None:
         raise damage
-
-
-def _existing_file(path: PathLike) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"TFRecord file {path} does not exist")
-    return path
 
 
 def _record_offsets(path: Path) -> Iterator[int]:
@@ -216,22 +234,28 @@ def _parse(serialized: bytes) -> Record:
 
 
 def embedding_dataset(
-    paths: PathLike | Sequence[PathLike], num_classes: int = 527, batch_size: int | None = 32
+    paths: PathLike | Iterable[PathLike],
+    num_classes: int = 527,
+    batch_size: int | None = 32,
+    shuffle: bool = False,
+    seed: int | None = None,
 ) -> tf.data.Dataset:
     """Creates a dataset of embeddings and labels for `model.fit`.
 
     Args:
-        paths: One or more files, as in `read`.
+        paths: Files or patterns, as in `read`.
         num_classes: The number of classes. Labels must be smaller.
         batch_size: Clips per batch; None for unbatched clips.
+        shuffle: True shuffles the files and, in a buffer of 65,536, the clips, anew in each epoch.
+        seed: The seed for shuffling; None for a different order in each run.
 
     Returns:
-        A tf.data.Dataset of (embedding, labels): float32 [batch, n, 128] in [-2, 2] and float32 [batch, num_classes] of
-        zeros and ones. Shorter clips are padded to the longest in the batch with rows of zeros. No embedding has such
-        a row, so `keras.layers.Masking` recognizes the padding.
+        A tf.data.Dataset of known length, of (embedding, labels): float32 [batch, n, 128] in [-2, 2] and float32
+        [batch, num_classes] of zeros and ones. Shorter clips are padded to the longest in the batch with rows of zeros.
+        No embedding has such a row, so `keras.layers.Masking` recognizes the padding.
 
     Raises:
-        FileNotFoundError: A file does not exist.
+        FileNotFoundError: A file does not exist, or a pattern matches none.
         ValueError: A file is truncated, or the length of a record is damaged.
         tf.errors.InvalidArgumentError: While iterating: `read` rejects a record, or a record has no embeddings or a
             label that is not below `num_classes`.
@@ -245,7 +269,7 @@ def embedding_dataset(
         ...     print(embedding.shape, labels.shape)
         (1, 10, 128) (1, 527)
     """
-    files = list(map(_existing_file, [paths] if isinstance(paths, (str, os.PathLike)) else paths))
+    files = _find_files(paths)
     count = sum(1 for file in files for _ in _record_offsets(file))
 
     def parse(path: bytes, chunk: int, serialized: NDArray[np.object_]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -270,7 +294,12 @@ def embedding_dataset(
 
     names = tf.constant(list(map(os.fsencode, files)), tf.string)
     records = tf.data.Dataset.from_tensor_slices(names)
-    records = records.flat_map(chunks).map(parsed, tf.data.AUTOTUNE).unbatch().map(decode, tf.data.AUTOTUNE)
+    if shuffle:
+        records = records.shuffle(max(1, len(files)), seed)
+    records = records.flat_map(chunks).map(parsed, tf.data.AUTOTUNE).unbatch()
+    if shuffle:
+        records = records.shuffle(max(1, min(count, _MAX_SHUFFLED)), seed)
+    records = records.map(decode, tf.data.AUTOTUNE)
     records = records.apply(tf.data.experimental.assert_cardinality(count))
     if batch_size is not None:
         records = records.padded_batch(batch_size)

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_keras import params
 from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
-__all__ = ["read_waveform", "resample", "resample_blocks"]
+__all__ = ["load_audio", "read_waveform", "resample", "resample_blocks"]
 
 TARGET_COLUMNS = 128
 """Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
@@ -150,15 +150,49 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
         buffer = buffer[rows * bank.advance :]
 
 
+def load_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> NDArray[np.float32]:
+    """Loads a recording as a mono waveform at 16 kHz, exactly as `Embedder` reads it.
+
+    Example:
+        >>> waveform = vk.load_audio("recording.wav")
+        >>> waveform.shape, waveform.dtype  # 2.5 s
+        ((40000,), dtype('float32'))
+
+    Args:
+        source: A path or a binary file object in any format that libsndfile or FFmpeg reads, and the first audio
+            stream of a video; an array [samples] or [samples, channels] of floats in [-1, 1] or integer PCM; or a
+            dictionary with the keys "array", whose shape is [samples] or [channels, samples], and "sampling_rate".
+        sample_rate: The rate of an array in Hz. Files and dictionaries have their own.
+        channels: "mix" for the mean of the channels, or the index of one.
+
+    Returns:
+        float32 [samples], in [-1, 1] for integer PCM and most files.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be opened.
+        ValueError: Not audio, a damaged file, an invalid array, an array without a sample rate, a URL, or samples that
+            are not finite.
+        TypeError: A source or an array dtype that cannot be audio.
+    """
+    blocks = read_waveform(source, channels, sample_rate=sample_rate)
+    return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
 def read_waveform(
-    source: Source, channels: Channels = "mix", on_audio: Callable[[float], object] | None = None
+    source: Source,
+    channels: Channels = "mix",
+    on_audio: Callable[[float], object] | None = None,
+    *,
+    sample_rate: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Reads a recording at 16 kHz, in constant memory.
 
     Args:
-        source: A path or a binary file object, as in `audio.open_audio`.
+        source: A file, an array or a dictionary, as in `load_audio`.
         channels: "mix" for the mean of the channels, or the index of one.
         on_audio: Called after each block that was read, with its length in seconds.
+        sample_rate: The rate of an array in Hz. Files and dictionaries have their own.
 
     Yields:
         float32 [samples].
@@ -166,14 +200,15 @@ def read_waveform(
     Raises:
         FileNotFoundError: The file does not exist.
         OSError: The file cannot be opened.
-        ValueError: As in `audio.open_audio`, at the start or while reading.
+        ValueError: As in `load_audio`, at the start or while reading.
+        TypeError: As in `load_audio`, at the start or while reading.
 
     Example:
         >>> blocks = list(vk.resample.read_waveform("recording.wav"))
         >>> np.concatenate(blocks).shape  # 2.5 s
         (40000,)
     """
-    opened = open_audio(source, channels=channels)
+    opened = open_audio(source, sample_rate, channels)
     blocks = opened.blocks if on_audio is None else _report(opened.blocks, opened.sample_rate, on_audio)
     yield from resample_blocks(blocks, opened.sample_rate)
 

@@ -1,4 +1,4 @@
-"""AudioSet's segment lists."""
+"""AudioSet's segment lists and class list."""
 
 import csv
 from typing import NamedTuple
@@ -71,9 +71,39 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
     return {key: segment for key, segment in segments.items() if key not in ambiguous}
 
 
+def read_class_names(path: PathLike) -> list[str]:
+    r"""Reads the names of AudioSet's classes.
+
+    Args:
+        path: AudioSet's class_labels_indices.csv, or any list with the columns index and display_name.
+
+    Returns:
+        The display names, so that `names[label]` is the name of a record's label.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: A column is missing, or the indices are not 0, 1, 2 and so on.
+
+    Example:
+        >>> from vggish_keras.segments import read_class_names
+        >>> _ = Path("class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
+        >>> read_class_names("class_labels_indices.csv")
+        ['Speech']
+    """
+    classes = sorted(_read_class_list(path, "display_name"))
+    if [index for index, _ in classes] != list(range(len(classes))):
+        raise ValueError(f"{path}: the indices of the classes must be 0, 1, 2 and so on")
+    return [name for _, name in classes]
+
+
 def _read_label_indices(path: PathLike) -> dict[str, int]:
+    return {label: index for index, label in _read_class_list(path, "mid")}
+
+
+def _read_class_list(path: PathLike, column: str) -> list[tuple[int, str]]:
+    """Returns the columns index and `column` of a class list."""
     with open(path, encoding="utf-8", newline="") as file:
         try:
-            return {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
+            return [(int(row["index"]), row[column]) for row in csv.DictReader(file)]
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a class list with the columns index and mid") from error
+            raise ValueError(f"{path} is not a class list with the columns index and {column}") from error

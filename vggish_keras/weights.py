@@ -27,7 +27,8 @@ def locate(weights: PathLike) -> Path:
     """Resolves `weights` to a file, so that a wrong name fails before the model is built.
 
     Args:
-        weights: "audioset", or the path of a TF-Slim checkpoint, a Keras weights file or an exported SavedModel.
+        weights: "audioset", or the path of a TF-Slim checkpoint, a Keras model or weights file or an exported
+            SavedModel.
 
     Returns:
         The path; for a V2 checkpoint its prefix.
@@ -43,8 +44,8 @@ def locate(weights: PathLike) -> Path:
     path = Path(weights)
     if not path.is_file() and not _v2_index(path).is_file() and not is_saved_model(path):
         raise FileNotFoundError(
-            f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .h5 file, an exported SavedModel or "
-            f"{params.AUDIOSET!r}"
+            f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .keras or .h5 file, an exported "
+            f"SavedModel or {params.AUDIOSET!r}"
         )
     return path
 
@@ -54,18 +55,33 @@ def load(model: keras.Model, path: PathLike) -> None:
 
     Args:
         model: The model.
-        path: A TF-Slim checkpoint, a Keras weights file (.h5) or an exported SavedModel.
+        path: A TF-Slim checkpoint, a Keras model (.keras) that contains VGGish, a Keras weights file (.h5) or an
+            exported SavedModel.
 
     Raises:
         ValueError: The file does not hold the weights of this network, or they are not finite.
     """
-    if Path(path).suffix == ".h5":
+    if Path(path).suffix == ".keras":
+        _load_keras_model(model, Path(path))
+    elif Path(path).suffix == ".h5":
         _load_keras_weights(model, Path(path))
     elif is_saved_model(path):
         _load_saved_model(model, Path(path))
     else:
         load_slim_checkpoint(model, path)
     restore_initializers(model)
+
+
+def _load_keras_model(model: keras.Model, path: Path) -> None:
+    try:
+        loaded = keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises arbitrary exceptions for malformed files
+        raise ValueError(f"{path} is not a readable Keras model: {error_message(error)}") from error
+    try:
+        values = slim_variables(loaded)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the weights of this network: {error}") from error
+    _assign(model, path, values, "expected the shapes of VGGish")
 
 
 def _load_keras_weights(model: keras.Model, path: Path) -> None:
@@ -88,15 +104,18 @@ def _load_keras_weights(model: keras.Model, path: Path) -> None:
 
 
 def _load_saved_model(model: keras.Model, path: Path) -> None:
-    variables = slim_variables(model)
     loaded = read_saved_model(path)
     # The network's variables come first, in TF-Slim's order.
-    values = dict(zip(variables, getattr(loaded, "trainable_variables", ()), strict=False))
+    values = dict(zip(slim_variables(model), getattr(loaded, "trainable_variables", ()), strict=False))
+    _assign(model, path, values, "expected a SavedModel written by export_saved_model")
+
+
+def _assign(model: keras.Model, path: Path, values: Mapping[str, Any], expected: str) -> None:
+    """Assigns the values of a file to the variables of a model, unless names or shapes differ."""
+    variables = slim_variables(model)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if {name: tuple(value.shape) for name, value in values.items()} != shapes:
-        raise ValueError(
-            f"{path} does not hold the weights of this network: expected a SavedModel written by export_saved_model"
-        )
+        raise ValueError(f"{path} does not hold the weights of this network: {expected}")
     check_finite(path, values)
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
