@@ -291,7 +291,10 @@ def test_invalid_keras_models_raise(tmp_path):
     network.get_layer("fc2").bias.assign(np.full(128, np.nan))
     network.save(tmp_path / "nan.keras")
     for name, message in (
-        ("other", r"does not hold the weights of this network: model '.*' contains 0 VGGish networks, expected exactly one"),
+        (
+            "other",
+            r"does not hold the weights of this network: model '.*' contains 0 VGGish networks, expected exactly one",
+        ),
         ("text", "is not a readable Keras model: "),
         ("nan", "weights must be finite numbers, got NaN or infinity in vggish/fc2/biases"),
     ):
