@@ -206,8 +206,8 @@ def pca_args(pca_params):
         ({"pooling": "mean"}, "pooling must be one of .* got 'mean'"),
         ({"postprocess": "whiten"}, "postprocess must be one of .* got 'whiten'"),
         ({"hop_seconds": 0.123}, "multiple of 0.01 .* got 0.123"),
-        ({"input": "examples", "pooling": "avg"}, 'need input="waveform"'),
-        ({"input": "examples", "lengths": True}, 'need input="waveform"'),
+        ({"input": "examples", "pooling": "avg"}, 'require input="waveform"'),
+        ({"input": "examples", "lengths": True}, 'require input="waveform"'),
     ],
 )
 def test_invalid_arguments_raise_before_anything_is_built(monkeypatch, arguments, message):
