@@ -282,6 +282,22 @@ def test_overwrite_does_not_mix_options(quick, corpus, monkeypatch):
     assert contents() == before
 
 
+def test_shards_of_different_runs_are_not_mixed(eight_bits, corpus):
+    run(eight_bits, [corpus / "b" / "01.wav"], "out.tfrecord", shards=2)
+    Path("out-00000-of-00002.tfrecord.txt").touch()
+    before = contents()
+    for shards in (1, 3):
+        with pytest.raises(FileExistsError, match=r"^out-00000-of-00002\.tfrecord already exists: use --resume"):
+            run(eight_bits, [corpus / "b"], "out.tfrecord", shards=shards)
+        with pytest.raises(
+            ValueError, match=r"^out-00000-of-00002\.tfrecord is from a run with a different number of --sh"
+        ):
+            run(eight_bits, [corpus / "b"], "out.tfrecord", shards=shards, resume=True)
+    assert contents() == before
+    run(eight_bits, [corpus / "b" / "01.wav"], "out.tfrecord", shards=1, overwrite=True)
+    assert set(contents()) == {"out.tfrecord", "out.tfrecord.vggish.json", "out-00000-of-00002.tfrecord.txt"}
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_overwriting_run_is_resumed(eight_bits, corpus, target, monkeypatch):
     run(eight_bits, [corpus / "a"], target)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import glob
 import io
 import json
 import re
@@ -61,6 +62,12 @@ def options_path(path: Path) -> Path:
     """
     stem = _SHARD.sub("", path.stem) if path.suffix == RECORDS_SUFFIX else path.stem
     return path.with_name(f"{stem}{path.suffix}.vggish.json")
+
+
+def existing_shards(path: Path) -> list[Path]:
+    """The files of a .tfrecord output that exist: x.tfrecord, or x-00000-of-00004.tfrecord and so on."""
+    shards = path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????{path.suffix}")
+    return [file for file in (path, *sorted(shards)) if file.is_file() and options_path(file) == options_path(path)]
 
 
 def write_options(path: Path, options: Options) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vggish_keras._atomic import atomic_write
 from vggish_keras._validation import PathLike
-from vggish_keras.embedding_files import options_path, write_options
+from vggish_keras.embedding_files import existing_shards, options_path, write_options
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.segments import Segment
 
@@ -37,6 +37,9 @@ class RecordWriter(NamedTuple):
         name = f"{path.stem}-{{:05}}-of-{self.shards:05}{path.suffix}"
         return [path.with_name(name.format(index)) for index in range(self.shards)]
 
+    def others(self, path: Path) -> list[Path]:
+        return [file for file in existing_shards(path) if file not in self.files(path)]
+
     def write(self, path: Path, recordings: Collection[tuple[str, Embeddings]], options: Mapping[str, Any]) -> None:
         from vggish_keras import records  # loads TensorFlow
 
@@ -46,6 +49,8 @@ class RecordWriter(NamedTuple):
         for index, shard in enumerate(self.files(path)):
             start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
             records.write(shard, (next(made) for _ in range(stop - start)))
+        for other in self.others(path):
+            other.unlink()
         write_options(path, options)
 
     def _segment(self, name: str) -> Segment | None:

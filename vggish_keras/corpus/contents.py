@@ -113,7 +113,7 @@ def _read_folder(folder: Path) -> Contents:
 
 
 def _read_records(path: Path) -> Contents:
-    shards = [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}-?????-of-?????{path.suffix}"))
+    shards = [path] if path.is_file() else embedding_files.existing_shards(path)
     if not shards:
         raise FileNotFoundError(f"{path} does not exist")
     from vggish_keras import records  # loads TensorFlow

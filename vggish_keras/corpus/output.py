@@ -55,6 +55,9 @@ class Writer(Protocol):
     def files(self, path: Path) -> list[Path]:
         """The files that `write` creates for an output path."""
 
+    def others(self, path: Path) -> list[Path]:
+        """Existing files of the same output with a different number of shards, which `write` replaces."""
+
     def write(self, path: Path, recordings: Collection[tuple[str, Embeddings]], options: Mapping[str, Any]) -> None:
         """Writes named embeddings, made with these options."""
 
@@ -64,6 +67,9 @@ class EmbeddingsWriter:
 
     def files(self, path: Path) -> list[Path]:
         return [path]
+
+    def others(self, path: Path) -> list[Path]:
+        return []
 
     def write(self, path: Path, recordings: Collection[tuple[str, Embeddings]], options: Mapping[str, Any]) -> None:
         embedding_files.write(path, recordings, options)
@@ -116,17 +122,26 @@ def describe_results(target: Target, writer: Writer, recordings: Recordings) -> 
     if target.is_folder:
         count = sum(os.path.isfile(_npz_path(target.path, recordings, path)) for path in recordings.paths)
         return f"{target.path} already contains embeddings of {count} of the recordings" if count else ""
-    for file in writer.files(target.path):
+    for file in (*writer.files(target.path), *writer.others(target.path)):
         if os.path.lexists(file):
             return f"{file} already exists"
     database = _database_files(target.path)[0]
     return f"{database} contains the results of an interrupted run" if os.path.lexists(database) else ""
 
 
-def check_no_results(target: Target, writer: Writer, recordings: Recordings) -> None:
-    """Raises a FileExistsError if an output already has results."""
-    if results := describe_results(target, writer, recordings):
+def check_results(target: Target, writer: Writer, recordings: Recordings, old_results: OldResults) -> None:
+    """Checks the results that an output already has.
+
+    Raises:
+        FileExistsError: The output has results, which are refused.
+        ValueError: The results to keep are in a different number of shards.
+    """
+    if old_results == "refuse" and (results := describe_results(target, writer, recordings)):
         raise FileExistsError(f"{results}: use --resume to keep them, or --overwrite to replace them")
+    if old_results != "keep" or target.is_folder or _database_files(target.path)[0].exists():
+        return
+    if others := writer.others(target.path):
+        raise ValueError(f"{others[0]} is from a run with a different number of --shards: use that, or --overwrite")
 
 
 def check_writable(target: Target) -> None:
@@ -241,8 +256,7 @@ class FolderOutput:
             old.rename(options_file)
         targets = [self._target(path) for path in self._recordings.paths]
         remove_leftovers([options_file, self._folder / FAILURES, *targets])
-        if old_results == "refuse":
-            check_no_results(Target(self._folder, is_folder=True), EmbeddingsWriter(), self._recordings)
+        check_results(Target(self._folder, is_folder=True), EmbeddingsWriter(), self._recordings, old_results)
         if options_file.exists():
             try:
                 _check_options(options_file.read_text(), options, self._folder)
@@ -335,8 +349,7 @@ class FileOutput:
             for file in _database_files(path):
                 if file.is_symlink():
                     raise OSError(f"{file} is a link, expected the database of an interrupted run: delete it")
-            if old_results == "refuse":
-                check_no_results(Target(path, is_folder=False), writer, recordings)
+            check_results(Target(path, is_folder=False), writer, recordings, old_results)
             if old_results == "replace":
                 _remove_database(path)
             with DatabaseErrors(self._unfinished):

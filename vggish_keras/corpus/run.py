@@ -17,7 +17,7 @@ from vggish_keras.corpus.output import (
     Target,
     Writer,
     accept_failures,
-    check_no_results,
+    check_results,
     check_writable,
     describe_results,
     is_complete,
@@ -64,11 +64,11 @@ class Plan(NamedTuple):
 
         Raises:
             FileExistsError: The output has results, which are refused.
+            ValueError: The results to keep are in a different number of shards.
             OSError: The output cannot be written.
         """
         if self.target is not None:
-            if self.old_results == "refuse":
-                check_no_results(self.target, self.writer, self.recordings)
+            check_results(self.target, self.writer, self.recordings, self.old_results)
             check_writable(self.target)
 
     def is_complete(self) -> bool:
