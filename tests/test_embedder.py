@@ -361,6 +361,20 @@ def test_embedder_reads_what_load_audio_returns(tmp_path, sounds):
     assert embedder.embed({"array": samples.T, "sampling_rate": sample_rate}) == expected
 
 
+def test_progress_bar_is_shown_only_on_a_terminal(tmp_path, sounds, capsys, monkeypatch):
+    soundfile.write(tmp_path / "x.wav", sounds["noise"], 16_000)
+    embedder = Embedder(FakeEngine())
+    for paths, shown in (([tmp_path / "x.wav"] * 2, "100%"), (iter([tmp_path / "x.wav"]), "")):
+        assert dict(embedder.embed_many(paths, progress=True)).keys() == {tmp_path / "x.wav"}
+        assert capsys.readouterr() == ("", "")
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+        list(embedder.embed_many(paths, progress=True))
+        output, errors = capsys.readouterr()
+        assert output == ""
+        assert shown in errors
+        monkeypatch.delenv("FORCE_COLOR")
+
+
 # === Embeddings ===
 
 

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ _BATCHES_AHEAD = 4
 _MAX_THREADS = 8
 """Threads that read recordings, each with its own buffer; eight decode fast enough for any accelerator."""
 
+T = TypeVar("T")
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 Segments = NDArray[np.float32]
 
@@ -37,8 +38,9 @@ class Embedder:
     those of `VGGish` on the whole waveform.
 
     Args:
-        weights: "audioset", the path of a TF-Slim checkpoint or a Keras weights file, or None for random weights, as
-            in `VGGish`; a folder written by `export_saved_model`; or an engine, such as `open_engine` returns.
+        weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
+            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; or an
+            engine, such as `open_engine` returns.
         hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported SavedModel, and
             0.96 s for other weights.
         padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
@@ -131,7 +133,8 @@ class Embedder:
 
         Returns:
             The embeddings batch by batch, as soon as each is complete, and the rest at the end of the stream. Together
-            they equal what `embed` returns for the whole.
+            they equal what `embed` returns for the whole. With `batch_size=1` at 16 kHz, each arrives with the block
+            that completes its example; other rates are resampled in steps of 2 s.
 
         Raises:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
@@ -147,7 +150,11 @@ class Embedder:
         return self._embed_waveform(resample_blocks(blocks, audio.check_sample_rate(sample_rate)))
 
     def embed_many(
-        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None = None
+        self,
+        paths: Iterable[PathT],
+        on_audio: Callable[[PathT, float], object] | None = None,
+        *,
+        progress: bool = False,
     ) -> Generator[tuple[PathT, "Embeddings | Exception"], None, None]:
         """Embeds many recordings at the speed of the network.
 
@@ -160,6 +167,7 @@ class Embedder:
                 room for more.
             on_audio: Called with each path and the seconds of audio that were read since the last call for it, in a
                 background thread.
+            progress: True shows a progress bar on standard error if it is a terminal, and in a notebook.
 
         Yields:
             Each path, in order, with its embeddings or with the exception that explains their absence.
@@ -170,6 +178,13 @@ class Embedder:
             recording.wav (3, 128)
             missing.wav no audio file at missing.wav
         """
+        results = self._embed_all(paths, on_audio)
+        with contextlib.closing(results):
+            yield from _show_progress(results, paths) if progress else results
+
+    def _embed_all(
+        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
+    ) -> Generator[tuple[PathT, Embeddings | Exception], None, None]:
         check_not_forked()
         batches = _Batches(self.batch_size, self.embed_full_batch, embedding_dtype(self._output))
         read: collections.deque[_EndOfRecording[PathT]] = collections.deque()
@@ -252,6 +267,16 @@ def _open(weights: PathLike | Engine | None, postprocess: Postprocessing | None,
         raise ValueError(f"the dtype of an engine cannot be changed, got {dtype!r}: choose it in open_engine")
     check_output(weights, postprocess or "embedding", "the engine")
     return weights
+
+
+def _show_progress(results: Iterable[T], paths: Iterable[Any]) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not (console.is_terminal or console.is_jupyter)
+    total = len(paths) if isinstance(paths, Sized) else None
+    return iter(track(results, "", total, console=console, transient=True, disable=hidden))
 
 
 class _EndOfRecording(NamedTuple, Generic[PathT]):

@@ -76,7 +76,8 @@ def _load_keras_model(model: keras.Model, path: Path) -> None:
     try:
         loaded = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises arbitrary exceptions for malformed files
-        raise ValueError(f"{path} is not a readable Keras model: {error_message(error)}") from error
+        hint = "if it needs layers of your own, pass what save_slim_checkpoint writes instead"
+        raise ValueError(f"{path} cannot be loaded as a Keras model ({hint}): {error_message(error)}") from error
     try:
         values = slim_variables(loaded)
     except ValueError as error:

@@ -18,8 +18,8 @@ def open_engine(
     """Opens the engine that runs `weights`.
 
     Args:
-        weights: "audioset", the path of a TF-Slim checkpoint or a Keras weights file, or None for random weights, as
-            in `VGGish`; or a folder written by `export_saved_model`.
+        weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
+            weights file, or None for random weights, as in `VGGish`; or a folder written by `export_saved_model`.
         postprocess: None, "pca" or "quantized": an output that the engine must have.
         dtype: What the network computes in. A SavedModel has the dtype of its export, so that "float32" is required.
 
