@@ -136,7 +136,7 @@ def _already_done(plan: "corpus.Plan", output: str | None) -> str:
 
 
 def _check_inputs(plan: "corpus.Plan") -> None:
-    """Reports inputs that do not exist, and exits, if there are no others: this takes no network."""
+    """Reports the inputs and exits, if none of them exists and nothing else can be done."""
     missing = plan.missing_inputs()
     for path in missing:
         click.echo(f"Error: no audio file at {path}", err=True)
