@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import signal
@@ -67,7 +68,7 @@ def test_embed_writes_npz(run, tmp_path, recordings, embedder):
     status, output, errors = run("embed", recordings[0], "-o", "one.npz")
     assert (status, errors) == (0, "")
     assert re.fullmatch(
-        r"one\.npz: 4 embeddings of 1 file, 0\.00 h of audio in 0:00:\d\d, \d+ times real time\n", output
+        r"one\.npz: 4 embeddings of 1 file, 0:00:0\d of audio in 0:00:\d\d, \d+ times real time\n", output
     )
     with np.load(tmp_path / "one.npz") as file:
         assert sorted(file) == ["files", "options", "times", "values"]
@@ -102,7 +103,11 @@ def test_invalid_file_does_not_affect_others(run, tmp_path, recordings):
     status, output, errors = run("embed", bad, recordings[0], tmp_path / "missing.wav", "-o", "out.npz")
     assert status == 1
     assert output.startswith("out.npz: 4 embeddings of 1 file, ")
-    assert output.endswith(", 2 failed\n")
+    assert output.endswith(
+        ", 2 failed\n"
+        "out.npz.unfinished is kept because 2 recordings failed: retry them with --resume, or finish without them with "
+        "--resume --accept-failures\n"
+    )
     lines = errors.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(f"Error: {bad} cannot be read as audio")
@@ -115,6 +120,66 @@ def test_invalid_file_does_not_affect_others(run, tmp_path, recordings):
 
 
 @pytest.mark.usefixtures("one_embedder")
+def test_failures_are_accepted(run, recordings, monkeypatch):
+    Path("bad.wav").write_text("no audio")
+    status, output, errors = run("embed", "bad.wav", recordings[0], "-o", "out.npz", "--accept-failures")
+    assert (status, errors.count("\n")) == (0, 1)
+    assert output.endswith(", 1 failed\n")
+    assert Path("out.npz.failures.csv").exists()
+    assert run("embed", "bad.wav", recordings[0], "-o", "later.npz")[0] == 1
+    assert Path("later.npz.unfinished").exists()
+    monkeypatch.delattr("vggish_keras.embedder.Embedder")  # needs none
+    options = ("-o", "later.npz", "--resume", "--accept-failures")
+    expected = "later.npz is complete without the 1 recording that failed\n"
+    assert run("embed", "bad.wav", recordings[0], *options) == (0, expected, "")
+    assert run("embed", "bad.wav", recordings[0], *options) == (0, "later.npz is already complete\n", "")
+    assert not Path("later.npz.unfinished").exists()
+
+
+@pytest.mark.parametrize("output", ["out/", "out.npz"])
+@pytest.mark.usefixtures("one_embedder")
+def test_existing_output_is_only_replaced_with_overwrite(run, recordings, output, monkeypatch):
+    assert run("embed", *recordings, "-o", output)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.delattr("vggish_keras.embedder.Embedder")
+        status, printed, errors = run("embed", *recordings, "-o", output)
+    found = "out already contains embeddings of 2 of the recordings" if output == "out/" else "out.npz already exists"
+    assert (status, printed) == (1, "")
+    assert errors == f"Error: {found}: use --resume to keep them, or --overwrite to replace them\n"
+    status, printed, errors = run("embed", *recordings, "-o", output, "--overwrite")
+    assert (status, errors) == (0, "")
+    assert " 6 embeddings of 2 files, " in printed
+
+
+def test_missing_inputs_are_reported_before_anything_is_loaded(tmp_path, time_limit):
+    code = """
+import sys
+from vggish_keras.cli import main
+try:
+    main(["embed", *sys.argv[1:]])
+finally:
+    assert "tensorflow" not in sys.modules
+"""
+    for options in ([], ["-o", "out/"], ["-o", "out.csv", "--resume"]):
+        arguments = [sys.executable, "-c", code, "first.wav", "second.wav", *options]
+        start = time.monotonic()
+        result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert time.monotonic() - start < time_limit(2)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == "Error: no audio file at first.wav\nError: no audio file at second.wav\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_deleted_recordings_are_skipped_by_a_resumed_run(run, recordings):
+    assert run("embed", recordings[0], "-o", "out/")[0] == 0
+    recordings[0].unlink()
+    status, output, errors = run("embed", recordings[0], "-o", "out/", "--resume")
+    assert (status, errors) == (0, "")
+    assert output.endswith(", 1 already done\n")
+
+
+@pytest.mark.usefixtures("one_embedder")
 def test_interrupted_run_reports_how_to_resume(run, recordings, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -122,9 +187,7 @@ def test_interrupted_run_reports_how_to_resume(run, recordings, monkeypatch):
     monkeypatch.setattr("vggish_keras.cli.progress.Progress.file", interrupt)  # after the first
     status, output, errors = run("embed", *recordings, "-o", "out.npz")
     assert (status, output) == (130, "")
-    assert re.fullmatch(
-        r"Interrupted after 0\.00 h of audio in .*, \d+ times real time; continue with --resume\.\n", errors
-    )
+    assert re.fullmatch(r"Interrupted: 0 of 2 files are saved \(0:00:00 of audio\); continue with --resume\.\n", errors)
     assert not Path("out.npz").exists()
     monkeypatch.undo()
 
@@ -145,7 +208,7 @@ def test_ctrl_c_stops_at_once(time_limit, run, tmp_path, recordings, slim):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=time_limit(5))
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("Interrupted after ")
+    assert errors.splitlines()[-1].startswith("Interrupted: 1 of 2 files are saved (0:00:0")
     assert "Traceback" not in errors
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["first.wav.npz", "vggish.json"]
 
@@ -257,7 +320,7 @@ def test_embed_file_named_dash(run, recordings, embedder):
     assert len(expected.times) == 4
     Path("list.txt").write_text("-\n")
     for inputs in (["./-"], ["--list", "list.txt"], ["[-]"]):
-        assert run("embed", *inputs, "-o", "out.npz")[::2] == (0, "")
+        assert run("embed", *inputs, "-o", "out.npz", "--overwrite")[::2] == (0, "")
         with np.load("out.npz") as file:
             assert set(file["files"]) == {"-"}
             np.testing.assert_array_equal(file["values"], expected.values)
@@ -276,7 +339,7 @@ def test_embed_writes_audioset_records(run, slim, tmp_path, recordings, pca_in_c
     expected = vk.Embedder(slim.v2, postprocess="quantized").embed("abc_30.000.wav").values
     np.testing.assert_array_equal(got.embedding, expected)
 
-    assert run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--weights", slim.v2)[0] == 0
+    assert run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--weights", slim.v2, "--overwrite")[0] == 0
     shards = [list(vk.records.read(f"set-0000{index}-of-00002.tfrecord")) for index in range(2)]
     assert [[record.video_id for record in shard] for shard in shards] == [["abc_30.000.wav"], [recordings[1].name]]
     assert shards[0][0][1:4] == (0.0, pytest.approx(3.84), ())
@@ -335,6 +398,9 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
         (["embed", "--", "-"], "for a file named -, use ./-"),
         (["embed", "."], "no audio files in ."),
         (["embed", "x.wav", "--resume"], "--resume requires --output (-o)"),
+        (["embed", "x.wav", "--overwrite"], "--overwrite requires --output (-o)"),
+        (["embed", "x.wav", "--accept-failures"], "--accept-failures requires --output (-o)"),
+        (["embed", "x.wav", "-o", "x.npz", "--resume", "--overwrite"], "and --overwrite replaces them: choose one"),
         (["embed", "x.wav", "-o", ""], "the output path is empty"),
         (["embed", "x.wav", "-o", "results.2024"], "to create a new folder, end its name with /"),
         (["embed", "x.wav", "-o", "x.tfrecord", "--segments", "."], "File '.' is a directory"),
@@ -505,6 +571,119 @@ def test_check_compares_with_published_values(run, slim, pca_in_cache, monkeypat
     assert "NO" not in output
 
 
+# === show ===
+
+
+OPTIONS = {"weights": "sha256:0", "hop_seconds": 0.5, "postprocess": None}
+
+
+def write_embeddings(path, names=("a.wav", "b.wav"), options=OPTIONS):
+    parts = [vk.Embeddings(0.5 * np.arange(2 + i), np.zeros((2 + i, 128), np.float32)) for i in range(len(names))]
+    embedding_files.write(path, list(zip(names, parts, strict=True)), options)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.csv", "x.parquet"])
+def test_show_describes_files(run, name):
+    write_embeddings(name)
+    assert run("show", name) == (
+        0,
+        f"{name}: 5 embeddings of 2 recordings\ntimes: 0.00 to 1.00 s\nembeddings: float32\nweights: sha256:0\n"
+        "hop_seconds: 0.5\npostprocess: none\n",
+        "",
+    )
+    status, output, _ = run("show", name, "--json")
+    assert status == 0
+    assert json.loads(output) == {
+        "path": name,
+        "recordings": 2,
+        "rows": 5,
+        "first_time": 0.0,
+        "last_time": 1.0,
+        "dtype": "float32",
+        "options": OPTIONS,
+        "damaged": {},
+    }
+    write_embeddings(name, ["a.wav"], None)
+    kind = "" if name == "x.csv" else "embeddings: float32\n"
+    expected = f"{name}: 2 embeddings of 1 recording\ntimes: 0.00 to 0.50 s\n{kind}made with: unknown options\n"
+    assert run("show", name) == (0, expected, "")
+
+
+def test_show_does_not_load_tensorflow(tmp_path):
+    write_embeddings(tmp_path / "x.npz")
+    code = (
+        "import sys; from vggish_keras.cli import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "show", tmp_path / "x.npz"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"{tmp_path}/x.npz: 5 embeddings")
+    assert "tensorflow" not in result.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.usefixtures("one_embedder")
+def test_show_describes_outputs_of_embed(run, recordings, embedder):
+    Path("bad.wav").touch()
+    assert run("embed", *recordings, "bad.wav", "-o", "out/")[0] == 1
+    assert run("embed", *recordings, "bad.wav", "-o", "out.csv")[0] == 1
+    shown = [json.loads(run("show", path, "--json")[1]) for path in ("out", "out.csv", "out.csv.unfinished")]
+    for contents in shown:
+        assert contents.pop("path").startswith("out")
+        assert contents["options"].pop("recordings", str(Path.cwd())) == str(Path.cwd())
+        assert contents["options"] == embedder.options
+        assert (contents["recordings"], contents["rows"], contents["dtype"]) == (2, 6, "float32")
+    assert shown[0] == shown[1] == shown[2]
+    Path("out/mine.npz").write_bytes(b"x")
+    status, output, errors = run("show", "out")
+    assert output.startswith("out: 6 embeddings of 2 recordings\n")
+    assert (status, errors.startswith("Error: out/mine.npz is not an .npz file")) == (1, True)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_show_describes_records(run, slim, recordings, pca_in_cache, shards):
+    arguments = ["embed", *recordings, "-o", "x.tfrecord", "--weights", slim.v2, "--shards", shards]
+    assert run(*arguments)[0] == 0
+    status, output, _ = run("show", "x.tfrecord")
+    assert status == 0
+    assert output.startswith(
+        "x.tfrecord: 6 embeddings of 2 recordings\ntimes: 0.00 to 2.88 s\nembeddings: uint8\nweights: "
+    )
+    assert "postprocess: quantized\n" in output
+    before = Path("x.tfrecord.vggish.json").read_bytes()
+    assert json.loads(before)["hop_seconds"] == 0.96
+    if shards == 2:
+        assert run("show", "x-00001-of-00002.tfrecord")[1].splitlines()[3:] == output.splitlines()[3:]
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert Path("x.tfrecord.vggish.json").read_bytes() == before
+    Path("x.tfrecord.vggish.json").unlink()
+    assert run("show", "x.tfrecord")[1].endswith(
+        "times: 0.00 to 2.88 s\nembeddings: uint8\nmade with: unknown options\n"
+    )
+
+
+def test_show_reports_what_is_not_an_output(run, tmp_path):
+    Path("x.csv").write_text("a,b\n")
+    Path("y.csv").write_text(",".join(["file", "time", *(f"embedding_{i}" for i in range(128))]) + "\nx.wav,0.0\n")
+    np.savez("x.npz", x=1)
+    for name in ("x.parquet", "x.tfrecord", "x.unfinished", "z.npz.unfinished"):
+        Path(name).write_text("nothing" * 100)
+    Path("empty").mkdir()
+    for name, message in {
+        "x.csv": "x.csv contains no embeddings, or is damaged: its first line does not name the columns",
+        "y.csv": "y.csv contains no embeddings, or is damaged: line 2 has 2 of 130 columns",
+        "x.npz": "x.npz contains no embeddings: expected times",
+        "x.parquet": "x.parquet is not a Parquet file",
+        "x.tfrecord": "x.tfrecord is damaged or not a TFRecord file",
+        "x.unfinished": "x.unfinished: file is not a database",
+        "x.wav": "x.wav does not exist",
+        "y.tfrecord": "y.tfrecord does not exist",
+        "z.npz": "z.npz does not exist; z.npz.unfinished contains the results of an interrupted run",
+        "empty": "empty contains no embeddings",
+    }.items():
+        status, output, errors = run("show", name)
+        assert (status, output, errors.count("\n")) == (1, "", 1)
+        assert errors.startswith(f"Error: {message}")
+
+
 # === export ===
 
 
@@ -578,7 +757,8 @@ def installed(*arguments):
 
 def test_installed_command_prints_only_its_own_messages(tmp_path):
     assert installed("--version").stdout == f"vggish, version {vk.__version__}\n"
-    result = installed("embed", tmp_path / "missing.wav", "--weights", tmp_path / "missing.ckpt")
+    soundfile.write(tmp_path / "x.wav", np.zeros(16_000), 16_000)
+    result = installed("embed", tmp_path / "x.wav", "--weights", tmp_path / "missing.ckpt")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: no weights found at")
     assert result.stderr.count("\n") == 1

@@ -59,9 +59,9 @@ def corpus(tmp_path, monkeypatch):
     return Path("corpus")
 
 
-def run(embedder, inputs, target, resume=False, shards=3, add=None):
+def run(embedder, inputs, target, resume=False, shards=3, add=None, **options):
     """A run as the command line starts it; `add` is called after each recording."""
-    planned = plan(inputs, target, resume=resume, shards=shards if target.endswith(".tfrecord") else 1)
+    planned = plan(inputs, target, resume=resume, shards=shards if target.endswith(".tfrecord") else 1, **options)
     results = []
 
     def on_result(path, result):
@@ -69,7 +69,7 @@ def run(embedder, inputs, target, resume=False, shards=3, add=None):
         if add:
             add(path)
 
-    return embed_corpus(embedder, planned, lambda _: None, on_result), results
+    return embed_corpus(embedder, planned, lambda *_: None, on_result), results
 
 
 def contents():
@@ -126,7 +126,7 @@ def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, cor
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run(quick, [corpus], "out.csv")
+            run(quick, [corpus], "out.csv", overwrite=True)
     assert set(contents()) == set(undisturbed) - {"out.csv.vggish.json"}  # never the options of an earlier run
     run(quick, [corpus], "out.csv", resume=True)
     assert contents() == undisturbed
@@ -175,7 +175,7 @@ def test_interrupted_run_is_not_overwritten(quick, corpus):
         run(quick, [corpus], "out.csv", add=interrupt)
     with pytest.raises(
         FileExistsError,
-        match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume, or delete it",
+        match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume to keep them, or --over",
     ):
         run(quick, [corpus], "out.csv")
 
@@ -225,17 +225,95 @@ def test_output_that_does_not_identify_its_weights_is_not_resumed(quick, corpus)
     old = {"weights": "w.ckpt", "hop": 0.96, "padding": "same", "dtype": "float32", "postprocess": None}
     Path("out/vggish-keras.json").write_text(json.dumps({**old, "recordings": str(corpus.absolute())}))
     before = {path: path.read_bytes() for path in Path("out").rglob("*.npz")}
-    with pytest.raises(ValueError, match=r"^out was started by an earlier version, .*: choose a different output"):
+    with pytest.raises(ValueError, match=r"^out was started by an earlier version, .*: replace it with --over"):
         run(quick, [corpus], "out", resume=True)
     assert {path: path.read_bytes() for path in Path("out").rglob("*.npz")} == before
+    summary, _ = run(quick, [corpus], "out", overwrite=True)
+    assert (summary.skipped, summary.embedded) == (0, 11)
+    assert not Path("out/vggish-keras.json").exists()
+    assert run(quick, [corpus], "out", resume=True)[0].skipped == 11
 
 
 def test_folder_has_the_same_options_throughout(quick, corpus, monkeypatch):
     run(quick, [corpus], "out")
     monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
-    for resume in (False, True):
-        with pytest.raises(ValueError, match="out was started with hop_seconds"):
-            run(quick, [corpus], "out", resume=resume)
+    with pytest.raises(ValueError, match="out was started with hop_seconds"):
+        run(quick, [corpus], "out", resume=True)
+    soundfile.write("new.wav", np.zeros(20_000), 16_000)
+    with pytest.raises(ValueError, match="out was started with hop_seconds"):
+        run(quick, ["new.wav"], "out")  # which has no embeddings of it
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_new_run_keeps_existing_results(eight_bits, corpus, target):
+    run(eight_bits, [corpus / "a" / "00.wav", corpus / "b" / "01.wav"], target)
+    before = contents()
+    expected = "out already contains embeddings of 2" if target == "out" else r"out\S* already exists"
+    planned = plan([corpus], target, shards=3 if target == "out.tfrecord" else 1)
+    for refused in (planned.check_output, lambda: run(eight_bits, [corpus], target)):
+        with pytest.raises(
+            FileExistsError, match=rf"^{expected}.*: use --resume to keep them, or --overwrite to replace them$"
+        ):
+            refused()
+    assert contents() == before
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_overwrite_replaces_all_options(eight_bits, corpus, target, monkeypatch):
+    run(eight_bits, [corpus], target)
+    monkeypatch.setitem(eight_bits.options, "hop_seconds", 0.5)
+    summary, _ = run(eight_bits, [corpus], target, overwrite=True)
+    assert (summary.skipped, summary.embedded) == (0, 11)
+    replaced = contents()
+    forget()
+    run(eight_bits, [corpus], target)
+    assert contents() == replaced
+
+
+def test_overwrite_does_not_mix_options(quick, corpus, monkeypatch):
+    """Embeddings of other recordings, and files of others, remain."""
+    run(quick, [corpus], "out")
+    monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
+    before = contents()
+    with pytest.raises(
+        ValueError, match=r"also contains 6 \.npz files that do not belong .*, such as out/b/01\.wav\.npz"
+    ):
+        run(quick, [corpus / "a", corpus / "b" / "zz.wav"], "out", overwrite=True)
+    assert contents() == before
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_overwriting_run_is_resumed(eight_bits, corpus, target, monkeypatch):
+    run(eight_bits, [corpus / "a"], target)
+    old = contents()
+    monkeypatch.setitem(eight_bits.options, "hop_seconds", 0.5)
+
+    def interrupt(path):
+        if path.name == "08.wav":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(eight_bits, [corpus / "a"], target, overwrite=True, add=interrupt)
+    if target != "out":
+        assert contents().items() >= old.items()  # until the new file is complete
+    summary, _ = run(eight_bits, [corpus / "a"], target, resume=True)
+    assert summary.skipped == 4
+    resumed = contents()
+    forget()
+    run(eight_bits, [corpus / "a"], target)
+    assert contents() == resumed
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_overwrite_replaces_a_damaged_output(eight_bits, corpus, target):
+    run(eight_bits, [corpus / "b"], target)
+    undisturbed = contents()
+    forget()
+    for name in [sorted(undisturbed)[-1], f"{target}.unfinished"]:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"damaged" * 1_000)
+    run(eight_bits, [corpus / "b"], target, overwrite=True)
+    assert contents() == undisturbed
 
 
 def test_new_run_replaces_old_results(quick, corpus):
@@ -247,7 +325,7 @@ def test_new_run_replaces_old_results(quick, corpus):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(quick, [corpus], "out", add=interrupt)
+        run(quick, [corpus], "out", add=interrupt, overwrite=True)
     run(quick, [corpus], "out", resume=True)
     np.testing.assert_array_equal(np.load("out/b/11.wav.npz")["values"], quick.embed(replaced).values)
 
@@ -262,7 +340,7 @@ def test_finished_recordings_must_be_among_the_inputs(quick, corpus, interrupted
     with pytest.raises(
         ValueError, match=r"contains \d recordings that are not among the inputs, such as a/00\.wav: include them, or"
     ):
-        outputs.FileOutput(Path(interrupted), recordings, quick.options, True, outputs.EmbeddingsWriter())
+        outputs.FileOutput(Path(interrupted), recordings, quick.options, "keep", outputs.EmbeddingsWriter())
 
 
 @pytest.mark.parametrize("target", ["out", "out.npz"])
@@ -277,8 +355,58 @@ def test_failed_recordings_are_retried(quick, corpus, target):
     else:
         assert str(corpus / "a" / "04.wav") in np.load(target)["files"]
     # A new run starts over.
-    summary, _ = run(quick, [corpus], target)
+    summary, _ = run(quick, [corpus], target, overwrite=True)
     assert (summary.skipped, summary.embedded) == (0, 12)
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz", "out.csv"])
+def test_failures_are_accepted(quick, corpus, target):
+    run(quick, [corpus], target)
+    undisturbed = contents()
+    forget()
+    summary, _ = run(quick, [corpus], target, accept_failures=True)
+    assert (summary.embedded, len(summary.failures), summary.unfinished) == (11, 2, None)
+    assert contents() == undisturbed
+    assert not list(Path().glob("*.unfinished*"))
+    assert plan([corpus], target, resume=True).is_complete() == (target != "out")
+
+
+def test_failures_are_accepted_later(quick, corpus):
+    """Without a network, if nothing else is left to embed."""
+    summary, _ = run(quick, [corpus], "out.npz")
+    assert summary.unfinished == Path("out.npz.unfinished")
+    undisturbed = contents()
+    again = plan([corpus], "out.npz", resume=True, accept_failures=True)
+    shutil.copy("out.npz.unfinished", "kept")
+    assert plan([corpus], "out.npz", resume=True).complete_without_failures() == 0
+    assert plan([corpus / "b"], "out.npz", resume=True, accept_failures=True).complete_without_failures() == 0
+    assert again.complete_without_failures() == 2
+    assert contents() == {**undisturbed, "kept": Path("kept").read_bytes()}
+    assert again.is_complete()
+
+    Path("kept").rename("out.npz.unfinished")
+    soundfile.write(corpus / "new.wav", np.zeros(20_000), 16_000)
+    more = plan([corpus], "out.npz", resume=True, accept_failures=True)
+    assert more.complete_without_failures() == 0
+    summary, _ = run(quick, [corpus], "out.npz", resume=True, accept_failures=True)
+    assert (summary.skipped, summary.embedded, len(summary.failures), summary.unfinished) == (11, 1, 2, None)
+    assert more.is_complete()
+
+
+def test_failures_of_an_interrupted_run_are_not_accepted_early(quick, corpus):
+    run(quick, [corpus / "b"], "out.npz")
+
+    def interrupt(path):
+        if path.name == "new.wav":
+            raise KeyboardInterrupt
+
+    soundfile.write(corpus / "b" / "new.wav", np.zeros(20_000), 16_000)
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, [corpus / "b"], "out.npz", resume=True, add=interrupt)
+    again = plan([corpus / "b"], "out.npz", resume=True, accept_failures=True)
+    assert again.complete_without_failures() == 0
+    run(quick, [corpus / "b"], "out.npz", resume=True, accept_failures=True)
+    assert str(corpus / "b" / "new.wav") in np.load("out.npz")["files"]
 
 
 def test_output_in_use_raises(quick, corpus, interrupted):
@@ -316,7 +444,7 @@ def test_one_of_two_simultaneous_runs_continues(quick, corpus, target, name, mon
 
 def open_output(target):
     recordings = find_recordings(["corpus"])
-    return outputs.open_output(outputs.parse_target(target), outputs.EmbeddingsWriter(), recordings, OPTIONS, True)
+    return outputs.open_output(outputs.parse_target(target), outputs.EmbeddingsWriter(), recordings, OPTIONS, "keep")
 
 
 @pytest.mark.usefixtures("corpus")
@@ -379,7 +507,7 @@ def test_other_files_in_the_output_folder_are_kept(quick, corpus):
         with pytest.raises(
             ValueError, match=r"out was not written by vggish: its options cannot be read|was started with"
         ):
-            run(quick, [corpus / "a" / "00.wav"], "out")
+            run(quick, [corpus / "a" / "00.wav"], "out", resume=True)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -395,7 +523,7 @@ def test_only_the_output_remains(eight_bits, corpus, target):
             *(f"out/b/{i:02}.wav.npz" for i in range(1, 12, 2)),
         }
     elif target == "out.tfrecord":
-        assert names == {f"out-0000{index}-of-00003.tfrecord" for index in range(3)}
+        assert names == {f"out-0000{index}-of-00003.tfrecord" for index in range(3)} | {"out.tfrecord.vggish.json"}
     elif target == "out.csv":
         assert names == {target, "out.csv.vggish.json"}
     else:
@@ -437,7 +565,7 @@ def plant_leftover(path):
         ("out", ["out/vggish.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
         ("out.npz", ["out.npz", "out.npz.failures.csv"]),
         ("out.csv", ["out.csv", "out.csv.vggish.json", "out.csv.failures.csv"]),
-        ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord"]),
+        ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord", "out.tfrecord.vggish.json"]),
     ],
 )
 def test_leftovers_of_killed_runs_are_removed(eight_bits, corpus, target, files, resume):
@@ -537,7 +665,7 @@ def test_all_recordings_fail(eight_bits, corpus, target):
 def test_list_of_failures_is_removed_without_failures(quick, corpus):
     run(quick, [corpus / "a"], "out")
     assert Path("out/failures.csv").exists()
-    run(quick, [corpus / "a" / "00.wav"], "out")
+    run(quick, [corpus / "a" / "00.wav"], "out", resume=True)
     assert not Path("out/failures.csv").exists()
 
 
@@ -560,7 +688,7 @@ def test_too_long_name_does_not_affect_others(eight_bits, corpus, target, resume
     long = corpus / "b" / ("x" * 251 + ".wav")
     shutil.copy(corpus / "b" / "01.wav", long)
     run(eight_bits, [corpus / "b" / "01.wav"], target)
-    summary, _ = run(eight_bits, [corpus / "b"], target, resume)
+    summary, _ = run(eight_bits, [corpus / "b"], target, resume, overwrite=not resume)
     if target != "out":
         assert (summary.embedded, summary.failures) == (7, [])
         return
@@ -578,7 +706,7 @@ def test_folder_at_the_path_of_an_output_fails_one_recording(quick, corpus, firs
     shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "00.wav.npz" / "1.wav")
     second = "00.wav.npz/1.wav" if first == "00.wav" else "00.wav"
     for embedded in (5, 0 if resume else 5):
-        summary, _ = run(quick, [corpus / "a" / first, corpus / "a"], "out", resume)
+        summary, _ = run(quick, [corpus / "a" / first, corpus / "a"], "out", resume, overwrite=not resume)
         assert summary.embedded == embedded
         assert set(dict(summary.failures)) == {corpus / "a" / second, corpus / "a" / "04.wav"}
 
@@ -661,7 +789,7 @@ def test_files_that_change_while_they_are_read(quick, corpus):
     for path, embeddings in zip(paths, expected, strict=True):
         changed = []
 
-        def on_audio(_, path=path, changed=changed):
+        def on_audio(*_, path=path, changed=changed):
             if not changed:
                 changed.append(change(path))
 
@@ -755,8 +883,9 @@ def test_mutated_files_do_not_affect_others(quick, corpus, monkeypatch):
 @pytest.mark.parametrize("target", ["/proc/nowhere/", "/proc/nowhere.npz"])
 def test_unwritable_output_raises_at_once(quick, corpus, target, monkeypatch):
     monkeypatch.setattr(quick, "embed_many", None)
-    with pytest.raises(OSError, match="/proc/nowhere"):
-        run(quick, [corpus], target)
+    for start in (lambda: run(quick, [corpus], target), plan([corpus], target).check_output):
+        with pytest.raises(OSError, match="/proc/nowhere"):
+            start()
 
 
 @pytest.fixture
@@ -775,8 +904,9 @@ def tiny_disk(tmp_path):
 def test_read_only_disk_raises(quick, corpus, tiny_disk, target):
     path = tiny_disk / target
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
-    with pytest.raises(OSError, match=f"Read-only file system: '{path}"):
-        run(quick, [corpus], str(path))
+    for start in (lambda: run(quick, [corpus], str(path)), plan([corpus], str(path)).check_output):
+        with pytest.raises(OSError, match=f"Read-only file system: '{path}"):
+            start()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to write to")

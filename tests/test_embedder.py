@@ -654,7 +654,11 @@ def test_errors_hold_no_audio(folder):
 
 def test_seconds_of_audio_are_reported(folder):
     seconds = []
-    list(Embedder(FakeEngine()).embed_many([folder / name for name in (*GOOD, "text.wav")], on_audio=seconds.append))
+    list(
+        Embedder(FakeEngine()).embed_many(
+            [folder / name for name in (*GOOD, "text.wav")], on_audio=lambda _, read: seconds.append(read)
+        )
+    )
     assert sum(seconds) == pytest.approx(3 + 100_000 / 44_100 + 700 / 8_000 + 3)
 
 

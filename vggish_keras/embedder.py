@@ -150,7 +150,11 @@ class Embedder:
         return self._embed_waveform(resample_blocks(blocks, audio.check_sample_rate(sample_rate)))
 
     def embed_many(
-        self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None = None, *, progress: bool = False
+        self,
+        paths: Iterable[PathT],
+        on_audio: Callable[[PathT, float], object] | None = None,
+        *,
+        progress: bool = False,
     ) -> Generator[tuple[PathT, "Embeddings | Exception"], None, None]:
         """Embeds many recordings at the speed of the network.
 
@@ -161,7 +165,8 @@ class Embedder:
         Args:
             paths: Files as `embed` accepts them. The iterable is advanced in the calling thread, only when there is
                 room for more.
-            on_audio: Called with the seconds of audio that were read, in a background thread.
+            on_audio: Called with each path and the seconds of audio that were read since the last call for it, in a
+                background thread.
             progress: True shows a progress bar on standard error if it is a terminal, and in a notebook.
 
         Yields:
@@ -178,7 +183,7 @@ class Embedder:
             yield from _show_progress(results, paths) if progress else results
 
     def _embed_all(
-        self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None
+        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
     ) -> Generator[tuple[PathT, Embeddings | Exception], None, None]:
         check_not_forked()
         batches = _Batches(self.batch_size, self.embed_full_batch, embedding_dtype(self._output))
@@ -217,13 +222,14 @@ class Embedder:
         return self._engine(batch, self._output)[: len(segments)]
 
     def _read_all(
-        self, paths: Iterable[PathT], on_audio: Callable[[float], object] | None
+        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
     ) -> "Generator[Segments | _EndOfRecording[PathT], None, None]":
         """Yields the segments of all recordings in order, and the end of each recording after its last segment."""
         readers = ReaderProcesses()
 
         def read(path: PathT) -> Iterator[Segments]:
-            return cut_segments(readers.read(path, self.channels, on_audio), self._hop_samples, self.padding)
+            report = None if on_audio is None else functools.partial(on_audio, path)
+            return cut_segments(readers.read(path, self.channels, report), self._hop_samples, self.padding)
 
         threads, max_segments = min(os.cpu_count() or 1, _MAX_THREADS), _BATCHES_AHEAD * self.batch_size
         # The processes end first: a thread may wait for one that never answers.

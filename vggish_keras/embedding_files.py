@@ -5,10 +5,11 @@ import csv
 import functools
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,21 @@ from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike
 from vggish_keras.embeddings import Embeddings
 
+__all__ = ["RECORDS_SUFFIX", "SUFFIXES", "Rows", "read_npz", "read_options", "read_rows", "write"]
+
 NamedEmbeddings: TypeAlias = Iterable[tuple[str, Embeddings]]
 Options: TypeAlias = Mapping[str, Any]
 
 __all__ = ["SUFFIXES", "read_npz", "read_options", "write"]
 
 SUFFIXES = (".npz", ".csv", ".parquet")
+RECORDS_SUFFIX = ".tfrecord"
+"""Files of `vggish_keras.records`, which `vggish embed` also writes."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NPZ_ARRAYS = ("times", "values", "files")
 _NPZ_OPTIONS = "options"
 _PARQUET_OPTIONS = b"vggish"
+_CSV_COLUMNS = ["file", "time", *(f"embedding_{index}" for index in range(params.EMBEDDING_SIZE))]
 _ROWS_PER_GROUP = 8_192
 
 
@@ -47,9 +54,19 @@ def _unknown_format(path: Path, suffixes: Sequence[str]) -> str:
     return f"unknown file format: expected an {', '.join(suffixes[:-1])} or {suffixes[-1]} file, got {path}"
 
 
-def csv_options_path(path: Path) -> Path:
-    """The file beside a .csv file that holds its options: x.csv.vggish.json for x.csv."""
-    return path.with_name(f"{path.name}.vggish.json")
+def options_path(path: Path) -> Path:
+    """The file beside a .csv or .tfrecord file that holds its options: x.csv.vggish.json for x.csv.
+
+    The shards of a .tfrecord file share one: x.tfrecord.vggish.json for x-00000-of-00004.tfrecord.
+    """
+    stem = _SHARD.sub("", path.stem) if path.suffix == RECORDS_SUFFIX else path.stem
+    return path.with_name(f"{stem}{path.suffix}.vggish.json")
+
+
+def write_options(path: Path, options: Options) -> None:
+    """Writes the file of options beside a .tfrecord file."""
+    with atomic_write(options_path(path)) as partial:
+        partial.write_text(f"{json.dumps(options)}\n")
 
 
 def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None = None) -> None:
@@ -121,7 +138,7 @@ def read_options(path: PathLike) -> dict[str, Any]:
     """Reads the options that a file of embeddings was made with.
 
     Args:
-        path: A file written by `write`.
+        path: A file written by `write`, or a .tfrecord file written by `vggish embed`.
 
     Returns:
         The options; empty if the file was written without any.
@@ -139,8 +156,8 @@ def read_options(path: PathLike) -> dict[str, Any]:
         {'hop_seconds': 0.96}
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(_unknown_format(path, SUFFIXES))
+    if path.suffix not in _OPTIONS_READERS:
+        raise ValueError(_unknown_format(path, tuple(_OPTIONS_READERS)))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     text = _OPTIONS_READERS[path.suffix](path)
@@ -153,6 +170,54 @@ def read_options(path: PathLike) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ValueError(f"{path} contains invalid options: expected a JSON object, got {type(options).__name__}")
     return options
+
+
+class Rows(NamedTuple):
+    """The rows of a file of embeddings, without their values.
+
+    Attributes:
+        files: The recording of each row.
+        times: The start of each example in seconds.
+        dtype: Dtype of the embeddings; None if the file does not say.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embedding_files.Rows(["x.wav"], [0.0], "float32").dtype
+        'float32'
+    """
+
+    files: Sequence[str]
+    times: Sequence[float]
+    dtype: str | None
+
+
+def read_rows(path: PathLike) -> Rows:
+    """Reads which recordings and examples a file of embeddings contains.
+
+    Args:
+        path: A file written by `write`.
+
+    Returns:
+        The rows without their embeddings.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The suffix is unknown, or the file is damaged or contains no embeddings.
+        ImportError: A .parquet file without pyarrow.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.npz", [("recording.wav", embeddings)])
+        >>> embedding_files.read_rows("x.npz")
+        Rows(files=['recording.wav', 'recording.wav'], times=[0.0, 0.96], dtype='float32')
+    """
+    path = Path(path)
+    if path.suffix not in _ROWS_READERS:
+        raise ValueError(_unknown_format(path, SUFFIXES))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    return _ROWS_READERS[path.suffix](path)
 
 
 # === .npz ===
@@ -202,27 +267,40 @@ def _read_npz_options(path: Path) -> str | None:
     return str(arrays[_NPZ_OPTIONS]) if arrays else None
 
 
+def _read_npz_rows(path: Path) -> Rows:
+    dtype = ""
+
+    def check(arrays: Mapping[str, _npz.ArrayHeader]) -> None:
+        nonlocal dtype
+        _check_npz(path, arrays)
+        dtype = str(arrays["values"].dtype)
+
+    arrays = _npz.read_npz(path, ["times", "files"], check)
+    times = arrays["times"].tolist()
+    return Rows(arrays["files"].tolist() if "files" in arrays else [""] * len(times), times, dtype)
+
+
 # === .csv ===
 
 
 def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> None:
-    options_path = csv_options_path(path)
+    beside = options_path(path)
     with contextlib.ExitStack() as stack:
         if options is not None:
             # Replaced last, after the old one is removed: embeddings never lie beside the options of others.
-            partial = stack.enter_context(atomic_write(options_path))
+            partial = stack.enter_context(atomic_write(beside))
             partial.write_text(f"{options}\n")
         with atomic_write(path) as partial:
             with partial.open("wb") as file:
                 _write_csv_rows(file, recordings)
-            options_path.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
 
 def _write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings) -> None:
     # File names may be invalid UTF-8.
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     rows = csv.writer(text)
-    rows.writerow(["file", "time", *(f"embedding_{i}" for i in range(params.EMBEDDING_SIZE))])
+    rows.writerow(_CSV_COLUMNS)
     for name, embeddings in recordings:
         for time, values in zip(embeddings.times, embeddings.values, strict=True):
             # str writes the fewest digits that read back as the same float32.
@@ -231,11 +309,28 @@ def _write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings) -> None:
     text.detach()
 
 
-def _read_csv_options(path: Path) -> bytes | None:
+def _read_options_beside(path: Path) -> bytes | None:
     try:
-        return csv_options_path(path).read_bytes()
+        return options_path(path).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _read_csv_rows(path: Path) -> Rows:
+    files, times = [], []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.reader(file)
+        try:
+            if next(rows, None) != _CSV_COLUMNS:
+                raise ValueError("its first line does not name the columns file, time and embedding_0 to embedding_127")
+            for row in rows:
+                if len(row) != len(_CSV_COLUMNS):
+                    raise ValueError(f"line {rows.line_num} has {len(row)} of {len(_CSV_COLUMNS)} columns")
+                files.append(row[0])
+                times.append(float(row[1]))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path} contains no embeddings, or is damaged: {error_message(error)}") from error
+    return Rows(files, times, None)
 
 
 # === .parquet ===
@@ -309,12 +404,28 @@ def _read_parquet_options(path: Path) -> bytes | None:
     return text
 
 
+def _read_parquet_rows(path: Path) -> Rows:
+    pyarrow = _pyarrow()
+    try:
+        table = pyarrow.parquet.read_table(path, columns=["file", "time"])
+        values = pyarrow.array([], pyarrow.parquet.read_schema(path).field("embedding").type.value_type)
+        return Rows(table["file"].to_pylist(), table["time"].to_pylist(), str(values.to_numpy().dtype))
+    except (pyarrow.ArrowException, OSError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a Parquet file of embeddings: {error_message(error)}") from error
+
+
 _WRITERS: dict[str, Callable[[IO[bytes], NamedEmbeddings, str | None], None]] = {
     ".npz": _write_npz,
     ".parquet": _write_parquet,
 }
 _OPTIONS_READERS: dict[str, Callable[[Path], str | bytes | None]] = {
     ".npz": _read_npz_options,
-    ".csv": _read_csv_options,
+    ".csv": _read_options_beside,
     ".parquet": _read_parquet_options,
+    RECORDS_SUFFIX: _read_options_beside,
+}
+_ROWS_READERS: dict[str, Callable[[Path], Rows]] = {
+    ".npz": _read_npz_rows,
+    ".csv": _read_csv_rows,
+    ".parquet": _read_parquet_rows,
 }

@@ -40,25 +40,33 @@ class Embedder:
             )
 
 
-def embed(target: str, resume: bool) -> None:
+def embed(target: str, **options: bool) -> None:
     from vggish_keras import corpus
 
-    plan = corpus.plan(["corpus"], target, resume=resume, shards=2 if target.endswith(".tfrecord") else 1)
-    corpus.embed_corpus(Embedder(), plan, lambda _: None, lambda *_: None)
+    plan = corpus.plan(["corpus"], target, shards=2 if target.endswith(".tfrecord") else 1, **options)
+    corpus.embed_corpus(Embedder(), plan, lambda *_: None, lambda *_: None)
 
 
-def start(target: str, resume: bool) -> int:
+def start(target: str, **options: bool) -> int:
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        embed(target, resume)
+        embed(target, **options)
         status = 0
-    except OSError:  # in use by the other run
+    except OSError:  # in use by the other run, or finished by it
         status = 2
     finally:
         os._exit(status)
+
+
+def kill(target: str, seconds: float, **options: bool) -> None:
+    """Starts a run and kills it."""
+    child = start(target, **options)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def contents() -> dict[str, bytes]:
@@ -76,21 +84,21 @@ def check(seed: int) -> None:
         for index in range(40):
             Path("corpus", f"{index:02}.wav").touch()
         begin = time.monotonic()
-        embed(target, resume=False)
+        embed(target)
         seconds = time.monotonic() - begin
         expected = contents()
-        for path in map(Path, expected):
-            path.unlink()
+        if seed % 4 == 0:
+            kill(target, rng.uniform(0, seconds), overwrite=True)
+        else:
+            for path in map(Path, expected):
+                path.unlink()
         if two_at_once:
-            children = [start(target, resume=False) for _ in range(2)]
+            children = [start(target, overwrite=True) for _ in range(2)]
             statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             assert 0 in statuses, statuses
             assert 1 not in statuses, statuses
         for _ in range(rng.integers(1, 4)):
-            child = start(target, resume=True)
-            time.sleep(rng.uniform(0, 1.1 * seconds))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            kill(target, rng.uniform(0, 1.1 * seconds), resume=True)
         embed(target, resume=True)
         assert contents() == expected
         os.chdir("/")

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     help="A folder of .npz files (an existing folder, or a name that ends with / or has no suffix), or a single .npz, "
     ".csv, .parquet or .tfrecord file.  [default: print tables]",
 )
-@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--resume", is_flag=True, help="Keep the embeddings that the output has, and add those that it lacks.")
+@click.option("--overwrite", is_flag=True, help="Replace the embeddings that the output has.")
+@click.option(
+    "--accept-failures",
+    is_flag=True,
+    help="Complete the output without the recordings that fail, and exit with status 0.",
+)
 @click.option(
     "--shards",
     type=click.IntRange(1, 99_999),
@@ -64,6 +70,8 @@ def embed(
     listed: Any,
     output: str | None,
     resume: bool,
+    overwrite: bool,
+    accept_failures: bool,
     shards: int,
     segments: str | None,
     labels: str | None,
@@ -79,8 +87,9 @@ def embed(
     Unreadable files are reported and skipped; the exit status is then 1. With -o they are also listed in failures.csv
     in the output folder, or in OUTPUT.failures.csv beside the output file.
 
-    --resume continues an interrupted run and retries files that failed. Until a single-file output is complete, partial
-    results are kept in OUTPUT.unfinished.
+    An output that already has embeddings is only written with --resume or --overwrite. --resume continues an
+    interrupted run and retries files that failed. Until a single-file output is complete, without a failure or with
+    --accept-failures, results are also kept in OUTPUT.unfinished.
     """
     from vggish_keras import corpus
     from vggish_keras.cli.progress import Progress
@@ -88,13 +97,17 @@ def embed(
 
     try:
         names = read_list(listed) if listed else []
-        plan = corpus.plan(inputs, output, names, resume, postprocess, shards, segments, labels)
+        plan = corpus.plan(
+            inputs, output, names, resume, postprocess, shards, segments, labels, overwrite, accept_failures
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if plan.is_complete():
+    if done := _already_done(plan, output):
         if not quiet:
-            click.echo(f"{output} is already complete")
+            click.echo(done)
         return
+    _check_inputs(plan)
+    plan.check_output()
     load_tensorflow()
     from vggish_keras.embedder import Embedder
 
@@ -105,11 +118,29 @@ def embed(
             summary = corpus.embed_corpus(embedder, plan, progress.audio, show)
         except KeyboardInterrupt:
             if output is not None:
-                click.echo(f"Interrupted after {progress.describe()}; continue with --resume.", err=True)
+                click.echo(f"Interrupted: {progress.describe_saved()}; continue with --resume.", err=True)
             raise
     if not quiet:
         _show_summary(plan, summary, progress.describe())
-    if summary.failures:
+    if summary.failures and not accept_failures:
+        sys.exit(1)
+
+
+def _already_done(plan: "corpus.Plan", output: str | None) -> str:
+    """Describes the output if there is nothing to do; otherwise empty."""
+    if plan.is_complete():
+        return f"{output} is already complete"
+    if failed := plan.complete_without_failures():
+        return f"{output} is complete without the {_count(failed, 'recording')} that failed"
+    return ""
+
+
+def _check_inputs(plan: "corpus.Plan") -> None:
+    """Reports inputs that do not exist, and exits, if there are no others: this takes no network."""
+    missing = plan.missing_inputs()
+    for path in missing:
+        click.echo(f"Error: no audio file at {path}", err=True)
+    if missing:
         sys.exit(1)
 
 
@@ -121,7 +152,7 @@ def _show_result(progress: "Progress", as_table: bool, path: Path, result: "Embe
             print_embeddings(str(path), result)
         if not len(result.times):
             click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
-    progress.file(skipped=result is None)
+    progress.file(path, "skipped" if result is None else "failed" if isinstance(result, Exception) else "saved")
 
 
 def _show_summary(plan: "corpus.Plan", summary: "corpus.Summary", speed: str) -> None:
@@ -133,11 +164,19 @@ def _show_summary(plan: "corpus.Plan", summary: "corpus.Summary", speed: str) ->
             click.echo(left_out, err=True)
         return
     parts = [
-        f"{summary.embeddings} embedding{'s' * (summary.embeddings != 1)} of "
-        f"{summary.embedded} file{'s' * (summary.embedded != 1)}",
+        f"{_count(summary.embeddings, 'embedding')} of {_count(summary.embedded, 'file')}",
         speed,
         f"{summary.skipped} already done" if summary.skipped else "",
         f"{len(summary.failures)} failed" if summary.failures else "",
         left_out,
     ]
     click.echo(f"{plan.target.path}: {', '.join(filter(None, parts))}")
+    if summary.unfinished is not None:
+        click.echo(
+            f"{summary.unfinished} is kept because {_count(len(summary.failures), 'recording')} failed: retry them "
+            "with --resume, or finish without them with --resume --accept-failures"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vggish_keras import __version__
-from vggish_keras.cli import beam, check, demo, embed, export, plot, weights
+from vggish_keras.cli import beam, check, demo, embed, export, plot, show, weights
 from vggish_keras.cli.errors import describe_error
 
 _INTERRUPTED = 130
@@ -44,7 +44,16 @@ def main(debug: bool) -> None:
     """Compute VGGish audio embeddings of recordings."""
 
 
-for _command in (demo.demo, check.check, embed.embed, export.export, weights.weights, plot.plot, beam.beam):
+for _command in (
+    demo.demo,
+    check.check,
+    embed.embed,
+    show.show,
+    export.export,
+    weights.weights,
+    plot.plot,
+    beam.beam,
+):
     main.add_command(_command)
 
 

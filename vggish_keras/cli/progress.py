@@ -2,7 +2,9 @@
 
 import threading
 import time
-from typing import Any
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
@@ -10,20 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextCo
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+Outcome = Literal["saved", "skipped", "failed"]
+
+
 class Progress:
-    """A context manager that counts files and audio, and shows the counts on standard error.
+    """A context manager that counts files and their audio, and shows the counts on standard error.
 
     Args:
         files: Total number of files.
         quiet: True shows nothing.
+
+    Attributes:
+        seconds: Seconds of audio in files that were saved.
     """
 
     def __init__(self, files: int, quiet: bool = False) -> None:
-        self._files = files
-        self._done = self._skipped = 0
-        self._lock = threading.Lock()
         self.seconds = 0.0
-        """Seconds of audio so far."""
+        self._files = files
+        self._counts: Counter[Outcome] = Counter()
+        self._read: dict[Path, float] = {}
+        self._lock = threading.Lock()
         self._start = self._last_line = time.monotonic()
         console = Console(stderr=True, markup=False, highlight=False)
         self._lines = not quiet and not console.is_terminal
@@ -44,39 +52,53 @@ class Progress:
         return time.monotonic() - self._start
 
     def describe(self) -> str:
-        """Describes the audio and the speed so far."""
+        """Describes the audio that this run saved, and its speed."""
         speed = self.seconds / max(self.elapsed, 1e-9)
-        return f"{self.seconds / 3600:.2f} h of audio in {_clock(self.elapsed)}, {speed:.0f} times real time"
+        return f"{_clock(self.seconds)} of audio in {_clock(self.elapsed)}, {speed:.0f} times real time"
 
-    def audio(self, seconds: float) -> None:
-        """Counts audio that was read. Thread-safe."""
+    def describe_saved(self) -> str:
+        """Describes what a resumed run will find."""
+        saved, skipped = self._counts["saved"], self._counts["skipped"]
+        audio = f"{_clock(self.seconds)} of audio" + (f" and {skipped} from earlier runs" if skipped else "")
+        return f"{saved + skipped} of {self._files} files are saved ({audio})"
+
+    def audio(self, file: Path, seconds: float) -> None:
+        """Counts audio that was read from a file. Thread-safe."""
         with self._lock:
-            self.seconds += seconds
+            self._read[file] = self._read.get(file, 0.0) + seconds
         self._show()
 
-    def file(self, skipped: bool = False) -> None:
-        """Counts a finished file; `skipped` if an earlier run finished it."""
-        self._done += 1
-        self._skipped += skipped
-        self._show(advance=1)
+    def file(self, file: Path, outcome: Outcome) -> None:
+        """Counts a finished file, and its audio if it was saved. An earlier run finished a skipped file."""
+        with self._lock:
+            seconds = self._read.pop(file, 0.0)
+        if outcome == "saved":
+            self.seconds += seconds
+        self._counts[outcome] += 1
+        self._show()
 
-    def _show(self, advance: int = 0) -> None:
+    def _show(self) -> None:
         if not self._lines:
-            self._bar.update(self._task, advance=advance, audio=self.describe())
+            self._bar.update(self._task, completed=self._counts.total(), audio=self._describe_now())
             return
         with self._lock:
             due = time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
             if due:
                 self._last_line = time.monotonic()
         if due:
-            processed = self._done - self._skipped
+            done = self._counts.total()
+            processed = done - self._counts["skipped"]
             remaining = ""
             if processed:
-                seconds = self.elapsed / processed * (self._files - self._done)
+                seconds = self.elapsed / processed * (self._files - done)
                 remaining = f", {_clock(seconds)} left"
-            self._bar.console.print(
-                f"{self._done} of {self._files} files, {self.describe()}{remaining}", soft_wrap=True
-            )
+            self._bar.console.print(f"{done} of {self._files} files, {self._describe_now()}{remaining}", soft_wrap=True)
+
+    def _describe_now(self) -> str:
+        """Describes the audio that was saved and, so that long recordings show progress, the audio read ahead of it."""
+        with self._lock:
+            ahead = round(sum(self._read.values()))
+        return self.describe() + (f", {_clock(ahead)} read ahead" if ahead else "")
 
 
 def _clock(seconds: float) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vggish_keras._atomic import atomic_write
 from vggish_keras._validation import PathLike
+from vggish_keras.embedding_files import options_path, write_options
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.segments import Segment
 
 if TYPE_CHECKING:
     from vggish_keras.records import Record
 
-RECORDS_SUFFIX = ".tfrecord"
 FAILURES = "failures.csv"
 
 
@@ -41,10 +41,12 @@ class RecordWriter(NamedTuple):
         from vggish_keras import records  # loads TensorFlow
 
         hop_seconds = options["hop_seconds"]
+        options_path(path).unlink(missing_ok=True)  # records never lie beside the options of others
         made = (make_record(name, embeddings, hop_seconds, self._segment(name)) for name, embeddings in recordings)
         for index, shard in enumerate(self.files(path)):
             start, stop = (len(recordings) * part // self.shards for part in (index, index + 1))
             records.write(shard, (next(made) for _ in range(stop - start)))
+        write_options(path, options)
 
     def _segment(self, name: str) -> Segment | None:
         return None if self.segments is None else self.segments[Path(name).stem]
@@ -79,3 +81,12 @@ def write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
         return
     with atomic_write(path) as partial:
         partial.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))
+
+
+def read_failures(path: Path) -> set[str]:
+    """The files in a list of failures; empty if the list does not exist."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row[0] for row in csv.reader(file) if row}
+    except FileNotFoundError:
+        return set()

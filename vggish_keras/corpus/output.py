@@ -4,24 +4,29 @@ import contextlib
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from vggish_keras import embedding_files, params
 from vggish_keras._atomic import atomic_write, remove_leftovers
-from vggish_keras.corpus.audioset import FAILURES, RECORDS_SUFFIX, write_failures
+from vggish_keras.corpus.audioset import FAILURES, read_failures, write_failures
+from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings
 
 OPTIONS_FILE = "vggish.json"
 """Records how the embeddings in a folder were made."""
-_OPTIONS_FILE_0_1 = "vggish-keras.json"
+OPTIONS_FILE_0_1 = "vggish-keras.json"
 LOCK = "vggish.lock"
 """Exists in a folder while a run writes to it."""
 _IN_USE = "in use by another run"
+
+OldResults = Literal["refuse", "keep", "replace"]
+"""What a run does if its output already has embeddings: it raises an error, adds to them, or starts over."""
 
 
 class Output(Protocol):
@@ -33,8 +38,12 @@ class Output(Protocol):
     def add(self, path: Path, embeddings: Embeddings) -> None:
         """Stores the embeddings of a recording; they survive the end of the process."""
 
-    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
-        """Completes the output for these recordings, and lists failures with their reasons."""
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
+        """Completes the output for these recordings, and lists failures with their reasons.
+
+        Returns:
+            The database that is kept beside a complete file, because recordings failed.
+        """
 
     def close(self) -> None:
         """Releases the output, complete or not."""
@@ -87,14 +96,49 @@ def parse_target(output: str) -> Target:
 
 
 def open_output(
-    target: Target | None, writer: Writer, recordings: Recordings, options: Mapping[str, Any], resume: bool
+    target: Target | None,
+    writer: Writer,
+    recordings: Recordings,
+    options: Mapping[str, Any],
+    old_results: OldResults = "refuse",
+    accept_failures: bool = False,
 ) -> Output:
     """Opens an output; see `FolderOutput` and `FileOutput`. Without a target, embeddings are not stored."""
     if target is None:
         return NoOutput()
     if target.is_folder:
-        return FolderOutput(target.path, recordings, options, resume)
-    return FileOutput(target.path, recordings, options, resume, writer)
+        return FolderOutput(target.path, recordings, options, old_results)
+    return FileOutput(target.path, recordings, options, old_results, writer, accept_failures)
+
+
+def describe_results(target: Target, writer: Writer, recordings: Recordings) -> str:
+    """Describes the results that an output already has, as in "x.npz already exists"; empty if it has none."""
+    if target.is_folder:
+        count = sum(os.path.isfile(_npz_path(target.path, recordings, path)) for path in recordings.paths)
+        return f"{target.path} already contains embeddings of {count} of the recordings" if count else ""
+    for file in writer.files(target.path):
+        if os.path.lexists(file):
+            return f"{file} already exists"
+    database = _database_files(target.path)[0]
+    return f"{database} contains the results of an interrupted run" if os.path.lexists(database) else ""
+
+
+def check_no_results(target: Target, writer: Writer, recordings: Recordings) -> None:
+    """Raises a FileExistsError if an output already has results."""
+    if results := describe_results(target, writer, recordings):
+        raise FileExistsError(f"{results}: use --resume to keep them, or --overwrite to replace them")
+
+
+def check_writable(target: Target) -> None:
+    """Raises an OSError if files cannot be created where an output will be; leaves nothing behind."""
+    folder = target.path if target.is_folder else target.path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target.path)) from error
 
 
 def is_complete(target: Target, writer: Writer) -> bool:
@@ -108,11 +152,44 @@ def is_complete(target: Target, writer: Writer) -> bool:
     if target.is_folder:
         return False
     database, *others = _database_files(target.path)
-    complete = all(file.is_file() for file in writer.files(target.path)) and not database.exists()
+    complete = _is_written(target.path, writer) and not database.exists()
     if complete and any(map(os.path.lexists, [*others, _lock_of(target.path)])):
         with _locked(_lock_of(target.path), target.path):
             _remove_database(target.path)
     return complete
+
+
+def accept_failures(target: Target, writer: Writer, recordings: Recordings) -> int:
+    """Completes a single-file output that lacks only recordings that failed, by removing its database.
+
+    Returns:
+        The number of recordings that failed; 0 if the output was not completed.
+
+    Raises:
+        OSError: The output is in use by another run, or cannot be read or removed.
+    """
+    database = _database_files(target.path)[0]
+    if target.is_folder or not database.exists() or not _is_written(target.path, writer):
+        return 0
+    with _locked(_lock_of(target.path), target.path):
+        written, names = _read_database(database)
+        failed = read_failures(_failures_of(target.path))
+        missing = {str(path) for path in recordings.paths if os.fsencode(recordings.relative_path(path)) not in names}
+        if not written or not missing or len(names) + len(missing) != len(recordings.paths) or not missing <= failed:
+            return 0
+        _remove_database(target.path)
+    return len(missing)
+
+
+def _is_written(path: Path, writer: Writer) -> bool:
+    return all(file.is_file() for file in writer.files(path))
+
+
+def _read_database(database: Path) -> tuple[bool, set[bytes]]:
+    """Whether the output was written from a database, and the names of its recordings."""
+    with DatabaseErrors(database), contextlib.closing(connect_to_read(database)) as connection:
+        (written,) = connection.execute("PRAGMA user_version").fetchone()
+        return bool(written), {name for (name,) in connection.execute("SELECT name FROM recordings")}
 
 
 class NoOutput:
@@ -124,8 +201,8 @@ class NoOutput:
     def add(self, path: Path, embeddings: Embeddings) -> None:
         pass
 
-    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
-        pass
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
+        return None
 
     def close(self) -> None:
         pass
@@ -138,42 +215,59 @@ class FolderOutput:
         folder: The folder; created if it does not exist.
         recordings: The recordings that will be added.
         options: How they are embedded. Stored in each file and, with the folder of the recordings, in the folder.
-        resume: True keeps existing embeddings of these recordings; False removes them.
+        old_results: Whether to refuse, keep or replace existing embeddings of these recordings.
 
     Raises:
+        FileExistsError: The folder has embeddings of these recordings, which are refused.
         ValueError: The folder contains embeddings of different recordings, or made with different options.
         OSError: The folder cannot be written, or is in use by another run.
     """
 
-    def __init__(self, folder: Path, recordings: Recordings, options: Mapping[str, Any], resume: bool) -> None:
+    def __init__(
+        self, folder: Path, recordings: Recordings, options: Mapping[str, Any], old_results: OldResults
+    ) -> None:
         self._folder = folder
         self._recordings = recordings
         self._options = options
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked(folder / LOCK, folder))
-            self._open({**options, "recordings": str(recordings.folder)}, resume)
+            self._open({**options, "recordings": str(recordings.folder)}, old_results)
             self._resources = stack.pop_all()
 
-    def _open(self, options: Mapping[str, Any], resume: bool) -> None:
+    def _open(self, options: Mapping[str, Any], old_results: OldResults) -> None:
         options_file = self._folder / OPTIONS_FILE
-        if (old := self._folder / _OPTIONS_FILE_0_1).is_file() and not options_file.exists():
+        if (old := self._folder / OPTIONS_FILE_0_1).is_file() and not options_file.exists():
             old.rename(options_file)
         targets = [self._target(path) for path in self._recordings.paths]
         remove_leftovers([options_file, self._folder / FAILURES, *targets])
+        if old_results == "refuse":
+            check_no_results(Target(self._folder, is_folder=True), EmbeddingsWriter(), self._recordings)
         if options_file.exists():
-            _check_options(options_file.read_text(), options, self._folder)
-        else:
-            with atomic_write(options_file) as partial:
-                partial.write_text(json.dumps(options, indent=2) + "\n")
-        if not resume:
+            try:
+                _check_options(options_file.read_text(), options, self._folder)
+            except ValueError:
+                if old_results != "replace":
+                    raise
+                self._check_no_others(targets)
+        if old_results == "replace":
             for target in filter(os.path.isfile, targets):
                 target.unlink()
+        if old_results == "replace" or not options_file.exists():
+            with atomic_write(options_file) as partial:
+                partial.write_text(json.dumps(options, indent=2) + "\n")
+
+    def _check_no_others(self, targets: Collection[Path]) -> None:
+        """Raises a ValueError if embeddings of other recordings would lie beside those made with different options."""
+        others = sorted(set(self._folder.rglob("*.npz")).difference(targets))
+        if others:
+            raise ValueError(
+                f"{self._folder} was started with different options and also contains {len(others)} .npz files that "
+                f"do not belong to these recordings, such as {others[0]}: delete them, or choose a different output"
+            )
 
     def _target(self, path: Path) -> Path:
-        # Includes the suffix of the recording, because x.wav and x.mp3 may be in the same folder.
-        below = self._recordings.relative_path(path)
-        return self._folder / below.with_name(f"{below.name}.npz")
+        return _npz_path(self._folder, self._recordings, path)
 
     def has(self, path: Path) -> bool:
         return os.path.isfile(self._target(path))  # False if the name is too long
@@ -183,28 +277,37 @@ class FolderOutput:
         target.parent.mkdir(parents=True, exist_ok=True)
         embedding_files.write(target, [(str(path), embeddings)], self._options)
 
-    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
         write_failures(self._folder / FAILURES, failures)
+        return None
 
     def close(self) -> None:
         self._resources.close()
 
 
+def _npz_path(folder: Path, recordings: Recordings, path: Path) -> Path:
+    # Includes the suffix of the recording, because x.wav and x.mp3 may be in the same folder.
+    below = recordings.relative_path(path)
+    return folder / below.with_name(f"{below.name}.npz")
+
+
 class FileOutput:
     """All recordings in a single file, or in its shards.
 
-    Until every recording is embedded without a failure, results are kept in a database beside the file,
-    OUTPUT.unfinished.
+    Until every recording is embedded without a failure, or failures are accepted, results are kept in a database beside
+    the file, OUTPUT.unfinished.
 
     Args:
-        path: The file. An existing file is replaced.
+        path: The file.
         recordings: The recordings that will be added.
         options: How they are embedded. Stored in the file and, with the folder of the recordings, in the database.
-        resume: True continues with an existing database.
+        old_results: Whether to refuse an existing file or database, to continue with the database, or to replace both.
+            An existing file is kept until the new one is complete.
         writer: Writes the file from named embeddings in the order of `recordings`.
+        accept_failures: True completes the file without the recordings that failed.
 
     Raises:
-        FileExistsError: The database of an interrupted run exists, and `resume` is False.
+        FileExistsError: The file or the database of an interrupted run exists, and is refused.
         ValueError: The database belongs to different recordings or options.
         OSError: The folder cannot be written, the file is in use by another run, or the path of the database is a
             link.
@@ -215,28 +318,33 @@ class FileOutput:
         path: Path,
         recordings: Recordings,
         options: Mapping[str, Any],
-        resume: bool,
+        old_results: OldResults,
         writer: Writer,
+        accept_failures: bool = False,
     ) -> None:
         self._path = path
         self._recordings = recordings
         self._options = options
         self._writer = writer
-        self._failures = path.with_name(f"{path.name}.{FAILURES}")
+        self._accept_failures = accept_failures
+        self._failures = _failures_of(path)
         self._unfinished = _database_files(path)[0]
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked(_lock_of(path), path))
-            remove_leftovers([self._failures, *writer.files(path), embedding_files.csv_options_path(path)])
+            remove_leftovers([self._failures, *writer.files(path), embedding_files.options_path(path)])
             for file in _database_files(path):
                 if file.is_symlink():
                     raise OSError(f"{file} is a link, expected the database of an interrupted run: delete it")
-            existed = self._unfinished.exists()
-            with _DatabaseErrors(self._unfinished):
+            if old_results == "refuse":
+                check_no_results(Target(path, is_folder=False), writer, recordings)
+            if old_results == "replace":
+                _remove_database(path)
+            with DatabaseErrors(self._unfinished):
                 self._database = stack.enter_context(contextlib.closing(sqlite3.connect(self._unfinished, timeout=0)))
-                self._open({**options, "recordings": str(recordings.folder)}, existed, resume)
+                self._open({**options, "recordings": str(recordings.folder)})
             self._resources = stack.pop_all()
 
-    def _open(self, options: Mapping[str, Any], existed: bool, resume: bool) -> None:
+    def _open(self, options: Mapping[str, Any]) -> None:
         execute = self._database.execute
         # One process at a time. Commits survive the end of the process, but do not wait for the disk.
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = OFF"):
@@ -245,14 +353,6 @@ class FileOutput:
         execute(
             "CREATE TABLE IF NOT EXISTS recordings (name BLOB PRIMARY KEY, times BLOB, dtype TEXT, embeddings BLOB)"
         )
-        (written,) = execute("PRAGMA user_version").fetchone()  # whether the output was written from it
-        if existed and not resume:
-            if not written:
-                raise FileExistsError(
-                    f"{self._unfinished} contains the results of an interrupted run: use --resume, or delete it"
-                )
-            execute("DELETE FROM options")
-            execute("DELETE FROM recordings")
         before = execute("SELECT json FROM options").fetchone()
         if before:
             _check_options(before[0], options, self._unfinished)
@@ -272,31 +372,33 @@ class FileOutput:
         return os.fsencode(self._recordings.relative_path(path))
 
     def has(self, path: Path) -> bool:
-        with _DatabaseErrors(self._unfinished):
+        with DatabaseErrors(self._unfinished):
             found = self._database.execute("SELECT 1 FROM recordings WHERE name = ?", [self._name(path)])
             return found.fetchone() is not None
 
     def add(self, path: Path, embeddings: Embeddings) -> None:
         times, values = embeddings
         row = (self._name(path), times.tobytes(), values.dtype.str, values.tobytes())
-        with _DatabaseErrors(self._unfinished):
+        with DatabaseErrors(self._unfinished):
             self._database.execute("INSERT INTO recordings VALUES (?, ?, ?, ?)", row)
             self._database.commit()
 
-    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> None:
+    def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
         """Writes the file, unless there are no recordings; removes the database if nothing failed."""
         write_failures(self._failures, failures)
         if not all(map(self.has, paths)):
-            return
+            return None
         if paths:
-            with _DatabaseErrors(self._unfinished):
+            with DatabaseErrors(self._unfinished):
                 finished = _Finished(self._database, {str(path): self._name(path) for path in paths})
                 self._writer.write(self._path, finished, self._options)
                 self._database.execute("PRAGMA user_version = 1")
                 self._database.commit()
-        if not paths or not failures:
-            self._database.close()
-            _remove_database(self._path)
+        if paths and failures and not self._accept_failures:
+            return self._unfinished
+        self._database.close()
+        _remove_database(self._path)
+        return None
 
     def close(self) -> None:
         self._resources.close()
@@ -305,6 +407,15 @@ class FileOutput:
 def _database_files(path: Path) -> list[Path]:
     """The database beside a file, and files that SQLite may leave beside it, such as its log when the disk is full."""
     return [path.with_name(f"{path.name}.unfinished{suffix}") for suffix in ("", "-journal", "-wal", "-shm")]
+
+
+def connect_to_read(database: Path) -> sqlite3.Connection:
+    """Opens a database for reading, also one that a killed run left."""
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+
+
+def _failures_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{FAILURES}")
 
 
 def _remove_database(path: Path) -> None:
@@ -337,7 +448,7 @@ class _Finished(Collection[tuple[str, Embeddings]]):
             yield path, Embeddings(np.frombuffer(times), rows)
 
 
-class _DatabaseErrors:
+class DatabaseErrors:
     """Turns errors of a database into an OSError that names it."""
 
     def __init__(self, path: Path) -> None:
@@ -363,13 +474,16 @@ def _check_options(stored: str, options: Mapping[str, Any], where: Path) -> None
         raise ValueError(f"{where} was not written by vggish: its options cannot be read")
     if "hop" in known:
         raise ValueError(
-            f"{where} was started by an earlier version, which did not record the content of the weights: choose a "
-            "different output"
+            f"{where} was started by an earlier version, which did not record the content of the weights: replace "
+            "it with --overwrite, or choose a different output"
         )
     if differing := [name for name in options if name != "version" and known.get(name) != options[name]]:
         before = ", ".join(f"{name} {known.get(name)}" for name in differing)
         now = ", ".join(f"{name} {options[name]}" for name in differing)
-        raise ValueError(f"{where} was started with {before}, but this run has {now}: choose a different output")
+        raise ValueError(
+            f"{where} was started with {before}, but this run has {now}: choose a different output, or "
+            "replace this one with --overwrite"
+        )
 
 
 @contextlib.contextmanager

@@ -2,14 +2,29 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, Postprocessing
-from vggish_keras.corpus.audioset import RECORDS_SUFFIX, RecordWriter
-from vggish_keras.corpus.output import EmbeddingsWriter, Output, Target, Writer, is_complete, open_output, parse_target
+from vggish_keras.corpus.audioset import RecordWriter
+from vggish_keras.corpus.output import (
+    EmbeddingsWriter,
+    OldResults,
+    Output,
+    Target,
+    Writer,
+    accept_failures,
+    check_no_results,
+    check_writable,
+    describe_results,
+    is_complete,
+    open_output,
+    parse_target,
+)
+from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings, find_recordings
 from vggish_keras.segments import read_segments
@@ -31,7 +46,8 @@ class Plan(NamedTuple):
         postprocess: The post-processing that the embedder must apply.
         options: Options of the output, in addition to those of the embedder.
         refused: Recordings that will not be embedded, and why; they count as failures.
-        resume: True keeps the results of an interrupted run.
+        old_results: Whether to refuse, keep or replace embeddings that the output already has.
+        accept_failures: True completes a single-file output without the recordings that failed.
     """
 
     recordings: Recordings
@@ -40,11 +56,42 @@ class Plan(NamedTuple):
     postprocess: Postprocessing | None
     options: dict[str, str | None]
     refused: dict[Path, str]
-    resume: bool
+    old_results: OldResults
+    accept_failures: bool
+
+    def check_output(self) -> None:
+        """Checks that results can be written, without writing any.
+
+        Raises:
+            FileExistsError: The output has results, which are refused.
+            OSError: The output cannot be written.
+        """
+        if self.target is not None:
+            if self.old_results == "refuse":
+                check_no_results(self.target, self.writer, self.recordings)
+            check_writable(self.target)
 
     def is_complete(self) -> bool:
         """Whether a resumed run has nothing to do, because its single-file output is complete."""
-        return self.resume and self.target is not None and is_complete(self.target, self.writer)
+        return self.old_results == "keep" and self.target is not None and is_complete(self.target, self.writer)
+
+    def complete_without_failures(self) -> int:
+        """Completes a single-file output that lacks only failed recordings, if they are accepted; returns their number.
+
+        Returns 0 if there is more to do.
+        """
+        if self.target is None or self.old_results != "keep" or not self.accept_failures:
+            return 0
+        return accept_failures(self.target, self.writer, self.recordings)
+
+    def missing_inputs(self) -> list[Path]:
+        """All inputs if none of them exists and the output has no results that a resumed run keeps; otherwise none."""
+        paths = self.recordings.paths
+        if any(map(os.path.exists, paths)):
+            return []
+        if self.target is None or self.old_results != "keep":
+            return paths
+        return [] if describe_results(self.target, self.writer, self.recordings) else paths
 
 
 def plan(
@@ -56,6 +103,8 @@ def plan(
     shards: int = 1,
     segments: str | None = None,
     labels: str | None = None,
+    overwrite: bool = False,
+    accept_failures: bool = False,
 ) -> Plan:
     """Plans a run without loading TensorFlow.
 
@@ -68,6 +117,8 @@ def plan(
         shards: Number of files of a .tfrecord output.
         segments: An AudioSet segment list, for .tfrecord output; recordings that are not in it are refused.
         labels: AudioSet's class_labels_indices.csv, for `segments`.
+        overwrite: True replaces embeddings that the output already has. By default they are refused.
+        accept_failures: True completes a single-file output without the recordings that failed.
 
     Raises:
         ValueError: The options contradict each other, no recordings are found, or a list is malformed. Messages name
@@ -83,15 +134,20 @@ def plan(
         raise ValueError(f"--shards and --segments require {RECORDS_SUFFIX} output")
     if labels and not segments:
         raise ValueError("--labels requires --segments")
-    if resume and target is None:
-        raise ValueError("--resume requires --output (-o)")
+    for option, given in (("--resume", resume), ("--overwrite", overwrite), ("--accept-failures", accept_failures)):
+        if given and target is None:
+            raise ValueError(f"{option} requires --output (-o)")
+    if resume and overwrite:
+        raise ValueError("--resume keeps existing embeddings and --overwrite replaces them: choose one")
+    old_results: OldResults = "keep" if resume else "replace" if overwrite else "refuse"
     if not as_records:
-        return Plan(recordings, target, EmbeddingsWriter(), postprocess, {}, {}, resume)
+        return Plan(recordings, target, EmbeddingsWriter(), postprocess, {}, {}, old_results, accept_failures)
     known = read_segments(segments, labels) if segments else None
     unknown = [] if known is None else [path for path in recordings.paths if path.stem not in known]
     refused = {path: f"{path} is not in {segments}" for path in unknown}
     options = {"segments": segments, "labels": labels}
-    return Plan(recordings, target, RecordWriter(shards, known), "quantized", options, refused, resume)
+    writer = RecordWriter(shards, known)
+    return Plan(recordings, target, writer, "quantized", options, refused, old_results, accept_failures)
 
 
 class Summary(NamedTuple):
@@ -102,18 +158,20 @@ class Summary(NamedTuple):
         embedded: Number of recordings that were embedded.
         embeddings: Number of their embeddings.
         failures: Recordings that failed, and why.
+        unfinished: The database that is kept beside a complete file, because recordings failed.
     """
 
     skipped: int
     embedded: int
     embeddings: int
     failures: list[tuple[Path, str]]
+    unfinished: Path | None
 
 
 def embed_corpus(
     embedder: "Embedder",
     plan: Plan,
-    on_audio: Callable[[float], object],
+    on_audio: Callable[[Path, float], object],
     on_result: Callable[[Path, Embeddings | Exception | None], object],
 ) -> Summary:
     """Embeds the recordings that the output does not have yet.
@@ -128,13 +186,15 @@ def embed_corpus(
         What was done. The output also lists the failures.
 
     Raises:
+        FileExistsError: The output has embeddings, which are refused.
         ValueError: The output was started with different recordings or options.
         OSError: The output cannot be written.
     """
     paths, failures = plan.recordings.paths, dict(plan.refused)
     embedded = embeddings = 0
     options = {} if plan.target is None else {**embedder.options, **plan.options}
-    with contextlib.closing(open_output(plan.target, plan.writer, plan.recordings, options, plan.resume)) as output:
+    opened = open_output(plan.target, plan.writer, plan.recordings, options, plan.old_results, plan.accept_failures)
+    with contextlib.closing(opened) as output:
         missing = []
         for path in paths:
             if path in failures:
@@ -157,8 +217,9 @@ def embed_corpus(
             with contextlib.suppress(OSError):
                 _finish(output, paths, failures)
             raise
-        listed = _finish(output, paths, failures)
-    return Summary(len(paths) - len(failures) - embedded, embedded, embeddings, listed)
+        unfinished = _finish(output, paths, failures)
+    skipped = len(paths) - len(failures) - embedded
+    return Summary(skipped, embedded, embeddings, _in_order(failures, paths), unfinished)
 
 
 def _add(output: Output, path: Path, result: Embeddings | Exception) -> Embeddings | Exception:
@@ -174,8 +235,9 @@ def _add(output: Output, path: Path, result: Embeddings | Exception) -> Embeddin
     return result
 
 
-def _finish(output: Output, paths: list[Path], failures: dict[Path, str]) -> list[tuple[Path, str]]:
-    """Finishes the output and returns the failures in the order of the inputs."""
-    listed = [(path, failures[path]) for path in paths if path in failures]
-    output.finish([path for path in paths if path not in failures], listed)
-    return listed
+def _finish(output: Output, paths: list[Path], failures: dict[Path, str]) -> Path | None:
+    return output.finish([path for path in paths if path not in failures], _in_order(failures, paths))
+
+
+def _in_order(failures: dict[Path, str], paths: list[Path]) -> list[tuple[Path, str]]:
+    return [(path, failures[path]) for path in paths if path in failures]

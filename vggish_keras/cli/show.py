@@ -1,0 +1,51 @@
+"""The command `show`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vggish_keras._tensorflow import load_tensorflow
+
+if TYPE_CHECKING:
+    from vggish_keras.corpus import Contents
+
+
+@click.command()
+@click.argument("path", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def show(path: Path, as_json: bool) -> None:
+    """Show what FILE|FOLDER, an output of `vggish embed`, contains and how it was made.
+
+    A file is an .npz, .csv, .parquet or .tfrecord file, or the OUTPUT.unfinished of an interrupted run. Times are the
+    starts of the first and the last example. The exit status is 1 if files of a folder are damaged.
+    """
+    from vggish_keras import corpus, embedding_files
+
+    if path.suffix == embedding_files.RECORDS_SUFFIX and not path.is_dir():
+        load_tensorflow()
+    contents = corpus.read_contents(path)
+    if as_json:
+        click.echo(json.dumps({"path": str(path), **contents._asdict()}, indent=2))
+    else:
+        _show(path, contents)
+    for message in contents.damaged.values():
+        click.echo(f"Error: {message}", err=True)
+    if contents.damaged:
+        sys.exit(1)
+
+
+def _show(path: Path, contents: "Contents") -> None:
+    click.echo(
+        f"{path}: {contents.rows} embeddings of {contents.recordings} recording{'s' * (contents.recordings != 1)}"
+    )
+    if contents.first_time is not None:
+        click.echo(f"times: {contents.first_time:.2f} to {contents.last_time:.2f} s")
+    if contents.dtype is not None:
+        click.echo(f"embeddings: {contents.dtype}")
+    for name, value in contents.options.items():
+        click.echo(f"{name}: {'none' if value is None else value}")
+    if not contents.options:
+        click.echo("made with: unknown options")
