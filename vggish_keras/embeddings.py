@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    import pandas
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +61,7 @@ class Embeddings:
             ImportError: pandas is missing.
         """
         try:
-            import pandas as pd  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            import pandas as pd
         except ImportError as error:
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
         frame = pd.DataFrame(self.values, columns=[f"embedding_{i}" for i in range(self.values.shape[1])])
