@@ -632,6 +632,7 @@ def test_show_describes_outputs_of_embed(run, recordings, embedder):
         assert contents["options"] == embedder.options
         assert (contents["recordings"], contents["rows"], contents["dtype"]) == (2, 6, "float32")
     assert shown[0] == shown[1] == shown[2]
+    assert not list(Path().glob("out.csv.unfinished-*"))
     Path("out/mine.npz").write_bytes(b"x")
     status, output, errors = run("show", "out")
     assert output.startswith("out: 6 embeddings of 2 recordings\n")

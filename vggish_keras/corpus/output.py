@@ -424,7 +424,10 @@ def _database_files(path: Path) -> list[Path]:
 
 def connect_to_read(database: Path) -> sqlite3.Connection:
     """Opens a database for reading, also one that a killed run left."""
-    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    # Without a log nobody writes to it; SQLite would still create one, and leave it behind.
+    log = database.with_name(f"{database.name}-wal")
+    mode = "mode=ro" if log.exists() else "immutable=1"
+    return sqlite3.connect(f"{database.absolute().as_uri()}?{mode}", uri=True, timeout=0)
 
 
 def _failures_of(path: Path) -> Path:
