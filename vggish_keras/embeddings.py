@@ -55,7 +55,7 @@ class Embeddings:
         return f"Embeddings({examples}{seconds}, {self.values.dtype} {list(self.values.shape)})"
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Returns a `pandas.DataFrame` with the columns time and embedding_0 .. embedding_127.
+        """Returns a `pandas.DataFrame` with the columns time and embedding_0 to embedding_127.
 
         Raises:
             ImportError: pandas is missing.
