@@ -190,6 +190,7 @@ def one_worker_killed(min_bytes=0):
 
 
 @losing_a_worker
+@pytest.mark.slow
 def test_run_restarts_when_the_worker_with_the_network_is_killed(corpus, single, exported, tmp_path):
     transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported, padding="same")
     with one_worker_killed(min_bytes=LOADED):

@@ -193,7 +193,7 @@ def test_options_of_missing_or_unknown_files_raise(tmp_path):
         with pytest.raises(FileNotFoundError, match=rf"missing\{suffix}"):
             embedding_files.read_options(tmp_path / f"missing{suffix}")
     with pytest.raises(
-        ValueError, match=r"unknown file format: expected a \.npz, \.csv, \.parquet or \.tfrecord file, got .*\.txt"
+        ValueError, match=r"unknown file format: expected an \.npz, \.csv, \.parquet or \.tfrecord file, got .*\.txt"
     ):
         embedding_files.read_options(tmp_path / "x.txt")
     (tmp_path / "x.parquet").write_bytes(b"no table")

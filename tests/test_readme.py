@@ -1,5 +1,6 @@
 """The README's examples, run as they are written."""
 
+import gc
 import os
 import re
 import shlex
@@ -61,6 +62,7 @@ def test_blocks_in_order(folder, capsys, slim):
     for block in readme.blocks():
         if block.name in ELSEWHERE or not block.name:
             continue
+        gc.collect()  # the models of commands and of earlier blocks, gigabytes in few objects
         if block.language == "sh":
             for command in block.text.splitlines():
                 run(command)

@@ -591,6 +591,7 @@ def test_missing_serving_api_is_warned_of(tmp_path, vggish, monkeypatch):
 # === Scripts ===
 
 
+@pytest.mark.slow
 def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypatch, capfd):
     """With every loader, each in a fresh process."""
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)

@@ -47,7 +47,8 @@ class Embeddings:
     __hash__ = None  # type: ignore[assignment]  # arrays are mutable
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.values, dtype, copy=copy)
+        values = np.asarray(self.values, dtype)
+        return values.copy() if copy else values
 
     def __repr__(self) -> str:
         examples = "1 example" if len(self) == 1 else f"{len(self)} examples"
