@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vggish_keras.corpus import Contents
 
 
-@click.command()
+@click.command(short_help="Show what an output contains.")
 @click.argument("path", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def show(path: Path, as_json: bool) -> None:
