@@ -518,7 +518,7 @@ def test_other_files_in_the_output_folder_are_kept(quick, corpus):
     Path("out/options.json").write_text("mine")
     run(quick, [corpus / "a" / "00.wav"], "out")
     assert Path("out/options.json").read_text() == "mine"
-    for content in ("", "[]", "{"):
+    for content in ("", "[]", "{", "[" * 100_000):
         Path("out/vggish.json").write_text(content)
         with pytest.raises(
             ValueError, match=r"out was not written by vggish: its options cannot be read|was started with"

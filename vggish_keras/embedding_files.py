@@ -168,14 +168,17 @@ def read_options(path: PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     text = _OPTIONS_READERS[path.suffix](path)
-    if text is None:
-        return {}
+    return {} if text is None else parse_options(text, path)
+
+
+def parse_options(text: str | bytes, where: PathLike) -> dict[str, Any]:
+    """Parses the options of an output; raises a ValueError that names it if they are not a JSON object."""
     try:
         options = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} contains invalid options: {error_message(error)}") from error
+        raise ValueError(f"{where} contains invalid options: {error_message(error)}") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} contains invalid options: expected a JSON object, got {type(options).__name__}")
+        raise ValueError(f"{where} contains invalid options: expected a JSON object, got {type(options).__name__}")
     return options
 
 

@@ -1,7 +1,6 @@
 """What an output holds and what it was made with."""
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +108,7 @@ def _read_folder(folder: Path) -> Contents:
             damaged[str(file)] = str(error)
         else:
             count.add(rows.times, 1, rows.dtype)
-    return count.contents({} if stored is None else _parse_options(stored.read_bytes(), stored), damaged)
+    return count.contents({} if stored is None else embedding_files.parse_options(stored.read_bytes(), stored), damaged)
 
 
 def _read_records(path: Path) -> Contents:
@@ -135,14 +134,4 @@ def _read_database(path: Path) -> Contents:
         (options,) = database.execute("SELECT json FROM options").fetchone() or ("{}",)
         for times, dtype in database.execute("SELECT times, dtype FROM recordings"):
             count.add(np.frombuffer(times), dtype=str(np.dtype(dtype)))
-    return count.contents(_parse_options(options, path))
-
-
-def _parse_options(text: str | bytes, where: Path) -> dict[str, Any]:
-    try:
-        options = json.loads(text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise ValueError(f"{where} contains invalid options")
-    return options
+    return count.contents(embedding_files.parse_options(options, path))

@@ -483,11 +483,9 @@ class DatabaseErrors:
 def _check_options(stored: str, options: Mapping[str, Any], where: Path) -> None:
     """Raises a ValueError if an output was started with different options, other than the version."""
     try:
-        known = json.loads(stored)
-    except ValueError:
-        known = None
-    if not isinstance(known, dict):
-        raise ValueError(f"{where} was not written by vggish: its options cannot be read")
+        known = embedding_files.parse_options(stored, where)
+    except ValueError as error:
+        raise ValueError(f"{where} was not written by vggish: its options cannot be read") from error
     if "hop" in known:
         raise ValueError(
             f"{where} was started by an earlier version, which did not record the content of the weights: replace "
