@@ -1,6 +1,6 @@
 """Loads an exported SavedModel with every supported loader, each in a fresh process, and compares it with the model.
 
-    python export/verify.py vggish/1 [--weights audioset] [--postprocess audioset]
+    python export/verify.py vggish/1 [--weights audioset] [--postprocess quantized] [--pca audioset]
 
 Prints a table and exits with 1 on a mismatch. The expected values come from the Keras model and from `Embedder`, which
 share neither the SavedModel's graph nor its resampler.
@@ -55,12 +55,14 @@ def make_inputs() -> Arrays:
     return {"waveform": waveform, "num_samples": num_samples, "audio": np.array(wavs, object), "examples": examples}
 
 
-def expected_outputs(inputs: Arrays, weights: str, options: SavedModelOptions, postprocess: str | None) -> Arrays:
+def expected_outputs(
+    inputs: Arrays, weights: str, options: SavedModelOptions, postprocess: str | None, pca: str
+) -> Arrays:
     """The expected outputs of each signature, by signature/output."""
     import vggish_keras as vk
 
     embedder = vk.Embedder(weights, options.hop_seconds, options.padding)
-    quantize = None if postprocess is None else vk.Postprocess(postprocess)
+    layer = None if postprocess is None else vk.Postprocess(pca, quantize=postprocess == "quantized")
     clips = {
         "serving_default": [embedder.embed(clip, 16_000) for clip in inputs["waveform"]],
         "padded": [
@@ -79,11 +81,9 @@ def expected_outputs(inputs: Arrays, weights: str, options: SavedModelOptions, p
             times = np.stack([np.pad(times, (0, longest - len(times))) for times, _ in embeddings])
             outputs[f"{signature}/times"] = times.astype(np.float32)
             outputs[f"{signature}/num_examples"] = counts
-        if quantize is not None:
+        if layer is not None:
             exists = np.arange(longest) < counts[:, np.newaxis]
-            outputs[f"{signature}/quantized"] = np.asarray(quantize(embedding)) * exists[..., np.newaxis].astype(
-                np.uint8
-            )
+            outputs[f"{signature}/{postprocess}"] = np.where(exists[..., np.newaxis], np.asarray(layer(embedding)), 0)
     outputs["call/embedding"] = outputs["serving_default/embedding"]
     return outputs
 
@@ -281,10 +281,17 @@ def run_all(path: Path, inputs: Arrays, expected: Arrays) -> dict[str, list[Comp
 @click.command()
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--weights", default="audioset", show_default=True, help="Weights the model was exported with.")
-@click.option("--postprocess", default="audioset", show_default=True, help="Its PCA parameters, or none.")
+@click.option(
+    "--postprocess",
+    type=click.Choice(["quantized", "pca", "none"]),
+    default="quantized",
+    show_default=True,
+    help="The output that was added.",
+)
+@click.option("--pca", default="audioset", show_default=True, help="Its PCA parameters.")
 @click.option("--loader", type=click.Choice(list(LOADERS)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(path: Path, weights: str, postprocess: str, loader: str | None, folder: Path | None) -> None:
+def main(path: Path, weights: str, postprocess: str, pca: str, loader: str | None, folder: Path | None) -> None:
     """Compare the SavedModel at PATH with the model that it was exported from."""
     if loader and folder:
         _save(folder / f"{loader}.npz", LOADERS[loader](str(path), read_inputs(folder)))
@@ -293,7 +300,7 @@ def main(path: Path, weights: str, postprocess: str, loader: str | None, folder:
     from rich.table import Table
 
     options, inputs = read_options(path), make_inputs()
-    expected = expected_outputs(inputs, weights, options, None if postprocess == "none" else postprocess)
+    expected = expected_outputs(inputs, weights, options, None if postprocess == "none" else postprocess, pca)
     comparisons = run_all(path, inputs, expected)
     table = Table("loader", "output", "difference", "agrees")
     for loader, rows in comparisons.items():

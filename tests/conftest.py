@@ -136,7 +136,9 @@ def exported(vggish, pca_params, tmp_path_factory) -> Path:
     """A SavedModel of the session's model, with post-processing, in a folder as TF Serving expects it."""
     import vggish_keras as vk
 
-    return vk.export_saved_model(vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", pca_params)
+    return vk.export_saved_model(
+        vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", "quantized", pca_params=pca_params
+    )
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +151,9 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         make_network_narrow(patch)
         tf.keras.utils.set_random_seed(0)
-        return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", pca_params)
+        return vk.export_saved_model(
+            vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", "quantized", pca_params=pca_params
+        )
 
 
 @pytest.fixture

@@ -367,11 +367,25 @@ def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
     }
 
 
+def test_own_pca_params(run, slim, recordings, pca_params):
+    np.savez("own.npz", **pca_params)
+    options = ("--weights", slim.v2, "--pca", "own.npz")
+    assert run("embed", recordings[0], "-o", "out.npz", "--postprocess", "pca", *options)[0] == 0
+    expected = vk.Embedder(slim.v2, postprocess="pca", pca_params="own.npz").embed(recordings[0])
+    with np.load("out.npz") as file:
+        np.testing.assert_array_equal(file["values"], expected.values)
+    assert run("embed", recordings[0], "-o", "out.tfrecord", *options)[0] == 0  # always quantized
+    assert run("export", "model", "--postprocess", "pca", *options)[0] == 0
+    np.testing.assert_allclose(
+        vk.Embedder("model", postprocess="pca").embed(recordings[0]).values, expected.values, atol=1e-5
+    )
+
+
 def test_embed_reports_recordings_without_embeddings(run, tmp_path, slim):
     soundfile.write(tmp_path / "short.wav", np.zeros(8_000), 16_000)
     status, _, errors = run("embed", "short.wav", "--padding", "valid", "--weights", slim.v2, "-o", "out.csv")
     assert status == 0
-    assert errors == "short.wav: shorter than an example (0.975 s), no embeddings; use --padding same\n"
+    assert errors == "short.wav: shorter than an example (0.975 s), no embeddings; use --padding short\n"
     assert (tmp_path / "out.csv").read_text().count("\n") == 1
 
 
@@ -409,6 +423,10 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
             ["embed", "x.wav", "-o", "x.tfrecord", "--postprocess", "pca"],
             ".tfrecord output stores 8-bit embeddings: use --postprocess quantized",
         ),
+        (["embed", "x.wav", "--postprocess", "pca", "--pca", "missing.npz"], "no file at missing.npz"),
+        (["embed", "x.wav", "--pca", __file__], "--pca requires --postprocess"),
+        (["export", "model", "--pca", __file__], "--pca requires --postprocess"),
+        (["plot", "x.wav", "--pca", __file__], "--pca requires --postprocess"),
         (["embed", "x.wav", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
         (["plot", "x.wav", "-o", "x.jpg"], "expected a .png or .svg file in an existing folder, got x.jpg"),
         (["plot", "x.wav", "-o", "."], "expected a .png or .svg file in an existing folder, got ."),
@@ -416,7 +434,7 @@ def test_warnings_are_printed_on_one_line(run, tmp_path):
         (["plot", "x.parquet"], "plot reads recordings and .npz files, got x.parquet"),
         (["embed", "x.wav", "-o", "nowhere/x.npz"], "folder nowhere does not exist"),
         (["embed", "x.wav", "--hop", "0.005"], "multiple of 0.01"),
-        (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'same', 'valid'"),
+        (["embed", "x.wav", "--padding", "full"], "'full' is not one of 'short', 'valid', 'same'"),
         (["embed", "x.wav", "--batch-size", "0"], "0 is not in the range x>=1"),
         (["weights", "convert", "a", "b.weights.h5", "--v2"], "--v2 requires a checkpoint"),
         (["weights", "convert", "a", "b.h5"], "expected a Keras weights file to end in .weights.h5, got b.h5"),
@@ -716,7 +734,7 @@ def test_weights_show(run, pca_in_cache):
     assert first.startswith(f"Error: {checkpoint} is not the published file: its checksum is md5:")
     assert second.startswith(f"{pca_in_cache} is not the published file: its checksum is sha256:")
     assert "(--weights PATH or weights=PATH)" in first
-    assert "(Postprocess(PATH))" in second
+    assert "(--pca PATH or pca_params=PATH)" in second
 
 
 def test_weights_show_reads_a_file_that_was_verified_before(run, pca_in_cache):

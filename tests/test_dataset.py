@@ -226,12 +226,6 @@ def test_file_that_is_damaged_after_its_start(folder):
         assert len(clips(dataset)) == 24
 
 
-def test_warning_if_all_clips_are_shorter_than_an_example(tmp_path):
-    soundfile.write(tmp_path / "short.wav", np.zeros(15_599), 16_000)
-    with pytest.warns(UserWarning, match="all clips are shorter than an example"):
-        vk.waveform_dataset([tmp_path / "short.wav"], [0])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

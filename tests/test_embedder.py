@@ -32,6 +32,7 @@ from vggish_keras import embedder as embedder_module, network, saved_model_optio
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 from vggish_keras.engines import open_engine
+from vggish_keras.framing import PADDINGS
 from vggish_keras.saved_model_options import SavedModelOptions
 
 
@@ -57,7 +58,7 @@ def test_files_match_tf_slim_on_the_published_front_end(reference, slim, embedde
     assert_close(got.values[: len(expected)] / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-3)
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("hop_seconds", [0.96, 0.5, 0.07, 2.5])
 def test_examples_of_any_hop_and_length(hop_seconds, padding):
     embedder = Embedder(FakeEngine(), hop_seconds, padding, batch_size=3)
@@ -146,6 +147,27 @@ def test_postprocess(slim, embedder, sounds, pca_params, pca_in_cache):
     assert nothing.values.dtype == np.uint8
 
 
+def test_own_pca_params(slim, embedder, sounds, pca_params, tmp_path):
+    """From a file, and without the published one."""
+    np.savez(tmp_path / "own.npz", **pca_params)
+    raw = embedder.embed(sounds["noise"], 16_000).values
+    expected = published.postprocess(raw, pca_params["pca_eigen_vectors"], pca_params["pca_means"])
+    own = vk.Embedder(slim.v2, postprocess="quantized", pca_params=tmp_path / "own.npz")
+    published.assert_same_bytes(own.embed(sounds["noise"], 16_000).values, expected)
+    pca_params = {**pca_params, "pca_means": pca_params["pca_means"] + 1}
+    other = vk.Embedder(slim.v2, postprocess="quantized", pca_params=pca_params)
+    assert other.options["weights"] != own.options["weights"]
+
+
+def test_unused_pca_params_raise(exported, tmp_path):
+    with pytest.raises(ValueError, match='pca_params requires postprocess="pca" or "quantized"'):
+        Embedder(FakeEngine(), pca_params=tmp_path / "own.npz")
+    with pytest.raises(ValueError, match=r"the engine keeps its own PCA parameters: pca_params \(--pca\) is for"):
+        Embedder(FakeEngine("embedding", "pca"), postprocess="pca", pca_params=tmp_path / "own.npz")
+    with pytest.raises(ValueError, match=f"{exported} keeps its own PCA parameters"):
+        Embedder(exported, postprocess="quantized", pca_params=tmp_path / "own.npz")
+
+
 def test_bfloat16(slim, embedder, sounds):
     expected = embedder.embed(sounds["noise"], 16_000).values
     got = vk.Embedder(slim.v2, dtype="bfloat16").embed(sounds["noise"], 16_000).values
@@ -185,7 +207,7 @@ def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp
     assert (options["hop_seconds"], options["padding"]) == (0.7, "valid")
     (path / saved_model_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
     options = Embedder(path).options
-    assert (options["hop_seconds"], options["padding"]) == (0.96, "same")
+    assert (options["hop_seconds"], options["padding"]) == (0.96, "short")
 
 
 # === Engines ===

@@ -5,7 +5,7 @@ from tensorflow import keras
 
 from tests import published
 from vggish_keras import LogMelExamples
-from vggish_keras.framing import count_examples, hop_to_frames
+from vggish_keras.framing import PADDINGS, count_examples, hop_to_frames
 
 pytestmark = pytest.mark.keras
 
@@ -32,7 +32,7 @@ def test_equals_the_published_code(reference):
     names = {key.split("/")[0] for key in data.files}
     assert len(names) == 13
     for name in names:
-        got = LogMelExamples()(data[f"{name}/waveform"][np.newaxis])[0]
+        got = LogMelExamples(padding="valid")(data[f"{name}/waveform"][np.newaxis])[0]
         # impulses and a square wave are tones too, but easy ones
         tone = name in ("sine_1khz", "chirp", "dc")
         np.testing.assert_allclose(got, data[f"{name}/examples"], atol=1e-3 if tone else 1e-4, rtol=0, err_msg=name)
@@ -42,11 +42,20 @@ def test_equals_the_published_code(reference):
 
 
 @pytest.mark.parametrize(
-    ("samples", "valid", "same"),
-    [(0, 0, 1), (399, 0, 1), (15_599, 0, 1), (15_600, 1, 1), (15_601, 1, 2), (30_960, 2, 2), (30_961, 2, 3)],
+    ("samples", "short", "valid", "same"),
+    [
+        (0, 1, 0, 1),
+        (399, 1, 0, 1),
+        (15_599, 1, 0, 1),
+        (15_600, 1, 1, 1),
+        (15_601, 1, 1, 2),
+        (30_960, 2, 2, 2),
+        (30_961, 2, 2, 3),
+        (160_000, 10, 10, 11),
+    ],
 )
-def test_number_of_examples(samples, valid, same):
-    for padding, expected in (("valid", valid), ("same", same)):
+def test_number_of_examples(samples, short, valid, same):
+    for padding, expected in (("short", short), ("valid", valid), ("same", same)):
         assert LogMelExamples(padding=padding)(np.zeros((2, samples), "f")).shape == (2, expected, 96, 64)
         assert count_examples(samples, 15_360, padding) == expected
         assert count_examples(tf.constant([samples]), 15_360, padding).numpy().tolist() == [expected]
@@ -63,15 +72,21 @@ def test_same_padding_covers_every_sample_that_a_hop_allows(hop_seconds):
             assert starts[-2] + max(15_600, hop) < samples
 
 
-def test_same_padding_appends_silence(sounds):
-    short = sounds["noise"][:20_000]
-    padded = np.pad(short, (0, 30_960 - len(short)))
-    got = LogMelExamples(padding="same")(short[np.newaxis])
-    np.testing.assert_allclose(got[0], published.log_mel_examples(padded), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("padding", "samples", "padded"), [("same", 20_000, 30_960), ("short", 9_000, 15_600)])
+def test_padding_appends_silence(sounds, padding, samples, padded):
+    clip = sounds["noise"][:samples]
+    got = LogMelExamples(padding=padding)(clip[np.newaxis])
+    expected = published.log_mel_examples(np.pad(clip, (0, padded - samples)))
+    np.testing.assert_allclose(got[0], expected, atol=1e-4, rtol=0)
+
+
+def test_short_padding_uses_whole_examples_as_published(sounds):
+    clip = sounds["noise"][:20_000]
+    np.testing.assert_array_equal(LogMelExamples()(clip[np.newaxis]), LogMelExamples()(clip[np.newaxis, :15_600]))
 
 
 def test_empty_batches():
-    for padding in ("valid", "same"):
+    for padding in PADDINGS:
         assert LogMelExamples(padding=padding)(np.zeros((0, 20_000), "f")).shape[0] == 0
 
 
@@ -80,7 +95,7 @@ def test_lengths_cut_each_clip_and_mask_the_rest(sounds):
     lengths = [48_000, 20_000, 0]
     for clip, length in zip(batch, lengths, strict=True):
         clip[:length] = sounds["noise"][:length]
-    for padding, counts in (("valid", [3, 1, 0]), ("same", [4, 2, 1])):
+    for padding, counts in (("short", [3, 1, 1]), ("valid", [3, 1, 0]), ("same", [4, 2, 1])):
         layer = LogMelExamples(padding=padding)
         inputs = {"waveform": tf.constant(batch), "num_samples": tf.constant(lengths)}
         got = layer(inputs)
@@ -99,7 +114,7 @@ def test_lengths_outside_the_waveform_raise(lengths):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("padding", PADDINGS)
 def test_in_a_graph(sounds, padding, jit_compile):
     layer = LogMelExamples(padding=padding)
     batch = np.stack([sounds["noise"], sounds["rumble"]])

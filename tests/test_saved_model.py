@@ -596,7 +596,7 @@ def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypat
     """With every loader, each in a fresh process."""
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     np.savez(tmp_path / "pca.npz", **pca_params)
-    options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
+    options = ["--weights", slim.v2, "--pca", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
     options += ["--hop", 0.72, "--padding", "same"]
     result = CliRunner().invoke(load_script("saved_model").main, list(map(str, options)))
     table, errors = capfd.readouterr()

@@ -231,31 +231,24 @@ def _drop_unreadable(clips: _Clips, on_bad_file: OnBadFile, channels: audio.Chan
     """Drops the clips whose start cannot be decoded, or raises an error that lists them."""
     with ThreadPoolExecutor(_THREADS) as pool:
         probes = list(pool.map(functools.partial(_probe, channels=channels), clips.paths))
-    errors = [str(probe) for probe in probes if isinstance(probe, Exception)]
-    seconds = [probe for probe in probes if not isinstance(probe, Exception)]
+    errors = [str(error) for error in probes if error is not None]
     if errors:
         listed = errors[:_MAX_ERRORS_LISTED] if on_bad_file == "raise" else errors
         more = f"; and {len(errors) - len(listed)} more" if len(errors) > len(listed) else ""
         message = f"{len(errors)} of {len(probes)} files cannot be read: {'; '.join(listed)}{more}"
-        if on_bad_file == "raise" or not seconds:
+        if on_bad_file == "raise" or len(errors) == len(probes):
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
-    if max(seconds) < params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
-        warnings.warn('all clips are shorter than an example (0.975 s): use VGGish(padding="same")', stacklevel=3)
-    return clips.select([not isinstance(probe, Exception) for probe in probes])
+    return clips.select([error is None for error in probes])
 
 
-def _probe(path: Path, channels: audio.Channels) -> float | Exception:
-    """Decodes the start of a file, at least one example's worth; returns the seconds decoded, or the error."""
+def _probe(path: Path, channels: audio.Channels) -> Exception | None:
+    """Decodes the start of a file; returns the error if it cannot be decoded."""
     try:
-        opened, seconds = audio.open_audio(path, channels=channels), 0.0
-        for block in opened.blocks:
-            seconds += len(block) / opened.sample_rate
-            if seconds >= params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
-                break
+        next(audio.open_audio(path, channels=channels).blocks, None)
     except Exception as error:
         return error
-    return seconds
+    return None
 
 
 # === Pipeline ===

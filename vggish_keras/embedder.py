@@ -15,9 +15,9 @@ from vggish_keras import __version__, audio, params, saved_model_options
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.engines import Dtype, Engine, Output, check_output, open_engine
+from vggish_keras.engines import Dtype, Engine, Output, check_keeps_pca_params, check_output, open_engine
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.resample import read_waveform, resample_blocks
 
@@ -43,14 +43,16 @@ class Embedder:
             engine, such as `open_engine` returns.
         hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported SavedModel, and
             0.96 s for other weights.
-        padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
-            "valid" uses whole examples only. None uses that of an exported SavedModel, and "same" for other weights.
-        postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has "quantized" if it was exported with
-            PCA parameters.
+        padding: "short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses
+            whole examples only; "same" pads the end with zeros so that every sample is covered. None uses that of an
+            exported SavedModel, and "short" for other weights.
+        postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has what it was exported with.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
         dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
             case. A SavedModel or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones. A
+            SavedModel or an engine keeps its own.
 
     Attributes:
         options: What determines the embeddings, as plain values that JSON can hold.
@@ -77,17 +79,19 @@ class Embedder:
         batch_size: int = 32,
         dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         audio.check_channels(channels)
         hop_seconds, padding = saved_model_options.resolve_options(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
+        check_postprocess(postprocess, pca_params)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         self.padding = padding
         self.batch_size = batch_size
         self.channels = channels
         self._hop_samples = hop_to_samples(hop_seconds)
-        self._engine = _open(weights, postprocess, dtype)
+        self._engine = _open(weights, postprocess, dtype, pca_params)
         self._output: Output = postprocess or "embedding"
 
     @functools.cached_property
@@ -258,13 +262,16 @@ class Embedder:
         return Embeddings(np.concatenate(times), np.concatenate(values))
 
 
-def _open(weights: PathLike | Engine | None, postprocess: Postprocessing | None, dtype: Dtype) -> Engine:
+def _open(
+    weights: PathLike | Engine | None, postprocess: Postprocessing | None, dtype: Dtype, pca_params: PcaParams
+) -> Engine:
     if weights is None or isinstance(weights, (str, os.PathLike)):
-        return open_engine(weights, postprocess, dtype)
+        return open_engine(weights, postprocess, dtype, pca_params)
     if not callable(weights):
         raise TypeError(f"weights must be {params.AUDIOSET!r}, a path, None or an engine, got {weights!r}")
     if dtype != "float32":
         raise ValueError(f"the dtype of an engine cannot be changed, got {dtype!r}: choose it in open_engine")
+    check_keeps_pca_params(pca_params, "the engine")
     check_output(weights, postprocess or "embedding", "the engine")
     return weights
 
@@ -345,6 +352,7 @@ def embed(
     batch_size: int = 32,
     dtype: Dtype = "float32",
     channels: audio.Channels = "mix",
+    pca_params: PathLike = params.AUDIOSET,
 ) -> Embeddings:
     """Embeds a recording with an `Embedder` that is kept for the next call with the same options.
 
@@ -358,6 +366,7 @@ def embed(
         batch_size: Examples per call of the network.
         dtype: What the network computes in.
         channels: "mix", or the index of a channel.
+        pca_params: "audioset" or the path of an .npz file.
 
     Returns:
         The embeddings of all examples.
@@ -380,6 +389,7 @@ def embed(
         "batch_size": batch_size,
         "dtype": dtype,
         "channels": channels,
+        "pca_params": pca_params,
     }
     return _embedder(**options).embed(source, sample_rate)
 

@@ -51,8 +51,9 @@ class LogMelExamples(keras.layers.Layer):
 
     Args:
         hop_seconds: Distance between examples in seconds, any multiple of 10 ms.
-        padding: "valid" returns whole examples only; "same" pads the end with zeros so that every sample is covered
-            and there is at least one example.
+        padding: "short" returns whole examples, and pads a clip shorter than one (15,600 samples) to one; "valid"
+            returns whole examples only; "same" pads the end with zeros so that every sample is covered and there is
+            at least one example.
 
     Input shape:
         float32 [batch, samples] in [-1, 1]; or a dictionary of these as "waveform" and int32 [batch] as "num_samples",
@@ -73,7 +74,7 @@ class LogMelExamples(keras.layers.Layer):
     """
 
     def __init__(
-        self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: Padding = "valid", **kwargs: Any
+        self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: Padding = "short", **kwargs: Any
     ) -> None:
         check_choice("padding", padding, PADDINGS)
         frames = hop_to_frames(hop_seconds)
@@ -96,7 +97,7 @@ class LogMelExamples(keras.layers.Layer):
         samples = _length(waveform)
         if num_samples is not None:
             waveform = silence_beyond(waveform, num_samples)
-        if self.padding == "same":
+        if self.padding != "valid":
             examples = count_examples(samples, self.hop_samples, self.padding)
             covered = (examples - 1) * self.hop_samples + params.EXAMPLE_SAMPLES
             missing = tf.maximum(0, covered - samples)

@@ -8,7 +8,7 @@ from tensorflow import keras
 
 from vggish_keras import network, params, weights as weight_files
 from vggish_keras._fork import check_not_forked
-from vggish_keras._validation import POSTPROCESSINGS, PathLike, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.network import PoolExamples, Pooling
@@ -51,12 +51,13 @@ def VGGish(
     weights: PathLike | None = params.AUDIOSET,
     input: Input = "waveform",
     hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-    padding: Padding = "valid",
+    padding: Padding = "short",
     pooling: Pooling | None = None,
     postprocess: Postprocessing | None = None,
     lengths: bool = False,
     name: str = "vggish",
     *,
+    pca_params: PcaParams = params.AUDIOSET,
     dtype: str | None = None,
 ) -> keras.Model:
     """Builds VGGish as a functional Keras model.
@@ -69,14 +70,16 @@ def VGGish(
             scale them), or [batch, samples, channels], whose channels are averaged; "examples" for float32
             [batch, 96, 64] log-mel examples.
         hop_seconds: Distance between examples, any multiple of 10 ms.
-        padding: "valid" uses whole examples only, so a clip shorter than 15,600 samples has none; "same" pads the end
-            with zeros so that every sample is covered and there is at least one example.
+        padding: "short" uses whole examples, and pads a clip shorter than one (15,600 samples) to one; "valid" uses
+            whole examples only, so a shorter clip has none; "same" pads the end with zeros so that every sample is
+            covered and there is at least one example.
         pooling: None, or "avg" or "max" over a clip's examples. The result for a clip without examples is zero.
         postprocess: None; "pca" for float32 whitened principal components; "quantized" for components clipped to
             [-2, 2] and truncated to uint8, as in the released AudioSet embeddings. It follows the pooling.
         lengths: True makes the inputs a dictionary of "waveform" and "num_samples", int32 [batch]: examples beyond
             a clip's own length are zero and masked, so later layers and the pooling ignore them.
         name: The model's name.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
         dtype: Dtype policy of the network, such as "mixed_bfloat16"; None uses Keras' global policy. Front end,
             embedding and post-processing are float32 under any policy.
 
@@ -97,7 +100,7 @@ def VGGish(
         >>> vggish(np.zeros((2, 32_000), np.float32)).shape
         TensorShape([2, 128])
     """
-    _check_arguments(input, hop_seconds, padding, pooling, postprocess, lengths)
+    _check_arguments(input, hop_seconds, padding, pooling, postprocess, lengths, pca_params)
     check_not_forked()
     weights_file = None if weights is None else weight_files.locate(weights)
 
@@ -112,7 +115,7 @@ def VGGish(
     if pooling:
         outputs = PoolExamples(pooling, name="pool_examples")(outputs)
     if postprocess:
-        outputs = Postprocess(params.AUDIOSET, quantize=postprocess == "quantized", name="postprocess")(outputs)
+        outputs = Postprocess(pca_params, quantize=postprocess == "quantized", name="postprocess")(outputs)
     model = (WaveformModel if input == "waveform" else keras.Model)(inputs, outputs, name=name)
     if weights_file is not None:
         weight_files.load(model, weights_file)
@@ -126,10 +129,11 @@ def _check_arguments(
     pooling: Pooling | None,
     postprocess: Postprocessing | None,
     lengths: bool,
+    pca_params: PcaParams,
 ) -> None:
     check_choice("input", input, INPUTS)
     check_choice("pooling", pooling, POOLINGS)
-    check_choice("postprocess", postprocess, POSTPROCESSINGS)
+    check_postprocess(postprocess, pca_params)
     check_choice("padding", padding, PADDINGS)
     hop_to_frames(hop_seconds)
     if input == "examples" and (pooling or lengths):

@@ -84,7 +84,9 @@ def check(file: params.PublishedFile, use_remembered: bool = True) -> None:
     checksum = f"{algorithm}:{digest.hexdigest()}"
     _remember_checksum(path, {**published, "checksum": checksum})
     if checksum != file.checksum:
-        usage = "Postprocess(PATH)" if file.name == params.PCA_PARAMS.name else "--weights PATH or weights=PATH"
+        usage = (
+            "--pca PATH or pca_params=PATH" if file.name == params.PCA_PARAMS.name else "--weights PATH or weights=PATH"
+        )
         raise ValueError(
             f"{path} is not the published file: its checksum is {checksum}, expected {file.checksum}. "
             f"To use it, pass its path ({usage}). To use the published file, remove it, and the next use downloads it."

@@ -20,7 +20,7 @@ class SavedModelOptions(NamedTuple):
 
     Attributes:
         hop_seconds: Seconds from the start of an example to the start of the next.
-        padding: "valid" or "same", as in `VGGish`.
+        padding: "short", "valid" or "same", as in `VGGish`.
 
     Example:
         >>> from vggish_keras.saved_model_options import SavedModelOptions
@@ -38,14 +38,11 @@ def is_saved_model(path: PathLike) -> bool:
 
 
 def resolve_options(
-    weights: object,
-    hop_seconds: float | None = None,
-    padding: Padding | None = None,
-    default_padding: Padding = "same",
+    weights: object, hop_seconds: float | None = None, padding: Padding | None = None
 ) -> SavedModelOptions:
     """Returns the given options; where they are None, those of the SavedModel at `weights`, or else the defaults."""
     own = read_options(weights) if isinstance(weights, (str, os.PathLike)) else None
-    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, default_padding)
+    own = own or SavedModelOptions(params.EXAMPLE_HOP_SECONDS, "short")
     return SavedModelOptions(
         own.hop_seconds if hop_seconds is None else hop_seconds, own.padding if padding is None else padding
     )
@@ -68,7 +65,7 @@ def read_options(path: PathLike) -> SavedModelOptions | None:
         >>> from vggish_keras.saved_model_options import read_options
         >>> path = vk.export_saved_model(model, "vggish/1")
         >>> read_options(path)
-        SavedModelOptions(hop_seconds=0.96, padding='valid')
+        SavedModelOptions(hop_seconds=0.96, padding='short')
     """
     file = Path(path) / OPTIONS_FILE
     if not file.exists():

@@ -22,7 +22,7 @@ from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, s
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import Dtype
@@ -243,7 +243,7 @@ class DecodeAudio(beam.PTransform):
 
     Args:
         hop_seconds: Distance between examples, any multiple of 10 ms.
-        padding: "same" or "valid", as in `Embedder`.
+        padding: "short", "valid" or "same", as in `Embedder`.
         channels: "mix" or the index of a channel, as in `Embedder`.
 
     Input:
@@ -268,7 +268,7 @@ class DecodeAudio(beam.PTransform):
     def __init__(
         self,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: Padding = "same",
+        padding: Padding = "short",
         channels: audio.Channels = "mix",
     ) -> None:
         super().__init__()
@@ -340,6 +340,7 @@ class EmbedAudio(beam.PTransform):
         batch_size: Examples per call of the network. The last batch of a bundle is padded, so that a recording's
             embeddings are identical to the bit however the recordings are distributed.
         dtype: As in `Embedder`.
+        pca_params: As in `Embedder`. Workers must be able to read a path.
 
     Input:
         A pair of PCollections: `examples` and `recordings` of `Decoded`.
@@ -358,9 +359,17 @@ class EmbedAudio(beam.PTransform):
         postprocess: Postprocessing | None = None,
         batch_size: int = 32,
         dtype: Dtype = "float32",
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         super().__init__()
-        options = {"weights": weights, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
+        check_postprocess(postprocess, pca_params)
+        options = {
+            "weights": weights,
+            "postprocess": postprocess,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "pca_params": pca_params,
+        }
         self._handler = _EmbedderHandler(options)
         self._dtype = embedding_dtype(postprocess)
 
@@ -581,7 +590,7 @@ class EmbedCorpus(beam.PTransform):
     Args:
         patterns: As in `MatchAudio`.
         prefix: PREFIX, a local path or one of a Beam file system.
-        weights: As in `EmbedAudio`. A SavedModel must have PCA parameters.
+        weights: As in `EmbedAudio`. A SavedModel must have the output `quantized`.
         hop_seconds: As in `Embedder`; the options of a SavedModel are read when the transform is made.
         padding: As in `Embedder`.
         batch_size: As in `EmbedAudio`.
@@ -590,6 +599,7 @@ class EmbedCorpus(beam.PTransform):
         segments: As in `MatchAudio`.
         labels: As in `MatchAudio`.
         shards: As in `WriteAudioSetRecords`.
+        pca_params: As in `EmbedAudio`.
 
     Raises:
         ValueError: An argument is invalid.
@@ -615,6 +625,7 @@ class EmbedCorpus(beam.PTransform):
         segments: str | None = None,
         labels: str | None = None,
         shards: int = 0,
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         super().__init__()
         self.prefix = prefix
@@ -624,7 +635,7 @@ class EmbedCorpus(beam.PTransform):
         if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
             _check_is_local(weights)
         self._decode = DecodeAudio(*saved_model_options.resolve_options(weights, hop_seconds, padding), channels)
-        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
+        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype, pca_params)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:
         found = pipeline | self._match

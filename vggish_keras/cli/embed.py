@@ -9,7 +9,7 @@ import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.errors import describe_error
-from vggish_keras.cli.options import embedder_options
+from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
 from vggish_keras.cli.tables import print_embeddings
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False),
     help="AudioSet's class_labels_indices.csv, for --segments.",
 )
-@click.option(
-    "--postprocess",
-    type=click.Choice(["pca", "quantized"]),
-    help='"pca" applies PCA and whitening; "quantized" also quantizes to 8 bits.',
-)
+@postprocess_option
 @embedder_options
 @click.option("--quiet", is_flag=True, help="Show neither progress nor the summary.")
 def embed(
@@ -106,6 +102,7 @@ def embed(
         if not quiet:
             click.echo(done)
         return
+    check_pca(embedder_options["pca_params"], plan.postprocess)
     _check_inputs(plan)
     plan.check_output()
     load_tensorflow()
@@ -151,7 +148,7 @@ def _show_result(progress: "Progress", as_table: bool, path: Path, result: "Embe
         if as_table:
             print_embeddings(str(path), result)
         if not len(result.times):
-            click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
+            click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding short", err=True)
     progress.file(path, "skipped" if result is None else "failed" if isinstance(result, Exception) else "saved")
 
 

@@ -1,5 +1,6 @@
 """Options shared by several commands."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,9 +37,33 @@ hop_option = click.option(
 )
 padding_option = click.option(
     "--padding",
-    type=click.Choice(["same", "valid"]),
-    help='"same" pads the end so that every sample is covered; "valid" uses whole examples only.  '
-    "[default: same, or as exported]",
+    type=click.Choice(["short", "valid", "same"]),
+    help='"short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses whole '
+    'examples only; "same" pads the end so that every sample is covered.  [default: short, or as exported]',
+)
+postprocess_option = click.option(
+    "--postprocess",
+    type=click.Choice(["pca", "quantized"]),
+    help='"pca" applies PCA and whitening; "quantized" also quantizes to 8 bits.',
+)
+
+
+def _check_pca(_context: click.Context, _parameter: click.Parameter, pca: str) -> str:
+    from vggish_keras import params
+
+    if pca != params.AUDIOSET and not os.path.isfile(pca):
+        raise click.BadParameter(f"no file at {pca}")
+    return pca
+
+
+pca_option = click.option(
+    "--pca",
+    "pca_params",
+    metavar="FILE",
+    default="audioset",
+    show_default=True,
+    callback=_check_pca,
+    help='PCA parameters for --postprocess: "audioset" (the published ones), or an .npz file.',
 )
 dtype_option = click.option(
     "--dtype",
@@ -47,6 +72,12 @@ dtype_option = click.option(
     show_default=True,
     help="Data type in which the network computes; it does not change the type of the embeddings.",
 )
+
+
+def check_pca(pca_params: str, postprocess: str | None) -> None:
+    """Raises a usage error for PCA parameters that nothing would use."""
+    if pca_params != "audioset" and postprocess is None:
+        raise click.UsageError("--pca requires --postprocess")
 
 
 def _parse_channels(_context: click.Context, _parameter: click.Parameter, channels: str) -> str | int:
@@ -74,6 +105,14 @@ batch_size_option = click.option(
 
 def embedder_options(command: Command) -> Command:
     """Adds the options of `Embedder`, other than `postprocess`, under the names of its arguments."""
-    for option in (batch_size_option, channels_option, dtype_option, padding_option, hop_option, weights_option):
+    for option in (
+        batch_size_option,
+        channels_option,
+        dtype_option,
+        pca_option,
+        padding_option,
+        hop_option,
+        weights_option,
+    ):
         command = option(command)
     return command

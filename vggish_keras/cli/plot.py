@@ -2,11 +2,12 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import hop_option, weights_option
+from vggish_keras.cli.options import check_pca, hop_option, pca_option, postprocess_option, weights_option
 
 _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 """Suffixes of other outputs of `embed`."""
@@ -23,13 +24,13 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 @click.option("--similarity", is_flag=True, help="Add a matrix of cosine similarities between embeddings.")
 @click.option("--recording", help="Name of the recording to plot, for an .npz file that contains several.")
 @hop_option
+@postprocess_option
+@pca_option
 @weights_option
-def plot(
-    file: Path, output: Path | None, similarity: bool, recording: str | None, hop_seconds: float | None, weights: str
-) -> None:
+def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, **embedder_options: Any) -> None:
     """Plot FILE: a recording and its embeddings, or saved embeddings (.npz).
 
-    --hop and --weights have no effect on saved embeddings.
+    --weights, --hop, --postprocess and --pca have no effect on saved embeddings.
     """
     output = output or Path(f"{file.name}.png")
     saved = file.suffix == ".npz"
@@ -37,6 +38,7 @@ def plot(
         raise click.UsageError("--recording requires an .npz file")
     if file.suffix in _UNSUPPORTED:
         raise click.UsageError(f"plot reads recordings and .npz files, got {file}")
+    check_pca(embedder_options["pca_params"], embedder_options["postprocess"])
     _check_output(output)
     title = f"VGGish embeddings of {recording or file.name}"
     if saved:
@@ -50,7 +52,7 @@ def plot(
         from vggish_keras.embedder import Embedder
         from vggish_keras.plot import plot_recording
 
-        plot_recording(output, file, Embedder(weights, hop_seconds).embed(file), title, similarity=similarity)
+        plot_recording(output, file, Embedder(**embedder_options).embed(file), title, similarity=similarity)
     click.echo(f"wrote {output}")
 
 

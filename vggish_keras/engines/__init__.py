@@ -5,15 +5,18 @@ An engine is loaded when it is opened: importing this package loads no TensorFlo
 
 from pathlib import Path
 
-from vggish_keras import saved_model_options
-from vggish_keras._validation import POSTPROCESSINGS, PathLike, Postprocessing, check_choice
+from vggish_keras import params, saved_model_options
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess, is_published
 from vggish_keras.engines.engine import DTYPES, Dtype, Engine, Output
 
-__all__ = ["DTYPES", "Dtype", "Engine", "Output", "check_output", "open_engine"]
+__all__ = ["DTYPES", "Dtype", "Engine", "Output", "check_keeps_pca_params", "check_output", "open_engine"]
 
 
 def open_engine(
-    weights: PathLike | None, postprocess: Postprocessing | None = None, dtype: Dtype = "float32"
+    weights: PathLike | None,
+    postprocess: Postprocessing | None = None,
+    dtype: Dtype = "float32",
+    pca_params: PcaParams = params.AUDIOSET,
 ) -> Engine:
     """Opens the engine that runs `weights`.
 
@@ -22,6 +25,7 @@ def open_engine(
             weights file, or None for random weights, as in `VGGish`; or a folder written by `export_saved_model`.
         postprocess: None, "pca" or "quantized": an output that the engine must have.
         dtype: What the network computes in. A SavedModel has the dtype of its export, so that "float32" is required.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`. A SavedModel keeps its own.
 
     Returns:
         The engine, whose `outputs` include the requested one.
@@ -37,17 +41,18 @@ def open_engine(
         >>> engine(np.zeros((2, 15_600), np.float32), "embedding").shape
         (2, 128)
     """
-    check_choice("postprocess", postprocess, POSTPROCESSINGS)
+    check_postprocess(postprocess, pca_params)
     check_choice("dtype", dtype, DTYPES)
     engine: Engine
     if weights is not None and saved_model_options.is_saved_model(weights):
         from vggish_keras.engines.saved_model import SavedModel
 
+        check_keeps_pca_params(pca_params, str(weights))
         engine = SavedModel(Path(weights), dtype)
     else:
         from vggish_keras.engines.keras_model import KerasModel
 
-        engine = KerasModel(weights, postprocess, dtype)
+        engine = KerasModel(weights, postprocess, dtype, pca_params)
     check_output(engine, postprocess or "embedding", str(weights))
     return engine
 
@@ -55,6 +60,13 @@ def open_engine(
 def check_output(engine: Engine, output: Output, name: str) -> None:
     """Raises a ValueError unless an engine, which the message calls by `name`, has an output."""
     if output not in engine.outputs:
-        hint = ' (an exported model computes "quantized" if it was exported with PCA parameters)'
-        message = f"{name} does not compute {output!r}, only {', '.join(engine.outputs)}"
-        raise ValueError(message + hint if output == "quantized" else message)
+        raise ValueError(
+            f"{name} does not compute {output!r}, only {', '.join(engine.outputs)} (an exported model computes what "
+            f"it was exported with, as in postprocess={output!r})"
+        )
+
+
+def check_keeps_pca_params(pca_params: PcaParams, name: str) -> None:
+    """Raises a ValueError for PCA parameters other than those of an engine, which the message calls by `name`."""
+    if not is_published(pca_params):
+        raise ValueError(f"{name} keeps its own PCA parameters: pca_params (--pca) is for checkpoints and Keras files")

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params, saved_model_options
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.signatures import ServedModel
 from vggish_keras.model import VGGish
-from vggish_keras.postprocess import PcaParams, Postprocess
+from vggish_keras.postprocess import Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
@@ -23,10 +23,11 @@ CLASS_NAMES = Path("assets") / "class_names.txt"
 def export_saved_model(
     model: keras.Model | PathLike,
     path: PathLike,
-    postprocess: PcaParams | None = None,
+    postprocess: Postprocessing | None = None,
     overwrite: bool = False,
     *,
     class_names: Sequence[str] | None = None,
+    pca_params: PcaParams = params.AUDIOSET,
 ) -> Path:
     """Writes a SavedModel that needs only TensorFlow.
 
@@ -42,10 +43,11 @@ def export_saved_model(
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
             them, for a model with its defaults.
         path: The folder to write. For TF Serving its last part is a version number.
-        postprocess: PCA parameters as `Postprocess` accepts them, for the output `quantized`; None omits this output.
+        postprocess: "pca" or "quantized" adds an output of this name, computed as in `VGGish`; None adds none.
         overwrite: Whether to replace what exists at `path`.
         class_names: The classes of the model's scores, in their order; written to `assets/class_names.txt`, one per
             line. None exports only the embeddings.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
 
     Returns:
         `path`.
@@ -64,17 +66,18 @@ def export_saved_model(
         >>> sorted(vggish.signatures)
         ['examples', 'padded', 'serving_default', 'wav']
     """
+    check_postprocess(postprocess, pca_params)
     path = Path(path)
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
     if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve_options(model, default_padding="valid")
+        own = saved_model_options.resolve_options(model)
         model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
     head = None
     if class_names is not None:
         head = ClassifierHead(model)
         _check_class_names(class_names, head.size)
-    layer = None if postprocess is None else Postprocess(postprocess)
+    layer = None if postprocess is None else Postprocess(pca_params, quantize=postprocess == "quantized")
     if layer is not None:
         layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
     served = ServedModel(model, layer, head)

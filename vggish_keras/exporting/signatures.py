@@ -43,7 +43,7 @@ class ServedModel:
 
     Args:
         model: A Keras model that contains a VGGish.
-        postprocess: The layer that computes the output `quantized`.
+        postprocess: The layer that computes the output `quantized` or `pca`.
         head: The layers that compute the output `scores`.
 
     Attributes:
@@ -224,7 +224,7 @@ class ServedModel:
     def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         outputs = {"embedding": embedding}
         if self._postprocess is not None:
-            outputs["quantized"] = self._postprocess(embedding, mask=mask)
+            outputs["quantized" if self._postprocess.quantize else "pca"] = self._postprocess(embedding, mask=mask)
         if self._head is not None:
             outputs["scores"] = self._head(embedding, mask)
         return outputs
