@@ -282,7 +282,7 @@ def test_odd_recordings_are_read_whole(reference):
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(reference / "odd_recordings")])
-        decoded = found.recordings | beam.DecodeAudio()
+        decoded = found.recordings | beam.DecodeAudio(padding="same")
         assert_that(decoded.recordings, check, label="recordings")
         assert_that(decoded.failures, check_failures, label="failures")
 

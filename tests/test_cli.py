@@ -57,7 +57,8 @@ def test_embed_prints_a_table(run, recordings, embedder):
     assert (status, errors) == (0, "")
     for path in recordings:
         expected = embedder.embed(path)
-        assert f"{path}: {len(expected.times)} embeddings of 128 values" in output
+        count = len(expected.times)
+        assert f"{path}: {count} embedding{'s' * (count != 1)} of 128 values\n" in output
         for seconds, values in zip(*expected, strict=True):
             assert any(f"{seconds:.2f}" in line and f"{values[0]:.3g}" in line for line in output.splitlines())
 
@@ -68,7 +69,7 @@ def test_embed_writes_npz(run, tmp_path, recordings, embedder):
     status, output, errors = run("embed", recordings[0], "-o", "one.npz")
     assert (status, errors) == (0, "")
     assert re.fullmatch(
-        r"one\.npz: 4 embeddings of 1 file, 0:00:0\d of audio in 0:00:\d\d, \d+ times real time\n", output
+        r"one\.npz: 3 embeddings of 1 file, 0:00:0\d of audio in 0:00:\d\d, \d+ times real time\n", output
     )
     with np.load(tmp_path / "one.npz") as file:
         assert sorted(file) == ["files", "options", "times", "values"]
@@ -102,7 +103,7 @@ def test_invalid_file_does_not_affect_others(run, tmp_path, recordings):
     bad.write_text("no audio")
     status, output, errors = run("embed", bad, recordings[0], tmp_path / "missing.wav", "-o", "out.npz")
     assert status == 1
-    assert output.startswith("out.npz: 4 embeddings of 1 file, ")
+    assert output.startswith("out.npz: 3 embeddings of 1 file, ")
     assert output.endswith(
         ", 2 failed\n"
         "out.npz.unfinished is kept because 2 recordings failed: retry them with --resume, or finish without them with "
@@ -112,7 +113,7 @@ def test_invalid_file_does_not_affect_others(run, tmp_path, recordings):
     assert len(lines) == 2
     assert lines[0].startswith(f"Error: {bad} cannot be read as audio")
     assert lines[1] == f"Error: no audio file at {tmp_path / 'missing.wav'}"
-    assert len(np.load(tmp_path / "out.npz")["times"]) == 4
+    assert len(np.load(tmp_path / "out.npz")["times"]) == 3
     with (tmp_path / "out.npz.failures.csv").open(newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [str(bad), str(tmp_path / "missing.wav")]
     assert run("embed", bad, "-o", "none.npz")[0] == 1
@@ -148,7 +149,7 @@ def test_existing_output_is_only_replaced_with_overwrite(run, recordings, output
     assert errors == f"Error: {found}: use --resume to keep them, or --overwrite to replace them\n"
     status, printed, errors = run("embed", *recordings, "-o", output, "--overwrite")
     assert (status, errors) == (0, "")
-    assert " 6 embeddings of 2 files, " in printed
+    assert " 4 embeddings of 2 files, " in printed
 
 
 def test_missing_inputs_are_reported_before_anything_is_loaded(tmp_path, time_limit):
@@ -284,7 +285,7 @@ def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
     recordings[1] = recordings[1].rename(tmp_path / "deep" / recordings[1].name)
     status, output, errors = run("embed", ".", "-o", "made/")
     assert (status, errors) == (0, "")
-    assert output.startswith("made: 6 embeddings of 2 files, ")
+    assert output.startswith("made: 4 embeddings of 2 files, ")
     for path in recordings:
         with np.load(tmp_path / "made" / f"{path.relative_to(tmp_path)}.npz") as file:
             np.testing.assert_allclose(file["values"], embedder.embed(path).values, atol=1e-5)
@@ -317,13 +318,13 @@ def test_embed_file_named_dash(run, recordings, embedder):
     """The name does not stand for standard input."""
     recordings[0].rename("-")
     expected = embedder.embed(Path("-").absolute())
-    assert len(expected.times) == 4
+    assert len(expected.times) == 3
     Path("list.txt").write_text("-\n")
     for inputs in (["./-"], ["--list", "list.txt"], ["[-]"]):
         assert run("embed", *inputs, "-o", "out.npz", "--overwrite")[::2] == (0, "")
         with np.load("out.npz") as file:
             assert set(file["files"]) == {"-"}
-            np.testing.assert_array_equal(file["values"], expected.values)
+            np.testing.assert_allclose(file["values"], expected.values, atol=1e-4)
     np.testing.assert_array_equal(embedder.embed("-").values, expected.values)
 
 
@@ -342,7 +343,7 @@ def test_embed_writes_audioset_records(run, slim, tmp_path, recordings, pca_in_c
     assert run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--weights", slim.v2, "--overwrite")[0] == 0
     shards = [list(vk.records.read(f"set-0000{index}-of-00002.tfrecord")) for index in range(2)]
     assert [[record.video_id for record in shard] for shard in shards] == [["abc_30.000.wav"], [recordings[1].name]]
-    assert shards[0][0][1:4] == (0.0, pytest.approx(3.84), ())
+    assert shards[0][0][1:4] == (0.0, pytest.approx(2.88), ())
     again = run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--resume")
     assert again == (0, "set.tfrecord is already complete\n", "")
 
@@ -373,11 +374,11 @@ def test_own_pca_params(run, slim, recordings, pca_params):
     assert run("embed", recordings[0], "-o", "out.npz", "--postprocess", "pca", *options)[0] == 0
     expected = vk.Embedder(slim.v2, postprocess="pca", pca_params="own.npz").embed(recordings[0])
     with np.load("out.npz") as file:
-        np.testing.assert_array_equal(file["values"], expected.values)
+        np.testing.assert_allclose(file["values"], expected.values, atol=1e-4)
     assert run("embed", recordings[0], "-o", "out.tfrecord", *options)[0] == 0  # always quantized
     assert run("export", "model", "--postprocess", "pca", *options)[0] == 0
     np.testing.assert_allclose(
-        vk.Embedder("model", postprocess="pca").embed(recordings[0]).values, expected.values, atol=1e-5
+        vk.Embedder("model", postprocess="pca").embed(recordings[0]).values, expected.values, atol=1e-4
     )
 
 
@@ -512,7 +513,7 @@ def test_demo_notes_untrained_weights(run, tmp_path):
     assert f"NOTE: {note}" in output.splitlines()
     samples, sample_rate = soundfile.read(tmp_path / "vggish_demo.wav")
     with np.load(tmp_path / "vggish_demo.npz") as file:
-        assert len(file["times"]) == np.ceil(len(samples) / sample_rate / 0.96)
+        assert len(file["times"]) == (len(samples) / sample_rate - 0.975) // 0.96 + 1
         # Even a random network distinguishes a melody, a voice and surf.
         assert len(np.unique(file["values"].round(8), axis=0)) == len(file["times"])
     assert embedding_files.read_options(tmp_path / "vggish_demo.npz")["weights"].startswith("sha256:")
@@ -648,12 +649,12 @@ def test_show_describes_outputs_of_embed(run, recordings, embedder):
         assert contents.pop("path").startswith("out")
         assert contents["options"].pop("recordings", str(Path.cwd())) == str(Path.cwd())
         assert contents["options"] == embedder.options
-        assert (contents["recordings"], contents["rows"], contents["dtype"]) == (2, 6, "float32")
+        assert (contents["recordings"], contents["rows"], contents["dtype"]) == (2, 4, "float32")
     assert shown[0] == shown[1] == shown[2]
     assert not list(Path().glob("out.csv.unfinished-*"))
     Path("out/mine.npz").write_bytes(b"x")
     status, output, errors = run("show", "out")
-    assert output.startswith("out: 6 embeddings of 2 recordings\n")
+    assert output.startswith("out: 4 embeddings of 2 recordings\n")
     assert (status, errors.startswith("Error: out/mine.npz is not an .npz file")) == (1, True)
 
 
@@ -664,7 +665,7 @@ def test_show_describes_records(run, slim, recordings, pca_in_cache, shards):
     status, output, _ = run("show", "x.tfrecord")
     assert status == 0
     assert output.startswith(
-        "x.tfrecord: 6 embeddings of 2 recordings\ntimes: 0.00 to 2.88 s\nembeddings: uint8\nweights: "
+        "x.tfrecord: 4 embeddings of 2 recordings\ntimes: 0.00 to 1.92 s\nembeddings: uint8\nweights: "
     )
     assert "postprocess: quantized\n" in output
     before = Path("x.tfrecord.vggish.json").read_bytes()
@@ -675,7 +676,7 @@ def test_show_describes_records(run, slim, recordings, pca_in_cache, shards):
     assert Path("x.tfrecord.vggish.json").read_bytes() == before
     Path("x.tfrecord.vggish.json").unlink()
     assert run("show", "x.tfrecord")[1].endswith(
-        "times: 0.00 to 2.88 s\nembeddings: uint8\nmade with: unknown options\n"
+        "times: 0.00 to 1.92 s\nembeddings: uint8\nmade with: unknown options\n"
     )
 
 

@@ -65,7 +65,7 @@ class Embedder:
 
     Example:
         >>> embedder = vk.Embedder(weights=None, hop_seconds=0.5)  # random weights, to be quick
-        >>> embeddings = embedder.embed(np.zeros(32_000, np.float32), sample_rate=16_000)
+        >>> embeddings = embedder.embed(np.zeros(40_000, np.float32), sample_rate=16_000)
         >>> embeddings.values.shape
         (4, 128)
     """
@@ -145,7 +145,7 @@ class Embedder:
             TypeError: While reading, bytes or a dtype that cannot be audio.
 
         Example:
-            >>> blocks = (np.zeros(4_410, np.int16) for _ in range(20))
+            >>> blocks = (np.zeros(4_410, np.int16) for _ in range(30))
             >>> for part in embedder.stream(blocks, sample_rate=44_100):
             ...     print(part.times, part.values.shape)
             [0.   0.96 1.92] (3, 128)
@@ -366,7 +366,7 @@ def embed(
         batch_size: Examples per call of the network.
         dtype: What the network computes in.
         channels: "mix", or the index of a channel.
-        pca_params: "audioset" or the path of an .npz file.
+        pca_params: "audioset" or the path of an .npz file; for arrays, create an `Embedder`.
 
     Returns:
         The embeddings of all examples.
@@ -374,13 +374,15 @@ def embed(
     Raises:
         FileNotFoundError: The file does not exist, or the published weights are not available.
         ValueError: As in `Embedder` and `Embedder.embed`.
-        TypeError: As in `Embedder.embed`.
+        TypeError: As in `Embedder.embed`, or `pca_params` is not a path.
 
     Example:
         >>> embeddings = vk.embed("recording.wav", weights=None)  # random weights, to be quick
         >>> embeddings.times
         array([0.  , 0.96, 1.92])
     """
+    if not isinstance(pca_params, (str, os.PathLike)):
+        raise TypeError(f"pca_params must be a path, got {type(pca_params).__name__}: for arrays, create an Embedder")
     options: dict[str, Any] = {
         "weights": weights,
         "hop_seconds": hop_seconds,

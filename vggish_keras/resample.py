@@ -155,8 +155,8 @@ def load_audio(source: Source, sample_rate: int | None = None, channels: Channel
 
     Example:
         >>> waveform = vk.load_audio("recording.wav")
-        >>> waveform.shape, waveform.dtype  # 2.5 s
-        ((40000,), dtype('float32'))
+        >>> waveform.shape, waveform.dtype  # 3 s
+        ((48000,), dtype('float32'))
 
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads, and the first audio
@@ -205,8 +205,8 @@ def read_waveform(
 
     Example:
         >>> blocks = list(vk.resample.read_waveform("recording.wav"))
-        >>> np.concatenate(blocks).shape  # 2.5 s
-        (40000,)
+        >>> np.concatenate(blocks).shape  # 3 s
+        (48000,)
     """
     opened = open_audio(source, sample_rate, channels)
     blocks = opened.blocks if on_audio is None else _report(opened.blocks, opened.sample_rate, on_audio)
