@@ -129,10 +129,10 @@ PACKAGE = Path(vk.__file__).parent
 ORDER = """
     _errors _validation _atomic _fork _blas _npz _tensorflow _read_ahead
     params
-    decoding audio resample _reader_process framing saved_model_options
+    decoding audio resample _reader_process framing saved_model_options class_names
     published_files frontend network postprocess weights model
     embeddings embedding_files
-    engines embedder
+    engines embedder classifier
     segments recordings records dataset hear spectrogram_overview plot smoke_test
     exporting corpus beam
     cli __main__
