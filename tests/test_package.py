@@ -95,6 +95,8 @@ for arguments in (
     ["embed", "x.wav", "--hop", "0.005"],
     ["embed", "x.wav", "--segments", "x.npz"],
     ["embed", "x.wav", "--resume"],
+    ["predict", "x.keras", "x.wav", "-o", "x.txt"],
+    ["predict", "x.keras"],
     ["plot", "x.npz", "-o", "x.bmp"],
     ["plot", "x.wav", "--recording", "a.wav"],
     ["plot", "x.parquet"],
@@ -111,6 +113,9 @@ for name, message in (
     ("text.wav", "text.wav cannot be read as audio"),
 ):
     status, output = run("plot", name)
+    assert (status, message in output) == (1, True), output
+for classifier, message in (("x.keras", "no classifier at x.keras"), ("x.wav", "x.wav is not a classifier")):
+    status, output = run("predict", classifier, "x.wav")
     assert (status, message in output) == (1, True), output
 """
 

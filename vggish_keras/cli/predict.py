@@ -131,7 +131,7 @@ def _predict(classifier: "Classifier", paths: list[Path], results: "_Results", p
                 click.echo(f"Error: {describe_error(result, path)}", err=True)
                 failed += 1
             elif not examples:
-                click.echo(f"{path}: shorter than an example (0.975 s), no labels; use --padding same", err=True)
+                click.echo(f"{path}: shorter than an example (0.975 s), no labels; use --padding short", err=True)
             progress.file(path, "saved" if result is None else "failed")
             examples = 0
     return failed

@@ -128,7 +128,8 @@ def saved_model_classifier(path: Path) -> TensorFlowClassifier:
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
     """
     check_not_forked()
-    signature = waveform_signature(path, read_saved_model(path).signatures)
+    loaded = read_saved_model(path)
+    signature = waveform_signature(path, loaded.signatures)
     if "scores" not in signature.structured_outputs:
         found = ", ".join(sorted(signature.structured_outputs))
         raise ValueError(
@@ -136,7 +137,8 @@ def saved_model_classifier(path: Path) -> TensorFlowClassifier:
         )
 
     def compute(segments: tf.Tensor) -> Any:
-        return signature(waveform=segments)["scores"]
+        # Not `signature` itself: its variables live as long as what was loaded.
+        return loaded.signatures["serving_default"](waveform=segments)["scores"]
 
     variables = {variable.name: variable for variable in signature.variables}
     names_file = path / CLASS_NAMES
