@@ -95,6 +95,8 @@ for arguments in (
     ["embed", "x.wav", "--hop", "0.005"],
     ["embed", "x.wav", "--segments", "x.npz"],
     ["embed", "x.wav", "--resume"],
+    ["predict", "x.keras", "x.wav", "-o", "x.txt"],
+    ["predict", "x.keras"],
     ["plot", "x.npz", "-o", "x.bmp"],
     ["plot", "x.wav", "--recording", "a.wav"],
     ["plot", "x.parquet"],
@@ -111,6 +113,9 @@ for name, message in (
     ("text.wav", "text.wav cannot be read as audio"),
 ):
     status, output = run("plot", name)
+    assert (status, message in output) == (1, True), output
+for classifier, message in (("x.keras", "no classifier at x.keras"), ("x.wav", "x.wav is not a classifier")):
+    status, output = run("predict", classifier, "x.wav")
     assert (status, message in output) == (1, True), output
 """
 
@@ -129,10 +134,10 @@ PACKAGE = Path(vk.__file__).parent
 ORDER = """
     _errors _validation _atomic _fork _blas _npz _tensorflow _read_ahead
     params
-    decoding audio resample _reader_process framing saved_model_options
+    decoding audio resample _reader_process framing saved_model_options class_names
     published_files frontend network postprocess weights model
     embeddings embedding_files
-    engines embedder
+    engines embedder classifier
     segments recordings records dataset hear spectrogram_overview plot smoke_test
     exporting corpus beam
     cli __main__

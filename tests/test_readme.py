@@ -127,7 +127,7 @@ def assert_tf_slim_agrees(checkpoint, vggish, slim):
 
 
 def assert_files():
-    for name in ("all.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
+    for name in ("all.csv", "labels.csv", "hops.npz", "vggish.weights.h5", "vggish/1/saved_model.pb"):
         assert Path(name).exists()
     for name in ("embeddings/deep/music.flac.npz", "all.parquet", "corpus-00003-of-00004.tfrecord", "hops.svg"):
         assert Path(name).exists()

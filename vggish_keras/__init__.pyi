@@ -1,4 +1,5 @@
 from . import records as records, resample as resample
+from .classifier import Classifier as Classifier, Predictions as Predictions
 from .dataset import waveform_dataset as waveform_dataset
 from .embedder import Embedder as Embedder, embed as embed
 from .embeddings import Embeddings as Embeddings

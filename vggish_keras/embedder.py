@@ -2,11 +2,12 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,16 @@ from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.engines import Dtype, Engine, Output, check_keeps_pca_params, check_output, open_engine
+from vggish_keras.engines import (
+    ClassifierEngine,
+    Dtype,
+    Engine,
+    Output,
+    check_keeps_pca_params,
+    check_output,
+    default_output,
+    open_engine,
+)
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.resample import read_waveform, resample_blocks
 
@@ -92,7 +102,7 @@ class Embedder:
         self.channels = channels
         self._hop_samples = hop_to_samples(hop_seconds)
         self._engine = _open(weights, postprocess, dtype, pca_params)
-        self._output: Output = postprocess or "embedding"
+        self._output: Output = postprocess or default_output(self._engine)
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -189,26 +199,71 @@ class Embedder:
     def _embed_all(
         self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
     ) -> Generator[tuple[PathT, Embeddings | Exception], None, None]:
-        check_not_forked()
-        batches = _Batches(self.batch_size, self.embed_full_batch, embedding_dtype(self._output))
-        read: collections.deque[_EndOfRecording[PathT]] = collections.deque()
+        parts = []
+        with contextlib.closing(self.stream_many(paths, on_audio)) as results:
+            for path, result in results:
+                if isinstance(result, Embeddings):
+                    parts.append(result)
+                else:
+                    whole = result or self._join(parts)
+                    parts = []
+                    yield path, whole
 
-        def finished() -> Iterator[tuple[PathT, Embeddings | Exception]]:
-            while read and read[0].segments <= batches.embedded:
-                path, count, error = read.popleft()
-                values = batches.pop(count)
-                yield path, error or Embeddings(start_times(count, self._hop_samples), values)
-                check_not_forked()  # the threads that read ahead do not exist in a forked process
+    def stream_many(
+        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None = None
+    ) -> Generator[tuple[PathT, Embeddings | Exception | None], None, None]:
+        """Embeds many recordings like `embed_many`, in memory that does not grow with their length.
+
+        Args:
+            paths: As in `embed_many`.
+            on_audio: As in `embed_many`.
+
+        Yields:
+            Each path, in order: with parts of its embeddings, as soon as a batch is complete; and then once with None,
+            or with the exception that explains why the recording ends early or has no embeddings.
+
+        Example:
+            >>> for path, result in embedder.stream_many(["recording.wav"]):
+            ...     print(path, None if result is None else result.times)
+            recording.wav [0.   0.96 1.92]
+            recording.wav None
+        """
+        check_not_forked()
+        recordings: collections.deque[_Recording[PathT]] = collections.deque()
+        batch: list[Segments] = []
+
+        def results(values: Any) -> Iterator[tuple[PathT, Embeddings | Exception | None]]:
+            """Yields values, which belong to the first recordings, and the ends of recordings that lack no more."""
+            while recordings:
+                first = recordings[0]
+                part, values = values[: first.waiting], values[first.waiting :]
+                if len(part):
+                    times = start_times(len(part), self._hop_samples, first.yielded)
+                    first.waiting -= len(part)
+                    first.yielded += len(part)
+                    # A copy, so that no result keeps those of other recordings alive.
+                    yield first.path, Embeddings(times, part.copy())
+                    check_not_forked()  # the threads that read ahead do not exist in a forked process
+                if first.waiting or not first.ended:
+                    return
+                recordings.popleft()
+                yield first.path, first.error
+                check_not_forked()
 
         with contextlib.closing(self._read_all(paths, on_audio)) as items:
-            for item in items:
-                if isinstance(item, _EndOfRecording):
-                    read.append(item)
-                else:
-                    batches.add(item)
-                yield from finished()
-            batches.flush()
-            yield from finished()
+            for recording, segment in items:
+                if not recordings or recordings[-1] is not recording:
+                    recordings.append(recording)
+                if segment is not None:
+                    recording.waiting += 1
+                    batch.append(segment)
+                values: Any = ()
+                if len(batch) == self.batch_size:
+                    values, batch = self.embed_full_batch(batch), []
+                yield from results(values)
+            if batch:
+                values, batch = self.embed_full_batch(batch), []
+                yield from results(values)
 
     def embed_full_batch(self, segments: Sequence[Segments] | Segments) -> NDArray[Any]:
         """Embeds segments in one zero-padded batch of `batch_size`.
@@ -227,8 +282,8 @@ class Embedder:
 
     def _read_all(
         self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
-    ) -> "Generator[Segments | _EndOfRecording[PathT], None, None]":
-        """Yields the segments of all recordings in order, and the end of each recording after its last segment."""
+    ) -> "Generator[tuple[_Recording[PathT], Segments | None], None, None]":
+        """Yields the segments of all recordings in order, and None after the last segment of each."""
         readers = ReaderProcesses()
 
         def read(path: PathT) -> Iterator[Segments]:
@@ -239,14 +294,14 @@ class Embedder:
         # The processes end first: a thread may wait for one that never answers.
         with contextlib.closing(read_ahead(paths, read, threads, max_segments)) as files, contextlib.closing(readers):
             for path, segments in files:
-                count, error = 0, None
+                recording = _Recording(path)
                 try:
                     for segment in segments:
-                        yield segment
-                        count += 1
-                except Exception as caught:
-                    error = _drop_tracebacks(caught)
-                yield _EndOfRecording(path, count, error)
+                        yield recording, segment
+                except Exception as error:
+                    recording.error = _drop_tracebacks(error)
+                recording.ended = True
+                yield recording, None
 
     def _embed_waveform(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Embeddings]:
         segments = cut_segments(blocks, self._hop_samples, self.padding)
@@ -257,7 +312,9 @@ class Embedder:
             start += len(batch)
 
     def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
-        empty = np.zeros((0, params.EMBEDDING_SIZE), embedding_dtype(self._output))
+        engine = self._engine
+        size = len(engine.class_names) if isinstance(engine, ClassifierEngine) else params.EMBEDDING_SIZE
+        empty = np.zeros((0, size), embedding_dtype(self._output))
         times, values = zip(Embeddings(np.zeros(0), empty), *parts, strict=True)
         return Embeddings(np.concatenate(times), np.concatenate(values))
 
@@ -272,7 +329,7 @@ def _open(
     if dtype != "float32":
         raise ValueError(f"the dtype of an engine cannot be changed, got {dtype!r}: choose it in open_engine")
     check_keeps_pca_params(pca_params, "the engine")
-    check_output(weights, postprocess or "embedding", "the engine")
+    check_output(weights, postprocess or default_output(weights), "the engine")
     return weights
 
 
@@ -286,50 +343,15 @@ def _show_progress(results: Iterable[T], paths: Iterable[Any]) -> Iterator[T]:
     return iter(track(results, "", total, console=console, transient=True, disable=hidden))
 
 
-class _EndOfRecording(NamedTuple, Generic[PathT]):
-    """A recording that was read: the number of its segments, and why it ended early."""
+@dataclasses.dataclass(eq=False)
+class _Recording(Generic[PathT]):
+    """A recording that is being read: how many of its examples were yielded and how many are waiting for that."""
 
     path: PathT
-    segments: int
-    error: Exception | None
-
-
-class _Batches:
-    """Collects segments into full batches, and keeps their embeddings until they are taken.
-
-    Args:
-        size: Segments per batch.
-        embed: Embeds a batch.
-        dtype: Dtype of the embeddings.
-    """
-
-    def __init__(self, size: int, embed: Callable[[Sequence[Segments]], NDArray[Any]], dtype: str) -> None:
-        self._size = size
-        self._embed = embed
-        self._batch: list[Segments] = []
-        self._rows: list[NDArray[Any]] = [np.zeros((0, params.EMBEDDING_SIZE), dtype)]
-        self.embedded = 0
-        """Embeddings that can be taken."""
-
-    def add(self, segment: Segments) -> None:
-        self._batch.append(segment)
-        if len(self._batch) == self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Embeds the segments of an incomplete batch."""
-        if self._batch:
-            self._rows.append(self._embed(self._batch))
-            self.embedded += len(self._batch)
-            self._batch = []
-
-    def pop(self, count: int) -> NDArray[Any]:
-        """Removes and returns the first `count` embeddings."""
-        joined = np.concatenate(self._rows)
-        # Copies, so that no result keeps the rows of others alive.
-        taken, self._rows = joined[:count].copy(), [joined[count:].copy()]
-        self.embedded -= count
-        return taken
+    yielded: int = 0
+    waiting: int = 0
+    ended: bool = False
+    error: Exception | None = None
 
 
 def _drop_tracebacks(error: Exception) -> Exception:

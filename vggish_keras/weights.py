@@ -73,11 +73,7 @@ def load(model: keras.Model, path: PathLike) -> None:
 
 
 def _load_keras_model(model: keras.Model, path: Path) -> None:
-    try:
-        loaded = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises arbitrary exceptions for malformed files
-        hint = "if it needs layers of your own, pass what save_slim_checkpoint writes instead"
-        raise ValueError(f"{path} cannot be loaded as a Keras model ({hint}): {error_message(error)}") from error
+    loaded = read_keras_model(path, "save_slim_checkpoint")
     try:
         values = slim_variables(loaded)
     except ValueError as error:
@@ -120,6 +116,15 @@ def _assign(model: keras.Model, path: Path, values: Mapping[str, Any], expected:
     check_finite(path, values)
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
+
+
+def read_keras_model(path: Path, writer: str) -> keras.Model:
+    """Loads a .keras file; raises a ValueError that names it, and the function whose output does not need its code."""
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises arbitrary exceptions for malformed files
+        hint = f"if it needs layers of your own, pass what {writer} writes instead"
+        raise ValueError(f"{path} cannot be loaded as a Keras model ({hint}): {error_message(error)}") from error
 
 
 def read_saved_model(path: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.errors import describe_error
+from vggish_keras.cli.errors import describe_error, exit_if_missing
 from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
 from vggish_keras.cli.tables import print_embeddings
 
@@ -103,7 +103,7 @@ def embed(
             click.echo(done)
         return
     check_pca(embedder_options["pca_params"], plan.postprocess)
-    _check_inputs(plan)
+    exit_if_missing(plan.missing_inputs())
     plan.check_output()
     load_tensorflow()
     from vggish_keras.embedder import Embedder
@@ -130,15 +130,6 @@ def _already_done(plan: "corpus.Plan", output: str | None) -> str:
     if failed := plan.complete_without_failures():
         return f"{output} is complete without the {_count(failed, 'recording')} that failed"
     return ""
-
-
-def _check_inputs(plan: "corpus.Plan") -> None:
-    """Reports the inputs and exits, if none of them exists and nothing else can be done."""
-    missing = plan.missing_inputs()
-    for path in missing:
-        click.echo(f"Error: no audio file at {path}", err=True)
-    if missing:
-        sys.exit(1)
 
 
 def _show_result(progress: "Progress", as_table: bool, path: Path, result: "Embeddings | Exception | None") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vggish_keras import __version__
-from vggish_keras.cli import beam, check, demo, embed, export, plot, show, weights
+from vggish_keras.cli import beam, check, demo, embed, export, plot, predict, show, weights
 from vggish_keras.cli.errors import describe_error
 
 _INTERRUPTED = 130
@@ -48,6 +48,7 @@ for _command in (
     demo.demo,
     check.check,
     embed.embed,
+    predict.predict,
     show.show,
     export.export,
     weights.weights,

@@ -1,5 +1,6 @@
 """Tables on standard output."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,16 @@ def print_embeddings(name: str, embeddings: "Embeddings") -> None:
         print_table(table)
     if count > _ROWS_SHOWN:
         click.echo(f"and {count - _ROWS_SHOWN} more")
+
+
+def print_scores(name: str, examples: int, rows: Iterable[tuple[str, float]]) -> None:
+    from rich.table import Table
+
+    click.echo(f"{name}: mean scores of {examples} example{'s' * (examples != 1)}")
+    table = Table("label", "mean score")
+    for label, score in rows:
+        table.add_row(label, f"{score:.3g}")
+    print_table(table)
 
 
 def print_table(table: Any) -> None:

@@ -7,9 +7,21 @@ from pathlib import Path
 
 from vggish_keras import params, saved_model_options
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess, is_published
-from vggish_keras.engines.engine import DTYPES, Dtype, Engine, Output
+from vggish_keras.engines.engine import DTYPES, ClassifierEngine, Dtype, Engine, Output, default_output
 
-__all__ = ["DTYPES", "Dtype", "Engine", "Output", "check_keeps_pca_params", "check_output", "open_engine"]
+__all__ = [
+    "DTYPES",
+    "ClassifierEngine",
+    "Dtype",
+    "Engine",
+    "Output",
+    "check_classifier",
+    "check_keeps_pca_params",
+    "check_output",
+    "default_output",
+    "open_classifier",
+    "open_engine",
+]
 
 
 def open_engine(
@@ -55,6 +67,32 @@ def open_engine(
         engine = KerasModel(weights, postprocess, dtype, pca_params)
     check_output(engine, postprocess or "embedding", str(weights))
     return engine
+
+
+def open_classifier(path: PathLike) -> ClassifierEngine:
+    """Opens the engine that runs a classifier.
+
+    Args:
+        path: A Keras model (.keras) built on VGGish, or a folder written by `export_saved_model` with class names.
+
+    Raises:
+        ValueError: The path is not a classifier, or its weights are not finite.
+        FileNotFoundError: The path does not exist.
+        RuntimeError: This process was forked after TensorFlow ran, and would hang.
+    """
+    check_classifier(path)
+    from vggish_keras.engines.classifier import keras_classifier, saved_model_classifier
+
+    return (saved_model_classifier if saved_model_options.is_saved_model(path) else keras_classifier)(Path(path))
+
+
+def check_classifier(path: PathLike) -> None:
+    """Raises a ValueError or a FileNotFoundError, without loading TensorFlow, if a path cannot be a classifier."""
+    expected = "expected a .keras model built on VGGish, or a folder written by export_saved_model with class_names"
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no classifier at {path}: {expected}")
+    if not saved_model_options.is_saved_model(path) and Path(path).suffix != ".keras":
+        raise ValueError(f"{path} is not a classifier: {expected}")
 
 
 def check_output(engine: Engine, output: Output, name: str) -> None:

@@ -11,13 +11,13 @@ from tensorflow import keras
 
 from vggish_keras import params, saved_model_options
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
+from vggish_keras.class_names import CLASS_NAMES, check_class_names
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.signatures import ServedModel
 from vggish_keras.model import VGGish
 from vggish_keras.postprocess import Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
-CLASS_NAMES = Path("assets") / "class_names.txt"
 
 
 def export_saved_model(
@@ -76,7 +76,7 @@ def export_saved_model(
     head = None
     if class_names is not None:
         head = ClassifierHead(model)
-        _check_class_names(class_names, head.size)
+        check_class_names(class_names, head.size)
     layer = None if postprocess is None else Postprocess(pca_params, quantize=postprocess == "quantized")
     if layer is not None:
         layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
@@ -87,14 +87,6 @@ def export_saved_model(
         _write(new, served, class_names)
         _replace(path, new, backup=Path(folder) / "old")
     return path
-
-
-def _check_class_names(names: Sequence[str], count: int) -> None:
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"expected {count} distinct class names, one per score of the model, got {list(names)}")
-    for name in names:
-        if not isinstance(name, str) or name.splitlines() != [name]:
-            raise ValueError(f"a class name must be a single line of text, got {name!r}")
 
 
 def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -> None:
