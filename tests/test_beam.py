@@ -339,9 +339,11 @@ def test_segments_name_and_label_the_records(corpus, exported_narrow, tmp_path):
 
 
 @pytest.mark.parametrize("postprocess", [None, "quantized"])
-def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, postprocess):
+def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, postprocess, monkeypatch):
     import pyarrow.parquet
 
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
         decoded = found.recordings | beam.DecodeAudio(0.5, "valid")
@@ -351,6 +353,7 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
             | apache_beam.Reshuffle()
         )
         embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
+    assert {path.stat().st_ino for path in (tmp_path, *tmp_path.glob("x-*-of-00002.parquet"))} == set(synced)
     options = ["--hop", 0.5, "--padding", "valid", "--weights", exported_narrow]
     options += ["--postprocess", postprocess] if postprocess else []
     command("embed", corpus / "a", "-o", tmp_path / "single.parquet", *options)
