@@ -178,6 +178,43 @@ def count_segments(monkeypatch):
 
 
 @pytest.fixture
+def assert_durable(monkeypatch):
+    """Returns a function that asserts that a file or folder was on the disk before it was moved to its path.
+
+    Also its folder must be, afterwards.
+    """
+    synced, moves, originals = [], {}, {name: getattr(os, name) for name in ("fsync", "replace", "rename")}
+
+    def describe(status):
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def fsync(descriptor):
+        originals["fsync"](descriptor)
+        synced.append(describe(os.fstat(descriptor)))
+
+    def moving(name):
+        def move(source, target):
+            contents = {describe(path.stat()): path for path in (Path(source), *Path(source).rglob("*"))}
+            missing = [contents[state] for state in contents.keys() - set(synced)]
+            originals[name](source, target)
+            moves[Path(target).absolute()] = (missing, len(synced))
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, moving(name))
+
+    def check(path):
+        missing, before = moves[Path(path).absolute()]
+        assert not missing
+        if os.name != "nt":
+            assert Path(path).absolute().parent.stat().st_ino in [number for number, *_ in synced[before:]]
+
+    return check
+
+
+@pytest.fixture
 def file_size_limit():
     """Limits the size of files, like a full disk."""
     resource = pytest.importorskip("resource")

@@ -531,14 +531,16 @@ def untraced(monkeypatch):
 
 
 @pytest.mark.usefixtures("untraced")
-def test_an_existing_path_is_kept_by_default(tmp_path, vggish):
+def test_an_existing_path_is_kept_by_default(tmp_path, vggish, assert_durable):
     path = tmp_path / "vggish" / "1"
     assert vk.export_saved_model(vggish, path) == path
+    assert_durable(path)
     (path / "mark").touch()
     with pytest.raises(FileExistsError, match="exists: choose a different path, or pass overwrite=True"):
         vk.export_saved_model(vggish, path)
     assert (path / "mark").exists()
     vk.export_saved_model(vggish, path, overwrite=True)
+    assert_durable(path)
     assert not (path / "mark").exists()
     assert [file.name for file in path.parent.iterdir()] == ["1"]
 

@@ -110,6 +110,12 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
         _WRITERS[path.suffix](file, recordings, text)
 
 
+def write_npz(path: Path, recordings: NamedEmbeddings, options: Options) -> None:
+    """Writes an .npz file as `write` does, but directly under its name."""
+    with path.open("wb") as file:
+        _write_npz(file, recordings, json.dumps(options))
+
+
 def read_npz(path: PathLike, recording: str | None = None) -> Embeddings:
     """Reads the embeddings of one recording from an .npz file written by `write`.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._atomic import replace
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.network import network_layers, restore_initializers, slim_variables
@@ -241,8 +242,8 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
         except tf.errors.OpError as error:  # such as a full disk
             raise OSError(f"cannot write {path}: {error.message}") from error
         # The index makes a V2 checkpoint valid: it comes last, and beside a V1 file it would be read instead.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
-            file.replace(path.parent / file.name)
+        files = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index")
+        replace({file: path.parent / file.name for file in files})
         if format == "v1":
             _v2_index(path).unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from numpy.typing import NDArray
 
 from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, saved_model_options
+from vggish_keras._atomic import sync
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
@@ -459,7 +460,7 @@ class WriteAudioSetRecords(beam.PTransform):
         )
 
     def expand(self, embedded: Any) -> Any:
-        return embedded | beam.MapTuple(_serialize) | self._write
+        return embedded | beam.MapTuple(_serialize) | self._write | beam.Map(_sync)
 
 
 def _serialize(path: bytes, embedded: Embedded) -> bytes:
@@ -514,7 +515,7 @@ class WriteParquet(beam.PTransform):
     def expand(self, embedded: Any) -> Any:
         # Each table becomes a row group.
         batches = embedded | beam.BatchElements(_RECORDINGS_PER_TABLE, _RECORDINGS_PER_TABLE)
-        return batches | beam.Map(_table, self._schema) | self._write
+        return batches | beam.Map(_table, self._schema) | self._write | beam.Map(_sync)
 
 
 def _table(batch: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
@@ -563,11 +564,19 @@ class WriteFailures(beam.PTransform):
         )
 
     def expand(self, failures: Any) -> Any:
-        return failures | beam.Flatten() | beam.Map(_failures_row) | self._write
+        return failures | beam.Flatten() | beam.Map(_failures_row) | self._write | beam.Map(_sync)
 
 
 def _failures_row(failure: Failure) -> bytes:
     return corpus_lib.failures_row(*map(os.fsdecode, failure))
+
+
+def _sync(path: str) -> str:
+    """Waits until a local file is on the disk; returns its path. Beam moves files to their final paths earlier."""
+    if not is_remote(path):
+        with contextlib.suppress(FileNotFoundError):  # written on a different machine of a cluster
+            sync(Path(path))
+    return path
 
 
 # === All of it ===

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vggish_keras._atomic import atomic_write
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli import demo_recording
 from vggish_keras.cli.options import weights_option
@@ -39,7 +40,8 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
         import soundfile
 
         file = output / "vggish_demo.wav"
-        soundfile.write(file, demo_recording.synthesize(), demo_recording.SAMPLE_RATE)
+        with atomic_write(file) as partial:
+            soundfile.write(partial, demo_recording.synthesize(), demo_recording.SAMPLE_RATE, format="WAV")
     embedder, note = _open_embedder(weights)
     embeddings = embedder.embed(file)
     print_embeddings(str(file), embeddings)

@@ -1,9 +1,11 @@
 """The commands `weights fetch`, `weights show` and `weights convert`."""
 
+import tempfile
 from pathlib import Path
 
 import click
 
+from vggish_keras._atomic import replace
 from vggish_keras._tensorflow import load_tensorflow
 
 
@@ -71,7 +73,10 @@ def convert(source: str, target: Path, v2: bool) -> None:
 
     model = VGGish(source, input="examples")
     if keras_file:
-        model.save_weights(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            made = Path(folder, target.name)
+            model.save_weights(made)
+            replace({made: target})
     else:
         save_slim_checkpoint(model, target, "v2" if v2 else "v1")
     click.echo(target)

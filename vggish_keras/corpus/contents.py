@@ -9,11 +9,16 @@ import numpy as np
 
 from vggish_keras import embedding_files
 from vggish_keras._validation import PathLike
-from vggish_keras.corpus.output import OPTIONS_FILE, OPTIONS_FILE_0_1, DatabaseErrors, connect_to_read
+from vggish_keras.corpus.output import (
+    OPTIONS_FILE,
+    OPTIONS_FILE_0_1,
+    UNFINISHED,
+    UNFINISHED_FOLDER,
+    DatabaseErrors,
+    connect_to_read,
+)
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import embedding_dtype
-
-_UNFINISHED = ".unfinished"
 
 
 class Contents(NamedTuple):
@@ -58,10 +63,10 @@ def read_contents(path: PathLike) -> Contents:
     if path.suffix == RECORDS_SUFFIX:
         return _read_records(path)
     if not path.is_file():
-        unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
+        unfinished = path.with_name(f"{path.name}{UNFINISHED}")
         found = f"; {unfinished} contains the results of an interrupted run" if unfinished.is_file() else ""
         raise FileNotFoundError(f"{path} does not exist{found}")
-    return _read_database(path) if path.suffix == _UNFINISHED else _read_file(path)
+    return _read_database(path) if path.suffix == UNFINISHED else _read_file(path)
 
 
 class _Count:
@@ -96,7 +101,7 @@ def _read_file(path: Path) -> Contents:
 
 
 def _read_folder(folder: Path) -> Contents:
-    files = sorted(folder.rglob("*.npz"))
+    files = sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
     stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
     if stored is None and not files:
         raise ValueError(f"{folder} contains no embeddings")

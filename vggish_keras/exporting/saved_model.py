@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params, saved_model_options
+from vggish_keras._atomic import replace
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
 from vggish_keras.class_names import CLASS_NAMES, check_class_names
 from vggish_keras.exporting.classifier_head import ClassifierHead
@@ -85,7 +86,7 @@ def export_saved_model(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / "new"
         _write(new, served, class_names)
-        _replace(path, new, backup=Path(folder) / "old")
+        replace({new: path})
     return path
 
 
@@ -98,18 +99,6 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
     saved_model_options.write_options(path, served.options)
     _write_warmup(path)
-
-
-def _replace(path: Path, new: Path, backup: Path) -> None:
-    """Moves a folder to `path`; what was at `path` is moved away first, and back if this fails."""
-    if os.path.lexists(path):
-        path.rename(backup)
-    try:
-        new.rename(path)
-    except BaseException:
-        if os.path.lexists(backup):
-            backup.rename(path)
-        raise
 
 
 # === Warm-up ===
