@@ -557,6 +557,14 @@ def test_results_survive_a_power_failure(eight_bits, corpus, target, assert_dura
         assert_durable(name)
 
 
+@pytest.mark.usefixtures("corpus")
+def test_database_is_consistent_after_a_power_failure():
+    """In SQLite's WAL mode, NORMAL only waits for the disk when the log is moved to the database."""
+    with contextlib.closing(open_output("out.npz")) as output:
+        settings = [output._database.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")]
+    assert settings == [("wal",), (1,)]
+
+
 def test_results_in_a_folder_reach_the_disk_together(quick, corpus, monkeypatch):
     """Once a second."""
     now, visible = 0.0, []

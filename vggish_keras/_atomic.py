@@ -10,7 +10,7 @@ from pathlib import Path
 
 _SUFFIX = ".partial"
 _THREADS = 8
-"""A file system writes its journal once for all files that wait for it."""
+"""Files that wait for the disk at the same time: a file system writes its journal once for all of them."""
 
 
 @contextlib.contextmanager

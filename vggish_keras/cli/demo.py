@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vggish_keras._atomic import atomic_write
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli import demo_recording
 from vggish_keras.cli.options import weights_option
@@ -34,6 +33,7 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
     """
     load_tensorflow()
     from vggish_keras import embedding_files
+    from vggish_keras._atomic import atomic_write
     from vggish_keras.plot import plot_recording
 
     if file is None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from vggish_keras._atomic import replace
 from vggish_keras._tensorflow import load_tensorflow
 
 
@@ -68,6 +67,7 @@ def convert(source: str, target: Path, v2: bool) -> None:
     if not target.parent.is_dir():
         raise click.UsageError(f"folder {target.parent} does not exist")
     load_tensorflow()
+    from vggish_keras._atomic import replace
     from vggish_keras.model import VGGish
     from vggish_keras.weights import save_slim_checkpoint
 
