@@ -219,7 +219,8 @@ def test_ctrl_c_ends_a_decoder_that_never_returns(time_limit, run, tmp_path, rec
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "soundfile.py").write_text("import time\ndef SoundFile(*_, **__): time.sleep(1_000)\n")
-    arguments = ["embed", recordings[1], recordings[0], "-o", "out", "--weights", slim.v2, "--batch-size", "1"]
+    soundfile.write(tmp_path / "hangs.voc", np.zeros(100), 16_000)
+    arguments = ["embed", recordings[1], tmp_path / "hangs.voc", "-o", "out", "--weights", slim.v2, "--batch-size", "1"]
     process = subprocess.Popen(
         [COMMAND, *arguments],
         stderr=subprocess.PIPE,
