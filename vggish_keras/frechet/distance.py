@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import params
+from vggish_keras._blas import single_threaded_blas
 from vggish_keras.frechet.statistics import Gaussian, Moments, Rows, Statistics, check_rows, merge, moments
 
 _SIZE = params.EMBEDDING_SIZE
@@ -18,6 +19,7 @@ _MIN_ROWS = _SIZE + 1
 """With fewer, the covariance is singular, and the jackknife underestimates the bias."""
 _MIN_GROUPS = 5
 _FEW_RECORDINGS = 100
+_SAME = "the two sets are the same"
 _STUDENT_95 = (2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101,
                2.093)  # fmt: skip
 """The 97.5 % quantiles of Student's t distribution for 4 to 19 degrees of freedom."""
@@ -156,8 +158,9 @@ def compare(baseline: Statistics, evaluated: Statistics, warnings: Iterable[str]
     first, second = baseline.gaussian(), evaluated.gaussian()
     value, bias = frechet_distance(first, second), _bias(first, second)
     same = value <= 1e-20 * (np.trace(first.covariance) + np.trace(second.covariance))
-    reason = "the two sets are the same" if same else _why_uncorrected(baseline, evaluated)
-    corrected = _Corrected(None, None, None) if reason else _correct(baseline, evaluated, value)
+    reason = _SAME if same else _why_uncorrected(baseline, evaluated)
+    with single_threaded_blas():  # threads only delay products of matrices as small as these
+        corrected = _Corrected(None, None, None) if reason else _correct(baseline, evaluated, value)
     found = (*warnings, *option_warnings, *_warnings(baseline, evaluated, value, bias, reason))
     return FadResult(value, *corrected, bias, baseline, evaluated, found)
 
@@ -200,6 +203,8 @@ def _warnings(
 ) -> Iterable[str]:
     if reason:
         yield f"no corrected value: {reason}"
+    if reason == _SAME:
+        return
     if shared := evaluated.count_shared(baseline):
         yield (
             f"{shared:,} recording{'s' * (shared != 1)} of the evaluated set {'have' if shared != 1 else 'has'} the "
@@ -254,15 +259,12 @@ def compare_options(baseline: Statistics, evaluated: Statistics) -> list[str]:
 
 def check_options(baseline: Mapping[str, Any], evaluated: Mapping[str, Any]) -> list[str]:
     """As `compare_options`, for the options alone."""
-    if not baseline and not evaluated:
-        return []
-    if not baseline or not evaluated:
-        name = "evaluated set" if baseline else "baseline"
-        return [f"it is unknown how the embeddings of the {name} were made, so they may differ from the others"]
+    sides = (baseline, evaluated)
     differing = {
         name: values
         for name in (*_MUST_AGREE, *_SHOULD_AGREE)
-        if (values := (_option(baseline, name), _option(evaluated, name)))[0] != values[1]
+        if all(name in options or (options and name in _DEFAULTS) for options in sides)
+        and (values := tuple(options.get(name, _DEFAULTS.get(name)) for options in sides))[0] != values[1]
     }
     for name in _MUST_AGREE:
         if name in differing:
@@ -271,14 +273,14 @@ def check_options(baseline: Mapping[str, Any], evaluated: Mapping[str, Any]) -> 
                 f"the sets cannot be compared: the baseline was made with {name} {_show(first)}, the evaluated set "
                 f"with {name} {_show(second)}"
             )
-    return [
+    warnings = [
         f"the baseline was made with {name} {_show(first)}, the evaluated set with {name} {_show(second)}"
         for name, (first, second) in differing.items()
     ]
-
-
-def _option(options: Mapping[str, Any], name: str) -> Any:
-    return options.get(name, _DEFAULTS.get(name))
+    if ("weights" in baseline) != ("weights" in evaluated):
+        name = "evaluated set" if "weights" in baseline else "baseline"
+        warnings.append(f"it is unknown how the embeddings of the {name} were made, so they may differ from the others")
+    return warnings
 
 
 def _show(value: Any) -> str:
@@ -329,7 +331,8 @@ def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]
     gaussian = baseline.gaussian()
     root = _root(gaussian)
     influence = _Influence(gaussian, root, merge(moments(rows) for _, rows in kept))
-    ranking = [RecordingFad(name, len(rows), _small_distance(root, rows), influence(rows)) for name, rows in kept]
+    with single_threaded_blas():
+        ranking = [RecordingFad(name, len(rows), _small_distance(root, rows), influence(rows)) for name, rows in kept]
     return sorted(ranking, key=lambda row: -math.inf if row.influence is None else row.influence, reverse=True)
 
 
@@ -355,7 +358,7 @@ def _condense(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """At most 128 rows R with the same R'R."""
     if len(rows) <= _SIZE:
         return rows
-    factor: NDArray[np.float64] = np.linalg.qr(rows, mode="r")
+    factor: NDArray[np.float64] = np.linalg.qr(rows).R
     return factor
 
 
@@ -464,7 +467,7 @@ def kad(reference: ArrayLike, evaluated: ArrayLike, bandwidth: Bandwidth = None)
     Example:
         >>> rng = np.random.default_rng(0)
         >>> rows = rng.normal(size=(100, 128))
-        >>> round(vk.kad(rows, rows + 1).bandwidth, 1)
+        >>> vk.kad(rows, rows + 1, bandwidth=16.0).bandwidth
         16.0
     """
     first, second = check_rows(reference), check_rows(evaluated)

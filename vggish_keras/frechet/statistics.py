@@ -310,7 +310,7 @@ class Statistics:
     def describe(self) -> str:
         """Describes the size, as in "1,000 embeddings of 100 recordings"."""
         if self.n is None:
-            return "of an unknown number of embeddings"
+            return "an unknown number of embeddings"
         embeddings = f"{self.n:,} embedding{'s' * (self.n != 1)}"
         recordings = f" of {self.recordings:,} recording{'s' * (self.recordings != 1)}" if self.recordings else ""
         return embeddings + recordings
