@@ -139,7 +139,7 @@ ORDER = """
     embeddings embedding_files
     engines embedder classifier
     segments recordings records dataset hear spectrogram_overview plot smoke_test
-    exporting corpus beam
+    exporting corpus frechet beam
     cli __main__
 """.split()  # noqa: SIM905, as a list it would be a line per name
 

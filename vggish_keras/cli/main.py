@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vggish_keras import __version__
-from vggish_keras.cli import beam, check, demo, embed, export, plot, predict, show, weights
+from vggish_keras.cli import beam, check, demo, embed, export, fad, plot, predict, show, weights
 from vggish_keras.cli.errors import describe_error
 
 _INTERRUPTED = 130
@@ -53,6 +53,7 @@ for _command in (
     export.export,
     weights.weights,
     plot.plot,
+    fad.fad,
     beam.beam,
 ):
     main.add_command(_command)

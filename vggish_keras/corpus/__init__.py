@@ -6,7 +6,7 @@ from vggish_keras.corpus.audioset import (
     failures_row,
     make_record,
 )
-from vggish_keras.corpus.contents import Contents, read_contents
+from vggish_keras.corpus.contents import Contents, read_contents, read_folder_options
 from vggish_keras.corpus.run import Plan, Summary, embed_corpus, plan
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 
@@ -22,4 +22,5 @@ __all__ = [
     "make_record",
     "plan",
     "read_contents",
+    "read_folder_options",
 ]
