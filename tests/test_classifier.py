@@ -215,8 +215,9 @@ def test_saved_model_without_scores_raises(exported_narrow):
 def foreign(tmp_path):
     """Saves a function of waveforms as a SavedModel whose only output is `scores`."""
 
-    def save(function):
+    def save(function, variable=None):
         module = tf.Module()
+        module.variable = variable
         module.serve = tf.function(
             lambda waveform: {"scores": function(waveform)}, [tf.TensorSpec([None, None], tf.float32, "waveform")]
         )
@@ -227,8 +228,10 @@ def foreign(tmp_path):
 
 
 def test_saved_models_of_others_are_used(foreign):
-    engine = open_classifier(foreign(lambda waveform: waveform[:, :2]))
-    np.testing.assert_array_equal(engine(SEGMENTS, "scores"), SEGMENTS[:, :2])
+    """Also with variables of other types than a network's."""
+    steps = tf.Variable(3)
+    engine = open_classifier(foreign(lambda waveform: waveform[:, :2] * tf.cast(steps, tf.float32), steps))
+    np.testing.assert_array_equal(engine(SEGMENTS, "scores"), 3 * SEGMENTS[:, :2])
     assert engine.class_names == ("0", "1")
 
 

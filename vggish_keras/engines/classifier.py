@@ -47,7 +47,8 @@ class TensorFlowClassifier:
         dtype: str,
         names: Sequence[str] | None = None,
     ) -> None:
-        check_finite(path, variables)
+        numbers = {name: variable for name, variable in variables.items() if tf.as_dtype(variable.dtype).is_floating}
+        check_finite(path, numbers)
         self.dtype = dtype
         self._variables = list(variables.values())
         self._function = tf.function(compute, [tf.TensorSpec([None, params.EXAMPLE_SAMPLES], tf.float32)])
