@@ -132,8 +132,8 @@ PACKAGE = Path(vk.__file__).parent
 
 # A module imports only modules to its left or above. A room, such as `corpus`, has one place for all of its files.
 ORDER = """
-    _errors _validation _atomic _lock _fork _blas _npz _tensorflow _read_ahead
     params
+    _errors _validation _atomic _lock _fork _blas _npz _tensorflow _read_ahead
     decoding audio resample _reader_process framing saved_model_options class_names
     published_files frontend network postprocess weights model
     embeddings embedding_files
