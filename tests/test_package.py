@@ -127,10 +127,10 @@ PACKAGE = Path(vk.__file__).parent
 
 # A module imports only modules to its left or above. A room, such as `corpus`, has one place for all of its files.
 ORDER = """
-    _errors _validation _atomic _fork _blas _npz _tensorflow _read_ahead
+    _errors _validation _atomic _fork _hashing _blas _npz _onnx_file _tensorflow _read_ahead
     params
-    decoding audio resample _reader_process framing saved_model_options
-    published_files frontend network postprocess weights model
+    decoding audio resample _reader_process framing exported_options
+    mel published_files frontend network postprocess weights model
     embeddings embedding_files
     engines embedder
     segments recordings records dataset hear spectrogram_overview plot smoke_test

@@ -9,12 +9,10 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow import keras
 
-from vggish_keras import params, saved_model_options
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
-from vggish_keras.exporting.classifier_head import ClassifierHead
+from vggish_keras import exported_options, params
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing
+from vggish_keras.exporting.preparation import check_target, take_apart
 from vggish_keras.exporting.signatures import ServedModel
-from vggish_keras.model import VGGish
-from vggish_keras.postprocess import Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 CLASS_NAMES = Path("assets") / "class_names.txt"
@@ -66,35 +64,14 @@ def export_saved_model(
         >>> sorted(vggish.signatures)
         ['examples', 'padded', 'serving_default', 'wav']
     """
-    check_postprocess(postprocess, pca_params)
-    path = Path(path)
-    if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
-    if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve_options(model)
-        model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
-    head = None
-    if class_names is not None:
-        head = ClassifierHead(model)
-        _check_class_names(class_names, head.size)
-    layer = None if postprocess is None else Postprocess(pca_params, quantize=postprocess == "quantized")
-    if layer is not None:
-        layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
-    served = ServedModel(model, layer, head)
+    path = check_target(path, overwrite)
+    served = take_apart(model, postprocess, class_names, pca_params)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / "new"
         _write(new, served, class_names)
         _replace(path, new, backup=Path(folder) / "old")
     return path
-
-
-def _check_class_names(names: Sequence[str], count: int) -> None:
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"expected {count} distinct class names, one per score of the model, got {list(names)}")
-    for name in names:
-        if not isinstance(name, str) or name.splitlines() != [name]:
-            raise ValueError(f"a class name must be a single line of text, got {name!r}")
 
 
 def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -> None:
@@ -104,7 +81,7 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         reusable.class_names = tf.saved_model.Asset(str(names))
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
-    saved_model_options.write_options(path, served.options)
+    exported_options.write_options(path, served.options)
     _write_warmup(path)
 
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import graph_resample, graph_wav
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.graph_resample import ceil_div
@@ -28,7 +29,6 @@ from vggish_keras.framing import count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
 from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
 from vggish_keras.postprocess import Postprocess
-from vggish_keras.saved_model_options import SavedModelOptions
 
 _BATCH_SIZE = 64
 _STEP = params.STFT_HOP_SAMPLES
@@ -39,7 +39,7 @@ _MAX_ROWS_PER_EXAMPLE = 64
 
 
 class ServedModel:
-    """The functions of a SavedModel.
+    """The functions of a SavedModel, and what other exports take from the model.
 
     Args:
         model: A Keras model that contains a VGGish.
@@ -48,6 +48,9 @@ class ServedModel:
 
     Attributes:
         options: How recordings are cut into examples.
+        network: The network's variables by their names in TF-Slim.
+        postprocess: As passed.
+        head: As passed.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class ServedModel:
         self._front_end = next((layer for layer in all_layers if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
-        self._postprocess = postprocess
-        self._head = head
+        self.postprocess = postprocess
+        self.head = head
         padding = self._front_end.padding
-        self.options = SavedModelOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
-        self._trainable = list(slim_variables(model).values())
+        self.options = ExportedOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
+        self.network = slim_variables(model)
+        self._trainable = list(self.network.values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
         if head is not None:
             for variable in model.variables:
@@ -104,7 +108,7 @@ class ServedModel:
     def call(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[batch, samples] -> [batch, n, 128], or the scores of a classifier."""
         embedding = self.embed_waveforms(waveform, training)
-        return embedding if self._head is None else self._head(embedding, training=training)
+        return embedding if self.head is None else self.head(embedding, training=training)
 
     def embed_waveforms(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[batch, samples] -> [batch, n, 128]."""
@@ -223,10 +227,10 @@ class ServedModel:
 
     def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         outputs = {"embedding": embedding}
-        if self._postprocess is not None:
-            outputs["quantized" if self._postprocess.quantize else "pca"] = self._postprocess(embedding, mask=mask)
-        if self._head is not None:
-            outputs["scores"] = self._head(embedding, mask)
+        if self.postprocess is not None:
+            outputs["quantized" if self.postprocess.quantize else "pca"] = self.postprocess(embedding, mask=mask)
+        if self.head is not None:
+            outputs["scores"] = self.head(embedding, mask)
         return outputs
 
 
