@@ -11,7 +11,7 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests import published
 from tests.published import assert_close
-from vggish_keras import model as model_module, network, saved_model_options
+from vggish_keras import exported_options, model as model_module, network
 from vggish_keras.beam import DecodeAudio
 from vggish_keras.framing import PADDINGS
 
@@ -226,7 +226,7 @@ def test_invalid_arguments_raise_before_anything_is_built(monkeypatch, arguments
 def test_one_default_of_padding():
     functions = (vk.VGGish, vk.LogMelExamples, DecodeAudio)
     assert {inspect.signature(function).parameters["padding"].default for function in functions} == {"short"}
-    assert saved_model_options.resolve_options("audioset").padding == "short"
+    assert exported_options.resolve_options("audioset").padding == "short"
 
 
 def test_waveforms_of_unexpected_rank_raise(vggish):

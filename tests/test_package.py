@@ -133,9 +133,9 @@ PACKAGE = Path(vk.__file__).parent
 # A module imports only modules to its left or above. A room, such as `corpus`, has one place for all of its files.
 ORDER = """
     params
-    _errors _validation _atomic _lock _fork _blas _npz _tensorflow _read_ahead
-    decoding audio resample _reader_process framing saved_model_options class_names
-    published_files frontend network postprocess weights model
+    _errors _validation _atomic _lock _fork _hashing _blas _npz _onnx_file _stderr _litert_file _tensorflow _read_ahead
+    decoding audio resample _reader_process framing exported_options class_names
+    mel published_files frontend network postprocess weights model
     embeddings embedding_files
     engines embedder classifier
     segments recordings records dataset hear spectrogram_overview plot smoke_test

@@ -15,8 +15,8 @@ from vggish_keras.class_names import check_class_names
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.engines import ClassifierEngine, open_classifier
+from vggish_keras.exported_options import resolve_options
 from vggish_keras.framing import Padding
-from vggish_keras.saved_model_options import resolve_options
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 

@@ -64,8 +64,8 @@ def VGGish(
 
     Args:
         weights: "audioset" for the published weights, from the cache or downloaded and verified; the path of a TF-Slim
-            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5) or an
-            exported SavedModel; or None for random weights.
+            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5), an
+            exported SavedModel or an ONNX file; or None for random weights.
         input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers but does not
             scale them), or [batch, samples, channels], whose channels are averaged; "examples" for float32
             [batch, 96, 64] log-mel examples.

@@ -89,6 +89,7 @@ def embed(
     """
     from vggish_keras import corpus
     from vggish_keras.cli.progress import Progress
+    from vggish_keras.exported_options import needs_tensorflow
     from vggish_keras.recordings import read_list
 
     try:
@@ -105,7 +106,8 @@ def embed(
     check_pca(embedder_options["pca_params"], plan.postprocess)
     exit_if_missing(plan.missing_inputs())
     plan.check_output()
-    load_tensorflow()
+    if needs_tensorflow(embedder_options["weights"]) or str(output).endswith(".tfrecord"):
+        load_tensorflow()
     from vggish_keras.embedder import Embedder
 
     embedder = Embedder(postprocess=plan.postprocess, **embedder_options)

@@ -12,8 +12,8 @@ weights_option = click.option(
     "--weights",
     default="audioset",
     show_default=True,
-    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file or an '
-    "exported SavedModel.",
+    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, an '
+    "exported SavedModel or an exported .onnx file.",
 )
 
 

@@ -47,8 +47,11 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
+        from vggish_keras.exported_options import needs_tensorflow
+
         _check_recording(file)
-        load_tensorflow()
+        if needs_tensorflow(embedder_options["weights"]):
+            load_tensorflow()
         from vggish_keras.embedder import Embedder
         from vggish_keras.plot import plot_recording
 
