@@ -16,4 +16,10 @@ def load_tensorflow() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_stderr():
-        import tensorflow  # noqa: F401
+        try:
+            import tensorflow  # noqa: F401
+        except ModuleNotFoundError as error:
+            if error.name != "tensorflow":
+                raise
+            message = "TensorFlow is not installed: pip install vggish, or pass an exported file (--weights x.onnx)"
+            raise ImportError(message) from error

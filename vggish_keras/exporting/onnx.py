@@ -127,7 +127,7 @@ def _check_outputs(file: Path, path: Path, served: ServedModel) -> None:
     session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     rng = np.random.default_rng(0)
-    for shape in ((2, 40_000), (1, 1_000)):
+    for shape in ((2, 40_000), (1, params.EXAMPLE_SAMPLES)):
         waveform = rng.uniform(-0.5, 0.5, shape).astype(np.float32)
         expected = served.serving_default(tf.constant(waveform))
         for name, values in zip(names, session.run(names, {"waveform": waveform}), strict=True):
