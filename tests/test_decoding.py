@@ -246,8 +246,10 @@ def test_truncated_files_raise(container):
 @pytest.mark.parametrize("container", SIZES)
 def test_a_few_missing_samples_raise_a_warning(container):
     """Some programs declare more samples than they write."""
-    with pytest.warns(UserWarning, match=r"file object: the header declares \d+ bytes of samples, the file has \d+"):
+    message = r"file object: the header declares \d+ bytes of samples, the file has \d+"
+    with pytest.warns(UserWarning, match=message) as caught:
         samples = read(SIZES[container][0][:-16])
+    assert caught[0].filename == __file__  # the caller
     np.testing.assert_array_equal(samples, EXPECTED[:-8])
 
 

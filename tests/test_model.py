@@ -255,6 +255,25 @@ def test_channels_are_averaged(sounds, lengths):
 
 
 @pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_integers_raise(dtype, lengths):
+    """Keras would cast and not scale them, in `predict` as well."""
+    model = vk.VGGish(weights=None, lengths=lengths)
+    waveform = np.zeros((2, 16_000), dtype)
+    inputs = {"waveform": waveform, "num_samples": np.full(2, 16_000, np.int32)} if lengths else waveform
+    dataset = tf.data.Dataset.from_tensors(inputs)
+    message = rf"expected a waveform of floats in \[-1, 1\], got {dtype}: divide int16 samples by 32768"
+    for call, source in ((model, inputs), (model.predict, inputs), (model.predict, dataset)):
+        with pytest.raises(TypeError, match=message):
+            call(source)
+    with pytest.raises(TypeError, match=message):
+        model(tf.nest.map_structure(tf.constant, inputs))
+    scaled = {**inputs, "waveform": waveform / 32_768} if lengths else waveform / 32_768
+    assert model(scaled).shape == (2, 1, 128)
+
+
+@pytest.mark.usefixtures("small_network")
 def test_audio_dataset_of_keras_is_accepted(tmp_path, sounds):
     for label in ("a", "b"):
         (tmp_path / label).mkdir()

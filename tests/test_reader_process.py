@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,9 +118,10 @@ def broken_decoder(tmp_path, monkeypatch):
     ],
 )
 def test_decoder_that_hangs_or_crashes_fails_only_its_file(
-    time_limit, readers, left_to_libsndfile, tmp_path, broken_decoder, line, reason
+    time_limit, readers, left_to_libsndfile, tmp_path, broken_decoder, caplog, line, reason
 ):
     broken_decoder(line)
+    caplog.set_level("INFO", "vggish_keras")
     (tmp_path / "empty.wav").touch()
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"stereo\.voc cannot be read as audio: {reason}"):
@@ -127,9 +129,11 @@ def test_decoder_that_hangs_or_crashes_fails_only_its_file(
     assert time.monotonic() - start < time_limit(30)
     with pytest.raises(ValueError, match="the file is empty"):
         list(readers.read(tmp_path / "empty.wav"))
+    assert re.fullmatch(f"replacing the process that read {recording}: {reason}", "".join(caplog.messages))
 
 
-def test_closing_ends_a_decoder_that_never_returns(left_to_libsndfile, broken_decoder, children):
+def test_closing_ends_a_decoder_that_never_returns(left_to_libsndfile, broken_decoder, children, caplog):
+    caplog.set_level("INFO", "vggish_keras")
     broken_decoder("import time; time.sleep(1_000)")
     readers = ReaderProcesses()
     failures = []
@@ -146,6 +150,7 @@ def test_closing_ends_a_decoder_that_never_returns(left_to_libsndfile, broken_de
         time.sleep(0.01)
     readers.close()
     thread.join(timeout=60)
+    assert not caplog.messages
     assert not thread.is_alive()
     assert failures
     assert not children()

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras._errors import error_message
+from vggish_keras._errors import counted, error_message
 
 _MAX_HEADER_SIZE = 16_384
 """Bytes; NumPy writes 128 and refuses more than 10,000."""
@@ -134,7 +134,9 @@ def _check_size(name: str, header: ArrayHeader, file_size: int) -> None:
         raise ValueError(f"{name} contains pickled objects")
     present = file_size - header.offset
     if header.size != present:
-        raise ValueError(f"{name} is {header.dtype} {header.shape}, which needs {header.size} bytes, but has {present}")
+        raise ValueError(
+            f"{name} is {header.dtype} {header.shape}, which needs {counted(header.size, 'byte')}, but has {present}"
+        )
 
 
 def _check_total(path: Path, size: int) -> None:

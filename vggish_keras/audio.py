@@ -2,12 +2,8 @@
 
 import contextlib
 import io
-import itertools
 import os
 import re
-import sys
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -15,6 +11,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import warn_caller
 from vggish_keras.decoding import BLOCK_FRAMES, MAX_CHANNELS, open_recording
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Mapping[str, Any]
@@ -192,21 +189,15 @@ def mono_blocks(
             samples *= 1 / full_scale  # after the mean, with equal bits, because it is a power of two
         elif (peak := _finite_peak(samples, name, start)) > _MAX_PEAK and not loud:
             loud = True
-            _warn(f"{name}: float samples should be in [-1, 1] but reach {peak:.4g}; is this unscaled integer PCM?")
+            message = f"{name}: float samples should be in [-1, 1] but reach {peak:.4g}; is this unscaled integer PCM?"
+            warn_caller(message)
         start += len(samples)
         yield samples
     if levels.channels_cancel():
-        _warn(
+        warn_caller(
             f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0 "
             "(--channels 0)"
         )
-
-
-def _warn(message: str) -> None:
-    """Warns at the line that called this package."""
-    package, stack = os.path.join(os.path.dirname(__file__), ""), traceback.walk_stack(sys._getframe())
-    own = itertools.takewhile(lambda frame: frame[0].f_code.co_filename.startswith(package), stack)
-    warnings.warn(message, stacklevel=1 + sum(1 for _ in own))
 
 
 class _ChannelLevels:

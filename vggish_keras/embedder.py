@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras import __version__, audio, exported_options, params
+from vggish_keras._errors import counted
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
@@ -30,6 +32,8 @@ from vggish_keras.engines import (
 )
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.resample import read_waveform, resample_blocks
+
+_logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
@@ -104,6 +108,9 @@ class Embedder:
         self._hop_samples = hop_to_samples(hop_seconds)
         self._engine = _open(weights, postprocess, dtype, pca_params)
         self._output: Output = postprocess or default_output(self._engine)
+        if _logger.isEnabledFor(logging.INFO):  # the identity takes a moment
+            engine = type(self._engine).__name__
+            _logger.info("engine %s, dtype %s, identity %s", engine, self._engine.dtype, self.options["weights"])
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -248,6 +255,7 @@ class Embedder:
                 if first.waiting or not first.ended:
                     return
                 recordings.popleft()
+                _logger.debug("%s: %s", first.path, first.error or counted(first.yielded, "example"))
                 yield first.path, first.error
                 check_not_forked()
 

@@ -1,10 +1,10 @@
 """Write embeddings to .npz, .csv and Parquet files, and read them."""
 
+import codecs
 import contextlib
 import csv
 import functools
 import glob
-import io
 import itertools
 import json
 import operator
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike
+from vggish_keras._errors import counted, error_message
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 
 NamedEmbeddings: TypeAlias = Iterable[tuple[str, Embeddings]]
@@ -43,11 +43,11 @@ _CSV_ROWS = 1_024
 def check_path(path: PathLike, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """Returns an output path as a Path, or raises a ValueError for an unknown suffix or a missing folder."""
     path = Path(path)
-    if path.suffix not in suffixes:
+    if file_suffix(path) not in suffixes:
         raise ValueError(_unknown_format(path, suffixes))
     if not path.parent.is_dir():
         raise ValueError(f"folder {path.parent} does not exist")
-    if path.suffix == ".parquet":
+    if file_suffix(path) == ".parquet":
         _pyarrow()
     return path
 
@@ -61,7 +61,7 @@ def options_path(path: Path) -> Path:
 
     The shards of a .tfrecord file share one: x.tfrecord.vggish.json for x-00000-of-00004.tfrecord.
     """
-    stem = _SHARD.sub("", path.stem) if path.suffix == RECORDS_SUFFIX else path.stem
+    stem = _SHARD.sub("", path.stem) if file_suffix(path) == RECORDS_SUFFIX else path.stem
     return path.with_name(f"{stem}{path.suffix}.vggish.json")
 
 
@@ -104,11 +104,11 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
     """
     path = check_path(path)
     text = None if options is None else json.dumps(options)
-    if path.suffix == ".csv":
+    if file_suffix(path) == ".csv":
         _write_csv(path, recordings, text)
         return
     with atomic_write(path) as partial, partial.open("wb") as file:
-        _WRITERS[path.suffix](file, recordings, text)
+        _WRITERS[file_suffix(path)](file, recordings, text)
 
 
 def write_npz(path: Path, recordings: NamedEmbeddings, options: Options) -> None:
@@ -173,11 +173,11 @@ def read(path: PathLike) -> Iterator[tuple[str, Embeddings]]:
         b.wav Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
     """
     path = Path(path)
-    if path.suffix not in _CHUNK_READERS:
+    if file_suffix(path) not in _CHUNK_READERS:
         raise ValueError(_unknown_format(path, SUFFIXES))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    runs = (run for chunk in _CHUNK_READERS[path.suffix](path) for run in _runs(chunk))
+    runs = (run for chunk in _CHUNK_READERS[file_suffix(path)](path) for run in _runs(chunk))
     for name, parts in itertools.groupby(runs, operator.attrgetter("name")):
         times, values = zip(*((part.times, part.values) for part in parts), strict=True)
         yield name, Embeddings(np.concatenate(times), np.concatenate(values))
@@ -229,11 +229,11 @@ def read_options(path: PathLike) -> dict[str, Any]:
         {'hop_seconds': 0.96}
     """
     path = Path(path)
-    if path.suffix not in _OPTIONS_READERS:
+    if file_suffix(path) not in _OPTIONS_READERS:
         raise ValueError(_unknown_format(path, tuple(_OPTIONS_READERS)))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    text = _OPTIONS_READERS[path.suffix](path)
+    text = _OPTIONS_READERS[file_suffix(path)](path)
     return {} if text is None else parse_options(text, path)
 
 
@@ -289,11 +289,11 @@ def read_rows(path: PathLike) -> Rows:
         Rows(files=['recording.wav', 'recording.wav'], times=[0.0, 0.96], dtype='float32')
     """
     path = Path(path)
-    if path.suffix not in _ROWS_READERS:
+    if file_suffix(path) not in _ROWS_READERS:
         raise ValueError(_unknown_format(path, SUFFIXES))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    return _ROWS_READERS[path.suffix](path)
+    return _ROWS_READERS[file_suffix(path)](path)
 
 
 # === .npz ===
@@ -308,7 +308,7 @@ def _check_npz(path: PathLike, arrays: Mapping[str, _npz.ArrayHeader]) -> None:
     files = arrays.get("files")
     if files is not None and (files.shape != rows or files.dtype.kind != "U"):
         got = f"{files.dtype} {list(files.shape)}"
-        raise ValueError(f"{path}: files must contain {rows[0]} names, one for each of times, got {got}")
+        raise ValueError(f"{path}: files must contain {counted(rows[0], 'name')}, one for each of times, got {got}")
 
 
 def _write_npz(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
@@ -375,21 +375,20 @@ def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> 
             partial.write_text(f"{options}\n")
         with atomic_write(path) as partial:
             with partial.open("wb") as file:
-                _write_csv_rows(file, recordings)
+                write_csv_rows(file, recordings)
             beside.unlink(missing_ok=True)
 
 
-def _write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings) -> None:
+def write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings, header: bool = True) -> None:
+    """Writes the rows of a .csv file, after a header that names the columns."""
     # File names may be invalid UTF-8.
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.writer(text)
-    rows.writerow(_CSV_COLUMNS)
+    rows = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"))
+    if header:
+        rows.writerow(_CSV_COLUMNS)
     for name, embeddings in recordings:
         for time, values in zip(embeddings.times, embeddings.values, strict=True):
             # str writes the fewest digits that read back as the same float32.
             rows.writerow([name, f"{time:.2f}", *map(str, values)])
-    text.flush()
-    text.detach()
 
 
 def _read_options_beside(path: Path) -> bytes | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from vggish_keras import __version__, _litert_file, params
 from vggish_keras._onnx_file import read_metadata
-from vggish_keras._validation import PathLike, check_choice
+from vggish_keras._validation import PathLike, check_choice, file_suffix
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 
 __all__ = ["ExportedOptions", "read_options"]
@@ -44,12 +44,12 @@ def is_saved_model(path: PathLike) -> bool:
 
 def is_onnx(weights: object) -> bool:
     """Returns whether weights are the path of an ONNX file."""
-    return isinstance(weights, (str, os.PathLike)) and Path(weights).suffix == _ONNX_SUFFIX
+    return isinstance(weights, (str, os.PathLike)) and file_suffix(weights) == _ONNX_SUFFIX
 
 
 def is_litert(weights: object) -> bool:
     """Returns whether weights are the path of a LiteRT file."""
-    return isinstance(weights, (str, os.PathLike)) and Path(weights).suffix == _LITERT_SUFFIX
+    return isinstance(weights, (str, os.PathLike)) and file_suffix(weights) == _LITERT_SUFFIX
 
 
 def needs_tensorflow(weights: object) -> bool:

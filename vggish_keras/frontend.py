@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._validation import check_choice
 from vggish_keras.framing import PADDINGS, Padding, count_examples, hop_to_frames, hop_to_samples
 from vggish_keras.mel import hann_window, mel_matrix

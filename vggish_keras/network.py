@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._validation import check_choice
 
 Pooling = Literal["avg", "max"]

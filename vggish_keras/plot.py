@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import read_waveform
 from vggish_keras.spectrogram_overview import SpectrogramOverview
@@ -84,7 +84,7 @@ def _figure(title: str, height: float) -> Any:
 def _save(figure: Any, path: PathLike) -> None:
     path = Path(path)
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+        figure.savefig(partial, dpi=120, format=file_suffix(path)[1:])
 
 
 def _overview(source: audio.Source) -> SpectrogramOverview:

@@ -1,5 +1,6 @@
 """Weights of the network: TF-Slim checkpoints, read and written, and Keras weight files."""
 
+import logging
 import os
 import tempfile
 import warnings
@@ -9,16 +10,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
 from vggish_keras._atomic import replace
 from vggish_keras._errors import error_message
+from vggish_keras._keras import keras
 from vggish_keras._onnx_file import read_tensors
-from vggish_keras._validation import PathLike, check_choice
+from vggish_keras._validation import PathLike, check_choice, file_suffix
 from vggish_keras.exported_options import is_onnx, is_saved_model
 from vggish_keras.network import network_layers, restore_initializers, slim_variables
 from vggish_keras.published_files import fetch
+
+_logger = logging.getLogger(__name__)
 
 SlimFormat = Literal["v1", "v2"]
 SLIM_FORMATS: tuple[SlimFormat, ...] = get_args(SlimFormat)
@@ -62,9 +65,10 @@ def load(model: keras.Model, path: PathLike) -> None:
     Raises:
         ValueError: The file does not hold the weights of this network, or they are not finite.
     """
-    if Path(path).suffix == ".keras":
+    _logger.info("loading weights from %s", path)
+    if file_suffix(path) == ".keras":
         _load_keras_model(model, Path(path))
-    elif Path(path).suffix == ".h5":
+    elif file_suffix(path) == ".h5":
         _load_keras_weights(model, Path(path))
     elif is_saved_model(path):
         _load_saved_model(model, Path(path))

@@ -7,7 +7,9 @@ import click
 
 from vggish_keras import exported_options
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
 from vggish_keras.cli.options import (
+    OutputPath,
     check_pca,
     hop_option,
     padding_option,
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Export a SavedModel, or an ONNX or LiteRT file.")
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=OutputPath())
 @weights_option
 @hop_option
 @padding_option
@@ -47,7 +49,7 @@ def export(
     part, as in vggish/1.
     """
     check_pca(pca_params, postprocess)
-    if quantize and output.suffix != ".tflite":
+    if quantize and file_suffix(output) != ".tflite":
         raise click.UsageError(f"--quantize requires a .tflite file, got {output}")
     load_tensorflow()
     from vggish_keras import exporting
@@ -56,9 +58,9 @@ def export(
     options = exported_options.resolve_options(weights, hop_seconds, padding)
     model = VGGish(weights, **options._asdict())
     arguments: dict[str, Any] = {"postprocess": postprocess, "overwrite": overwrite, "pca_params": pca_params}
-    if output.suffix == ".onnx":
+    if file_suffix(output) == ".onnx":
         click.echo(exporting.export_onnx(model, output, **arguments))
-    elif output.suffix == ".tflite":
+    elif file_suffix(output) == ".tflite":
         click.echo(exporting.export_litert(model, output, quantize, **arguments))
     else:
         click.echo(exporting.export_saved_model(model, output, **arguments))

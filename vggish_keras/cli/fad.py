@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
 from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line for each evaluated set.")
 @postprocess_option
 @embedder_options
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def fad(
     context: click.Context,
@@ -122,7 +123,7 @@ def _check_arguments(
 ) -> None:
     if not evaluated and (save is None or ranking is not None or with_kad):
         raise click.UsageError("name a set to evaluate, or save the statistics of BASELINE with --save")
-    if ranking is not None and (len(evaluated) > 1 or ranking.suffix != ".csv" or not ranking.parent.is_dir()):
+    if ranking is not None and (len(evaluated) > 1 or file_suffix(ranking) != ".csv" or not ranking.parent.is_dir()):
         raise click.UsageError("--per-recording requires a single EVALUATED set and a .csv file in an existing folder")
     given = [name for name in _SET_BY_LIKE if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if context.params["like"] and given:

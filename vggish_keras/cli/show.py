@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +29,10 @@ def show(path: Path, as_json: bool) -> None:
     """
     from vggish_keras import corpus, embedding_files, frechet
 
-    if path.suffix == ".npz" and path.is_file() and frechet.holds_statistics(path):
+    if file_suffix(path) == ".npz" and path.is_file() and frechet.holds_statistics(path):
         _show_statistics(path, as_json)
         return
-    if path.suffix == embedding_files.RECORDS_SUFFIX and not path.is_dir():
+    if file_suffix(path) == embedding_files.RECORDS_SUFFIX and not path.is_dir():
         load_tensorflow()
     contents = corpus.read_contents(path)
     if as_json:
@@ -44,9 +46,7 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def _show(path: Path, contents: "Contents") -> None:
-    click.echo(
-        f"{path}: {contents.rows} embeddings of {contents.recordings} recording{'s' * (contents.recordings != 1)}"
-    )
+    click.echo(f"{path}: {counted(contents.rows, 'embedding')} of {counted(contents.recordings, 'recording')}")
     if contents.first_time is not None:
         click.echo(f"times: {contents.first_time:.2f} to {contents.last_time:.2f} s")
     if contents.dtype is not None:

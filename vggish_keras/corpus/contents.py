@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vggish_keras import embedding_files
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.corpus.output import (
     OPTIONS_FILE,
     OPTIONS_FILE_0_1,
@@ -60,7 +60,7 @@ def read_contents(path: PathLike) -> Contents:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == RECORDS_SUFFIX:
+    if file_suffix(path) == RECORDS_SUFFIX:
         return _read_records(path)
     if not path.is_file():
         unfinished = path.with_name(f"{path.name}{UNFINISHED}")

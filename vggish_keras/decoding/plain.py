@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import counted
 from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, Header
 from vggish_keras.decoding.section import Section
 
@@ -133,12 +134,14 @@ def _check_length(sound: Any, section: Section, name: str) -> None:
         section.seek(position)
     declared = max((int(found[1]) for found in re.finditer(_FRAMES, log)), default=0)
     if declared - sound.frames > MAX_MISSING_FRAMES:
-        raise ValueError(f"{name} is truncated: it has {sound.frames} of {declared} samples")
+        raise ValueError(f"{name} is truncated: it has {sound.frames} of {counted(declared, 'sample')}")
     for found in re.finditer(_SIZES, log):
         if int(found[1]) > int(found[2]):
             raise ValueError(f"{name} is truncated: it has {found[2]} of {found[1]} bytes")
     if "truncated" in log:
-        raise ValueError(f"{name} is truncated: it has {sound.frames} samples, fewer than its header declares")
+        raise ValueError(
+            f"{name} is truncated: it has {counted(sound.frames, 'sample')}, fewer than its header declares"
+        )
 
 
 def _open(file: Any, name: str, **options: Any) -> Any:
@@ -161,7 +164,7 @@ def _read(sound: Any, name: str) -> Iterator[NDArray[Any]]:
             try:
                 block = sound.read(BLOCK_FRAMES, dtype=dtype, always_2d=True)
             except soundfile.LibsndfileError as error:
-                raise ValueError(f"{name} is damaged after {read} samples: {error.error_string}") from error
+                raise ValueError(f"{name} is damaged after {counted(read, 'sample')}: {error.error_string}") from error
             if not len(block):
                 break
             read += len(block)
@@ -169,4 +172,4 @@ def _read(sound: Any, name: str) -> Iterator[NDArray[Any]]:
         if not read:
             raise ValueError(f"{name} holds no samples")
         if read < sound.frames:
-            raise ValueError(f"{name} is truncated: it has {read} of {sound.frames} samples")
+            raise ValueError(f"{name} is truncated: it has {read} of {counted(sound.frames, 'sample')}")

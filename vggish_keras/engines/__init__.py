@@ -6,7 +6,15 @@ An engine is loaded when it is opened: importing this package loads no TensorFlo
 from pathlib import Path
 
 from vggish_keras import exported_options, params
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess, is_published
+from vggish_keras._validation import (
+    PathLike,
+    PcaParams,
+    Postprocessing,
+    check_choice,
+    check_postprocess,
+    file_suffix,
+    is_published,
+)
 from vggish_keras.engines.engine import DTYPES, ClassifierEngine, Dtype, Engine, Output, default_output
 
 __all__ = [
@@ -105,7 +113,7 @@ def check_classifier(path: PathLike) -> None:
     expected = "expected a .keras model built on VGGish, or a folder written by export_saved_model with class_names"
     if not Path(path).exists():
         raise FileNotFoundError(f"no classifier at {path}: {expected}")
-    if not exported_options.is_saved_model(path) and Path(path).suffix != ".keras":
+    if not exported_options.is_saved_model(path) and file_suffix(path) != ".keras":
         raise ValueError(f"{path} is not a classifier: {expected}")
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
+from vggish_keras._keras import keras
 from vggish_keras.network import UnfoldExamples, nested_models
 
 

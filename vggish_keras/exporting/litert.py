@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow import keras
 
 from vggish_keras import __version__, exported_options, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
 from vggish_keras._hashing import hash_variables
+from vggish_keras._keras import keras
 from vggish_keras._litert_file import checksum, open_model, write_model
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice
 from vggish_keras.exporting.preparation import check_target, take_apart

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import __version__, exported_options, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._hashing import hash_variables
+from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.exporting.onnx_graph import Graph, add_front_end, add_network, add_postprocess, ints, reshaped
 from vggish_keras.exporting.onnx_head import add_head

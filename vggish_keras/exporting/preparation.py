@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tensorflow import keras
-
 from vggish_keras import exported_options, params
+from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
 from vggish_keras.class_names import check_class_names
 from vggish_keras.exporting.classifier_head import ClassifierHead

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import exported_options, params
 from vggish_keras._atomic import replace
+from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.class_names import CLASS_NAMES
 from vggish_keras.exporting.preparation import check_target, take_apart

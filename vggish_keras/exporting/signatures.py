@@ -18,9 +18,9 @@ import math
 from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import graph_resample, graph_wav
 from vggish_keras.exporting.classifier_head import ClassifierHead

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import params
 from vggish_keras._blas import single_threaded_blas
+from vggish_keras._errors import counted
 from vggish_keras.frechet.statistics import Gaussian, Moments, Rows, Statistics, check_rows, merge, moments
 
 _SIZE = params.EMBEDDING_SIZE
@@ -225,7 +226,8 @@ def _side_warnings(name: str, side: Statistics, is_corrected: bool) -> Iterable[
     elif not side.covariance.any():
         yield f"all embeddings of the {name} are the same: it has no spread"
     if is_corrected and 0 < side.recordings < _FEW_RECORDINGS:
-        yield f"the {name} has {side.recordings} recordings: below {_FEW_RECORDINGS}, the corrected value is uncertain"
+        recordings = counted(side.recordings, "recording")
+        yield f"the {name} has {recordings}: below {_FEW_RECORDINGS}, the corrected value is uncertain"
     if side.recordings and side.constant_recordings > side.recordings / 100:
         yield (
             f"{side.constant_recordings:,} of {side.recordings:,} recordings of the {name} have the same embedding "

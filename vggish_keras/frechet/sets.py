@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import _npz, audio, corpus, embedding_files, params
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, file_suffix
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.engines import Dtype, Engine
 from vggish_keras.framing import Padding
@@ -207,15 +207,15 @@ class SetReader:
         file = Path(path)
         if file.is_dir():
             return _open_folder(file) or self._open_recordings([path], path)
-        if file.suffix == embedding_files.RECORDS_SUFFIX or _is_record_file(file):
+        if file_suffix(file) == embedding_files.RECORDS_SUFFIX or _is_record_file(file):
             self._load()
             return _open_records(file)
-        if file.suffix == ".npy":
+        if file_suffix(file) == ".npy":
             return _of_results(path, [(None, _read_rows(file))])
-        if file.suffix == ".npz" and holds_statistics(file):
+        if file_suffix(file) == ".npz" and holds_statistics(file):
             statistics = Statistics.load(file)
             return OpenSet(path, statistics.options, None, statistics)
-        if file.suffix in embedding_files.SUFFIXES:
+        if file_suffix(file) in embedding_files.SUFFIXES:
             options = _embedding_options(embedding_files.read_options(file))
             return OpenSet(path, options, lambda: ((name, rows.values) for name, rows in embedding_files.read(file)))
         return self._open_recordings([path], path)
@@ -367,7 +367,7 @@ def holds_statistics(path: Path) -> bool:
 
 def _is_record_file(path: Path) -> bool:
     """Whether a file without a known suffix holds exactly one record, as google-research writes statistics."""
-    if path.suffix in (".npz", ".npy", *embedding_files.SUFFIXES) or not path.is_file():
+    if file_suffix(path) in (".npz", ".npy", *embedding_files.SUFFIXES) or not path.is_file():
         return False
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

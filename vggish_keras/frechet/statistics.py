@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embedding_files import parse_options
 
 GROUPS = 20
@@ -414,7 +414,7 @@ class Statistics:
 def check_statistics_path(path: PathLike) -> Path:
     """Returns a path for statistics as a Path, or raises a ValueError for a wrong suffix or a missing folder."""
     path = Path(path)
-    if path.suffix != ".npz":
+    if file_suffix(path) != ".npz":
         raise ValueError(f"expected an .npz file for statistics, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"folder {path.parent} does not exist")
