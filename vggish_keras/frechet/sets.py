@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vggish_keras import _npz, audio, corpus, embedding_files, params
+from vggish_keras import _npz, corpus, embedding_files, params
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice
 from vggish_keras.embeddings import Embeddings
@@ -21,9 +21,9 @@ from vggish_keras.frechet.distance import FadResult, RecordingFad, check_options
 from vggish_keras.frechet.preparation import LEVELS, TOOLS, Level, Preparation
 from vggish_keras.frechet.statistics import Rows, Statistics, check_rows, statistics_keys
 from vggish_keras.recordings import Recordings, find_recordings
-from vggish_keras.resample import read_waveform
 
 if TYPE_CHECKING:
+    from vggish_keras.audio import Channels
     from vggish_keras.embedder import Embedder
 
 EmbeddingSet: TypeAlias = (
@@ -265,6 +265,8 @@ class SetReader:
                 yield path, error
 
     def _embed_prepared(self, path: Path) -> Embeddings:
+        from vggish_keras.resample import read_waveform
+
         blocks = self._preparation.apply(lambda: read_waveform(path, self.embedder.channels))
         parts = list(self.embedder.stream(blocks, params.SAMPLE_RATE))
         empty = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), np.float32))
@@ -425,7 +427,7 @@ def fad(
     postprocess: Postprocessing | None = None,
     batch_size: int = 32,
     dtype: Dtype = "float32",
-    channels: audio.Channels = "mix",
+    channels: "Channels" = "mix",
     pca_params: PcaParams = params.AUDIOSET,
 ) -> FadResult:
     """Computes the Fréchet audio distance (FAD) between two sets.
