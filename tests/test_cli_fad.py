@@ -2,6 +2,7 @@
 
 import csv
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -205,8 +206,11 @@ def test_saved_sets_are_compared_at_once(tmp_path):
     for index in range(2):
         write(tmp_path / f"{index}.npz", index, 0.1 * index, count=1_000)
     command = [Path(sys.executable).with_name("vggish"), "fad", "0.npz", "1.npz"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    start = time.perf_counter()
-    output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stdout
-    assert time.perf_counter() - start < 0.8
-    assert output.startswith(b"FAD (VGGish) ")
+
+    def seconds():
+        start = time.perf_counter()
+        output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stdout
+        assert output.startswith(b"FAD (VGGish) ")
+        return time.perf_counter() - start
+
+    assert statistics.median(seconds() for _ in range(5)) <= 0.5

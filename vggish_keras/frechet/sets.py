@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -509,7 +510,7 @@ def fad_per_recording(
         **embedder_options: The arguments of `Embedder`, for sets that are recordings.
 
     Returns:
-        The recordings, that of the worst influence first, without those that have no embeddings.
+        The recordings, that of the worst influence first. A warning names those that cannot be read.
 
     Raises:
         FileNotFoundError: As in `fad`.
@@ -524,7 +525,12 @@ def fad_per_recording(
         good.wav 200
     """
     reader = SetReader(relu, level, **embedder_options)
-    return rank_set(reader.open(baseline, "the baseline"), reader.open(evaluated, "the evaluated set"))
+    sides = reader.open(baseline, "the baseline"), reader.open(evaluated, "the evaluated set")
+    ranking = rank_set(*sides)
+    for side in sides:
+        for message in side.warnings():
+            warnings.warn(message, stacklevel=2)
+    return ranking
 
 
 def rank_set(baseline: OpenSet, evaluated: OpenSet) -> list[RecordingFad]:
