@@ -279,19 +279,13 @@ def test_interval_covers_the_truth_when_embeddings_of_a_recording_are_alike():
 def test_equal_groups_give_the_classical_jackknife():
     """20 equal groups on one side; the other side is so large that its correction vanishes."""
     rows = gaussian(0, 400)
-    result = distance._jackknife(statistics(rows), traces(rows, gaussian(1, 500)), exact_distance(gaussian(1, 500)))
+    other = gaussian(1, 500)
+    result = distance._jackknife(statistics(rows), traces(rows, other), distance._root(statistics(other).gaussian()))
     without = [np.delete(rows, slice(20 * group, 20 * group + 20), axis=0) for group in range(20)]
-    values = np.array([traces(part, gaussian(1, 500)) for part in without])
-    value = traces(rows, gaussian(1, 500))
+    values = np.array([traces(part, other) for part in without])
+    value = traces(rows, other)
     assert value + result.correction == pytest.approx(20 * value - 19 * values.mean(), rel=1e-5)
     assert result.variance == pytest.approx(19 / 20 * ((values - values.mean()) ** 2).sum(), rel=1e-4)
-
-
-def exact_distance(other):
-    def distance_of(moments):
-        return frechet_distance(moments.gaussian(), statistics(other).gaussian())
-
-    return distance_of
 
 
 @pytest.mark.reference

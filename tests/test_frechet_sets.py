@@ -319,7 +319,9 @@ def test_recordings_that_all_fail(tmp_path, engine):
 
 
 def test_ranking_of_recordings(corpus, engine):
-    ranking = vk.fad_per_recording(EVALUATED, corpus, weights=engine, padding="valid")
+    with pytest.warns(UserWarning, match="could not be read: .*bad") as warned:
+        ranking = vk.fad_per_recording(EVALUATED, corpus, weights=engine, padding="valid")
+    assert "shorter than an example (0.975 s)" in str(warned[1].message)
     assert {row.recording for row in ranking} == {f"more/{index}.wav" for index in range(30)}
 
 

@@ -43,6 +43,13 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
     type=click.Path(path_type=Path, dir_okay=False),
     help="Rank the recordings of EVALUATED by how much they add to the distance, in this .csv file.",
 )
+@click.option(
+    "--plot",
+    "picture",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Plot the distance over the size of the set, both sets, and the worst recordings, in this .png or .svg file.",
+)
 @click.option("--kad", "with_kad", is_flag=True, help="Also compute the kernel audio distance.")
 @click.option(
     "--bandwidth",
@@ -77,6 +84,7 @@ def fad(
     evaluated: tuple[str, ...],
     save: Path | None,
     ranking: Path | None,
+    picture: Path | None,
     with_kad: bool,
     bandwidth: str | float,
     as_json: bool,
@@ -93,7 +101,7 @@ def fad(
     """
     from vggish_keras.frechet import SetReader, check_statistics_path
 
-    _check_arguments(context, evaluated, save, ranking, with_kad)
+    _check_arguments(context)
     check_pca(options["pca_params"], options["postprocess"])
     try:
         if save is not None:
@@ -101,13 +109,10 @@ def fad(
         reader = SetReader(progress=not quiet, load=load_tensorflow, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    first = reader.open(baseline)
-    sets = [reader.open(name) for name in evaluated]
-    if with_kad:
-        first.keep()
-    for other in sets:
-        if with_kad or ranking is not None:
-            other.keep()
+    first, *sets = opened = [reader.open(name) for name in (baseline, *evaluated)]
+    if with_kad or ranking or picture:
+        for side in opened:
+            side.keep()
     if save is not None:
         first.statistics().save(save)
         click.echo(f"wrote {save}", err=bool(sets))
@@ -115,16 +120,23 @@ def fad(
         _compare(first, other, bandwidth if with_kad else None, as_json, len(sets) > 1)
     if ranking is not None:
         _write_ranking(ranking, first, sets[0])
-    _finish([first, *sets], warn=not sets)
+    if picture is not None:
+        _plot(picture, first, sets[0])
+    _finish(opened, warn=not sets)
 
 
-def _check_arguments(
-    context: click.Context, evaluated: "Sequence[str]", save: Path | None, ranking: Path | None, with_kad: bool
-) -> None:
-    if not evaluated and (save is None or ranking is not None or with_kad):
+def _check_arguments(context: click.Context) -> None:
+    evaluated, save, with_kad = (context.params[name] for name in ("evaluated", "save", "with_kad"))
+    files = {"--per-recording": (".csv",), "--plot": (".png", ".svg")}
+    outputs = {option: context.params[name] for option, name in zip(files, ("ranking", "picture"), strict=True)}
+    if not evaluated and (save is None or with_kad or any(outputs.values())):
         raise click.UsageError("name a set to evaluate, or save the statistics of BASELINE with --save")
-    if ranking is not None and (len(evaluated) > 1 or file_suffix(ranking) != ".csv" or not ranking.parent.is_dir()):
-        raise click.UsageError("--per-recording requires a single EVALUATED set and a .csv file in an existing folder")
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if len(evaluated) > 1 or file_suffix(path) not in files[option] or not path.parent.is_dir():
+            kind = " or ".join(files[option])
+            raise click.UsageError(f"{option} requires a single EVALUATED set and a {kind} file in an existing folder")
     given = [name for name in _SET_BY_LIKE if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if context.params["like"] and given:
         names = ", ".join(f"--{name.removesuffix('_seconds')}" for name in given)
@@ -175,6 +187,17 @@ def _write_ranking(path: Path, baseline: "OpenSet", evaluated: "OpenSet") -> Non
 
     with atomic_write(path) as partial:
         partial.write_bytes(_format_ranking(rank_set(baseline, evaluated)))
+    click.echo(f"wrote {path}", err=True)
+
+
+def _plot(path: Path, baseline: "OpenSet", evaluated: "OpenSet") -> None:
+    from vggish_keras.frechet import compare_sets, plot_fad, rank_set
+
+    recordings = list(evaluated.rows())
+    named = all(name is not None for name, _ in recordings)
+    known = [] if baseline.results is None else list(baseline.rows())
+    ranking = rank_set(baseline, evaluated) if named else []
+    plot_fad(path, compare_sets(baseline, evaluated), known, recordings, ranking)
     click.echo(f"wrote {path}", err=True)
 
 

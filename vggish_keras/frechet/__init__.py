@@ -12,6 +12,7 @@ from vggish_keras.frechet.distance import (
     kad,
     rank_recordings,
 )
+from vggish_keras.frechet.picture import plot_fad
 from vggish_keras.frechet.sets import (
     OpenSet,
     SetReader,
@@ -38,6 +39,7 @@ __all__ = [
     "frechet_distance",
     "holds_statistics",
     "kad",
+    "plot_fad",
     "rank_recordings",
     "rank_set",
 ]

@@ -3,7 +3,7 @@
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_keras import params
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import counted
-from vggish_keras.frechet.statistics import Gaussian, Moments, Rows, Statistics, check_rows, merge, moments
+from vggish_keras.frechet.statistics import Gaussian, Moments, Rows, Statistics, check_rows, moments
 
 _SIZE = params.EMBEDDING_SIZE
 _MIN_ROWS = _SIZE + 1
@@ -80,12 +80,20 @@ class _Jackknife(NamedTuple):
     variance: float
 
 
-def _jackknife(statistics: Statistics, value: float, distance: Callable[[Moments], float]) -> _Jackknife:
+def _trace_distance(root: _Root, other: Gaussian) -> float:
+    """The distance as a difference of traces: a tenth of the time, and 1e-7 of the traces off where they cancel."""
+    eigenvalues = np.linalg.eigvalsh(root.factor @ other.covariance @ root.factor.T)
+    means = root.mean - other.mean
+    traces = np.vdot(root.factor, root.factor) + np.trace(other.covariance)
+    return float(means @ means + traces - 2 * np.sqrt(eigenvalues.clip(0)).sum())
+
+
+def _jackknife(statistics: Statistics, value: float, other: _Root) -> _Jackknife:
     """The delete-a-group jackknife of one side with unequal groups: Busing, Meijer and van der Leeden, 1999."""
     total = statistics.n or 0
     sizes, moments_without = zip(*statistics.without_groups(), strict=True)
     n = np.array(sizes)
-    values = np.array([distance(without) for without in moments_without])
+    values = np.array([_trace_distance(other, without.gaussian()) for without in moments_without])
     groups, h = len(n), total / n
     correction = (groups - 1) * value - ((1 - n / total) * values).sum()
     deviations = h * value - (h - 1) * values - value - correction
@@ -173,10 +181,9 @@ class _Corrected(NamedTuple):
 
 
 def _correct(baseline: Statistics, evaluated: Statistics, value: float) -> _Corrected:
-    first, second = _root(baseline.gaussian()), _root(evaluated.gaussian())
     sides = (
-        _jackknife(baseline, value, lambda without: _distance(_root(without.gaussian()), second)),
-        _jackknife(evaluated, value, lambda without: _distance(first, _root(without.gaussian()))),
+        _jackknife(baseline, value, _root(evaluated.gaussian())),
+        _jackknife(evaluated, value, _root(baseline.gaussian())),
     )
     corrected = value + sum(side.correction for side in sides)
     error = math.sqrt(sum(side.variance for side in sides))
@@ -332,7 +339,7 @@ def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]
         raise ValueError("the evaluated set has no embeddings")
     gaussian = baseline.gaussian()
     root = _root(gaussian)
-    influence = _Influence(gaussian, root, merge(moments(rows) for _, rows in kept))
+    influence = _Influence(gaussian, root, moments(np.concatenate([rows for _, rows in kept])))
     with single_threaded_blas():
         ranking = [RecordingFad(name, len(rows), _small_distance(root, rows), influence(rows)) for name, rows in kept]
     return sorted(ranking, key=lambda row: -math.inf if row.influence is None else row.influence, reverse=True)

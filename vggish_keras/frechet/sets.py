@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vggish_keras import _npz, audio, corpus, embedding_files, params
+from vggish_keras import _npz, corpus, embedding_files, params
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, file_suffix
 from vggish_keras.embeddings import Embeddings
@@ -21,9 +22,9 @@ from vggish_keras.frechet.distance import FadResult, RecordingFad, check_options
 from vggish_keras.frechet.preparation import LEVELS, TOOLS, Level, Preparation
 from vggish_keras.frechet.statistics import Rows, Statistics, check_rows, statistics_keys
 from vggish_keras.recordings import Recordings, find_recordings
-from vggish_keras.resample import read_waveform
 
 if TYPE_CHECKING:
+    from vggish_keras.audio import Channels
     from vggish_keras.embedder import Embedder
 
 EmbeddingSet: TypeAlias = (
@@ -265,6 +266,8 @@ class SetReader:
                 yield path, error
 
     def _embed_prepared(self, path: Path) -> Embeddings:
+        from vggish_keras.resample import read_waveform
+
         blocks = self._preparation.apply(lambda: read_waveform(path, self.embedder.channels))
         parts = list(self.embedder.stream(blocks, params.SAMPLE_RATE))
         empty = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), np.float32))
@@ -425,7 +428,7 @@ def fad(
     postprocess: Postprocessing | None = None,
     batch_size: int = 32,
     dtype: Dtype = "float32",
-    channels: audio.Channels = "mix",
+    channels: "Channels" = "mix",
     pca_params: PcaParams = params.AUDIOSET,
 ) -> FadResult:
     """Computes the Fréchet audio distance (FAD) between two sets.
@@ -507,7 +510,7 @@ def fad_per_recording(
         **embedder_options: The arguments of `Embedder`, for sets that are recordings.
 
     Returns:
-        The recordings, that of the worst influence first, without those that have no embeddings.
+        The recordings, that of the worst influence first. A warning names those that cannot be read.
 
     Raises:
         FileNotFoundError: As in `fad`.
@@ -522,7 +525,12 @@ def fad_per_recording(
         good.wav 200
     """
     reader = SetReader(relu, level, **embedder_options)
-    return rank_set(reader.open(baseline, "the baseline"), reader.open(evaluated, "the evaluated set"))
+    sides = reader.open(baseline, "the baseline"), reader.open(evaluated, "the evaluated set")
+    ranking = rank_set(*sides)
+    for side in sides:
+        for message in side.warnings():
+            warnings.warn(message, stacklevel=2)
+    return ranking
 
 
 def rank_set(baseline: OpenSet, evaluated: OpenSet) -> list[RecordingFad]:

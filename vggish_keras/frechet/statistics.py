@@ -24,6 +24,8 @@ GROUPS = 20
 _SIZE = params.EMBEDDING_SIZE
 _ROWS_PER_BLOCK = 8_192
 """Rows that are converted to float64 at a time."""
+_MAX_PENDING_ROWS = 4_096
+"""Rows that are kept until they are merged: 2 MB."""
 _UPPER = np.triu_indices(_SIZE)
 _KEYS = (("vggish.mu", "vggish.cov"), ("mu", "sigma"), ("mu_ref", "sigma_ref"))
 """Mean and covariance in .npz files: of this package and fadtk, of pytorch-fid, and of stable-audio-metrics."""
@@ -150,6 +152,8 @@ class Statistics:
         self.constant_recordings = 0
         self.is_quantized: bool | None = None
         self._groups = [NOTHING] * GROUPS
+        self._pending: list[list[Rows]] = [[] for _ in range(GROUPS)]
+        self._pending_rows = 0
         self._digests = array.array("Q")
         self._last: str | None = None
         self._given: Gaussian | None = None
@@ -221,18 +225,31 @@ class Statistics:
     def _add_part(self, group: int, rows: Rows) -> None:
         if len(rows) == 0:
             return
-        self._groups[group] = merge([self._groups[group], moments(rows)])
+        # Copies: an update takes as long for one row as for a hundred.
+        self._pending[group].append(rows.copy())
+        self._pending_rows += len(rows)
+        if self._pending_rows >= _MAX_PENDING_ROWS:
+            self._merge_pending()
         if len(rows) > 1 and (rows == rows[0]).all():
             self.constant_recordings += 1
         else:
             self._digests.append(_digest(rows))
+
+    def _merge_pending(self) -> list[Moments]:
+        """Merges the rows that were added last, and returns the moments of the groups."""
+        for index, parts in enumerate(self._pending):
+            if parts:
+                self._groups[index] = merge([self._groups[index], moments(np.concatenate(parts))])
+                parts.clear()
+        self._pending_rows = 0
+        return self._groups
 
     def __iadd__(self, other: "Statistics") -> "Statistics":
         self._check_open()
         other._check_open()
         if other.is_quantized is not None:
             self._check_kind(other.is_quantized, "the other statistics")
-        self._groups = [merge(pair) for pair in zip(self._groups, other._groups, strict=True)]
+        self._groups = [merge(pair) for pair in zip(self._merge_pending(), other._merge_pending(), strict=True)]
         self._digests.extend(other._digests)
         self.recordings += other.recordings
         self.constant_recordings += other.constant_recordings
@@ -242,7 +259,7 @@ class Statistics:
     def __isub__(self, other: "Statistics") -> "Statistics":
         self._check_open()
         other._check_open()
-        pairs = list(zip(self._groups, other._groups, strict=True))
+        pairs = list(zip(self._merge_pending(), other._merge_pending(), strict=True))
         if any(whole.n < part.n for whole, part in pairs):
             raise ValueError("only statistics that were added can be taken off, got more embeddings than a group has")
         self._groups = [whole.without(part) if part.n else whole for whole, part in pairs]
@@ -270,7 +287,7 @@ class Statistics:
 
     @property
     def n(self) -> int | None:
-        return None if self._given is not None else sum(group.n for group in self._groups)
+        return None if self._given is not None else sum(group.n for group in self._groups) + self._pending_rows
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -287,18 +304,18 @@ class Statistics:
     def moments(self) -> Moments:
         """The moments of all embeddings, whose number must be known."""
         self._check_open()
-        return merge(self._groups)
+        return merge(self._merge_pending())
 
     def without_groups(self) -> Iterator[tuple[int, Moments]]:
         """For each group with embeddings: their number, and the moments of all other groups together."""
-        filled = [group for group in self._groups if group.n]
+        filled = [group for group in self._merge_pending() if group.n]
         for index, group in enumerate(filled):
             yield group.n, merge([*filled[:index], *filled[index + 1 :]])
 
     @property
     def filled_groups(self) -> int:
         """Number of groups with embeddings."""
-        return sum(group.n > 0 for group in self._groups)
+        return sum(group.n > 0 for group in self._merge_pending())
 
     def count_shared(self, other: "Statistics") -> int:
         """How many of these recordings have the same embeddings as a recording of other statistics."""
@@ -357,11 +374,12 @@ class Statistics:
             "constant_recordings": self.constant_recordings,
             "is_quantized": self.is_quantized,
         }
+        groups = self._merge_pending()
         return {
             "vggish.n": np.array(self.n),
-            "groups.n": np.array([group.n for group in self._groups]),
-            "groups.mean": np.stack([group.mean for group in self._groups]),
-            "groups.m2": np.stack([group.m2[_UPPER] for group in self._groups]),
+            "groups.n": np.array([group.n for group in groups]),
+            "groups.mean": np.stack([group.mean for group in groups]),
+            "groups.m2": np.stack([group.m2[_UPPER] for group in groups]),
             "digests": np.array(self._digests, np.uint64),
             "about": np.array(json.dumps(about)),
         }
