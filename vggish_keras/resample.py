@@ -39,7 +39,9 @@ _PART_COLUMNS = 10 * _GROUP_COLUMNS
 _MAX_COLUMNS = 16_000
 """Limit of the output samples per block, whose matrices take memory together; no rate needs more."""
 _OUTPUTS_PER_STEP, _MIN_ROWS = 32_768, 8
-"""Enough rows for a fast product."""
+"""Enough rows for fast products."""
+_MAX_PRODUCT = 1 << 18
+"""Multiplications per product: OpenBLAS would divide larger ones among threads, which costs more than it saves."""
 
 
 class Part(NamedTuple):
@@ -78,6 +80,13 @@ class FilterBank(NamedTuple):
     advance: int
     columns: int
     reach: int
+
+    @property
+    def max_rows(self) -> int:
+        """Blocks per product."""
+        matrices = self.parts[0].matrices
+        per_row = matrices.size // len(matrices)
+        return max(4, _MAX_PRODUCT // per_row // 4 * 4)  # BLAS takes four at a time
 
 
 def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
@@ -138,20 +147,23 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
         return
     bank = filter_bank(sample_rate)
     # All products but the last have the same shape, so that their rounding does not depend on the blocks.
-    rows = max(_MIN_ROWS, _OUTPUTS_PER_STEP // bank.columns)
+    rows = min(bank.max_rows, max(_MIN_ROWS, _OUTPUTS_PER_STEP // bank.columns))
+    products = max(1, _OUTPUTS_PER_STEP // (bank.columns * rows))
     window = _Window(map(_check_floats, blocks), bank.reach)
     produced = 0
     while True:
-        window.fill((rows - 1) * bank.advance + bank.parts[-1].end)
+        window.fill((products * rows - 1) * bank.advance + bank.parts[-1].end)
         left = window.received * params.SAMPLE_RATE // sample_rate - produced
         if window.ended:
             if left <= 0:
                 return
-            rows = min(rows, math.ceil(left / bank.columns))
-        output = _filter(window.samples, bank, rows)
+            blocks_left = math.ceil(left / bank.columns)
+            products = min(products, math.ceil(blocks_left / rows))
+            rows = min(rows, math.ceil(blocks_left / products))
+        output = _filter(window.samples, bank, products, rows)
         yield output[:left] if window.ended else output
         produced += len(output)
-        window.drop(rows * bank.advance)
+        window.drop(products * rows * bank.advance)
 
 
 class _Window:
@@ -266,18 +278,19 @@ def _check_floats(block: ArrayLike) -> NDArray[np.float32]:
     return block.astype(np.float32, copy=False)
 
 
-def _filter(samples: NDArray[np.float32], bank: FilterBank, rows: int) -> NDArray[np.float32]:
-    output = np.empty((rows, bank.columns), np.float32)
+def _filter(samples: NDArray[np.float32], bank: FilterBank, products: int, rows: int) -> NDArray[np.float32]:
+    """The output of `products * rows` blocks; each matrix is multiplied by `rows` of them at a time."""
+    output = np.empty((products, rows, bank.columns), np.float32)
     column = 0
     for part in bank.parts:
         groups, span, columns = part.matrices.shape
-        strides = 4 * bank.stride, 4 * bank.advance, 4
-        spans = np.ndarray((groups, rows, span), np.float32, samples, 4 * part.start, strides)
+        strides = 4 * bank.stride, 4 * bank.advance * rows, 4 * bank.advance, 4
+        spans = np.ndarray((groups, products, rows, span), np.float32, samples, 4 * part.start, strides)
         if bank.advance < span:
             # BLAS does not accept overlapping rows, and NumPy's own product without it is slow: copy them.
             spans = np.ascontiguousarray(spans)
-        outputs = output[:, column : column + part.columns].reshape(rows, groups, columns)
-        np.matmul(spans, part.matrices, out=outputs.transpose(1, 0, 2))
+        outputs = output[..., column : column + part.columns].reshape(products, rows, groups, columns)
+        np.matmul(spans, part.matrices[:, np.newaxis], out=outputs.transpose(2, 0, 1, 3))
         column += part.columns
     return output.reshape(-1)
 
