@@ -20,7 +20,7 @@ PUBLIC_MODULES = (
     "beam",
     "dataset",
     "embedding_files",
-    "saved_model_options",
+    "exported_options",
     "segments",
 )
 

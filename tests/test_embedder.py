@@ -28,12 +28,12 @@ from tests import published
 from tests.encoding import encode
 from tests.fakes import FakeEngine, fake_embeddings
 from tests.published import assert_close
-from vggish_keras import embedder as embedder_module, network, saved_model_options
+from vggish_keras import embedder as embedder_module, exported_options, network
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 from vggish_keras.engines import open_engine
+from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.framing import PADDINGS
-from vggish_keras.saved_model_options import SavedModelOptions
 
 
 @pytest.mark.keras
@@ -198,13 +198,13 @@ def test_unsupported_options_of_exported_model_raise(exported):
 def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp_path, sounds):
     path = tmp_path / "model"
     shutil.copytree(exported_narrow, path)
-    saved_model_options.write_options(path, SavedModelOptions(0.5, "same"))
+    exported_options.write_options(path, ExportedOptions(0.5, "same"))
     embedder = Embedder(path)
     assert (embedder.options["hop_seconds"], embedder.options["padding"]) == (0.5, "same")
     np.testing.assert_allclose(embedder.embed(sounds["noise"], 16_000).times, 0.5 * np.arange(6))
     options = Embedder(path, 0.7, "valid").options
     assert (options["hop_seconds"], options["padding"]) == (0.7, "valid")
-    (path / saved_model_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
+    (path / exported_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
     options = Embedder(path).options
     assert (options["hop_seconds"], options["padding"]) == (0.96, "short")
 
@@ -543,7 +543,7 @@ def test_use_in_a_forked_process_raises(slim, embedder, folder, sounds):
     ):
         message = in_child(use)
         assert re.fullmatch(
-            rf"RuntimeError: TensorFlow ran in process {os.getpid()} before process \d+ was forked from it, and would "
+            rf"RuntimeError: the network ran in process {os.getpid()} before process \d+ was forked from it, and would "
             r"hang here: start workers with the 'spawn' method, or fork before creating the first model",
             message,
         )
@@ -566,7 +566,7 @@ def test_run_does_not_continue_in_a_forked_process(folder, monkeypatch):
     monkeypatch.setattr(ReaderProcesses, "read", wait_and_read)
     begun = embedder.embed_many([folder / "0.wav", folder / "1.flac"])
     assert next(begun)[0] == folder / "0.wav"
-    assert in_child(lambda: next(begun)).startswith("RuntimeError: TensorFlow ran in process ")
+    assert in_child(lambda: next(begun)).startswith("RuntimeError: the network ran in process ")
     may_read.set()
     assert [path for path, _ in begun] == [folder / "1.flac"]
 

@@ -11,7 +11,7 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests import published
 from tests.published import assert_close
-from vggish_keras import model as model_module, network, saved_model_options
+from vggish_keras import exported_options, model as model_module, network
 from vggish_keras.beam import DecodeAudio
 from vggish_keras.framing import PADDINGS
 
@@ -226,7 +226,7 @@ def test_invalid_arguments_raise_before_anything_is_built(monkeypatch, arguments
 def test_one_default_of_padding():
     functions = (vk.VGGish, vk.LogMelExamples, DecodeAudio)
     assert {inspect.signature(function).parameters["padding"].default for function in functions} == {"short"}
-    assert saved_model_options.resolve_options("audioset").padding == "short"
+    assert exported_options.resolve_options("audioset").padding == "short"
 
 
 def test_waveforms_of_unexpected_rank_raise(vggish):
@@ -252,6 +252,25 @@ def test_channels_are_averaged(sounds, lengths):
         inputs = keras.Input((None, None))
         nested = keras.Model(inputs, model(inputs))
         np.testing.assert_allclose(nested(stereo), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_integers_raise(dtype, lengths):
+    """Keras would cast and not scale them, in `predict` as well."""
+    model = vk.VGGish(weights=None, lengths=lengths)
+    waveform = np.zeros((2, 16_000), dtype)
+    inputs = {"waveform": waveform, "num_samples": np.full(2, 16_000, np.int32)} if lengths else waveform
+    dataset = tf.data.Dataset.from_tensors(inputs)
+    message = rf"expected a waveform of floats in \[-1, 1\], got {dtype}: divide int16 samples by 32768"
+    for call, source in ((model, inputs), (model.predict, inputs), (model.predict, dataset)):
+        with pytest.raises(TypeError, match=message):
+            call(source)
+    with pytest.raises(TypeError, match=message):
+        model(tf.nest.map_structure(tf.constant, inputs))
+    scaled = {**inputs, "waveform": waveform / 32_768} if lengths else waveform / 32_768
+    assert model(scaled).shape == (2, 1, 128)
 
 
 @pytest.mark.usefixtures("small_network")

@@ -106,6 +106,13 @@ def test_csv_has_the_best_labels_of_each_example(run, recordings):
     assert Path("quiet.csv").read_bytes().decode() == text
 
 
+@pytest.mark.usefixtures("engine", "recordings")
+def test_suffix_in_capitals(run):
+    status, printed, errors = run("my.keras", "first.wav", "-o", "X.CSV", "-q")
+    assert (status, printed, errors) == (0, "", "")
+    assert Path("X.CSV").read_bytes().startswith(b"file,time,label,score\r\n")
+
+
 @pytest.mark.usefixtures("engine")
 def test_options_of_embed(run, recordings, sounds):
     stereo = np.stack([np.zeros(48_000, np.float32), sounds["noise"]], axis=1)

@@ -20,10 +20,10 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests.conftest import make_network_narrow
 from tests.published import assert_close
-from vggish_keras import saved_model_options
+from vggish_keras import exported_options
+from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import saved_model
 from vggish_keras.exporting.signatures import ServedModel
-from vggish_keras.saved_model_options import SavedModelOptions
 
 EXPORT = Path(__file__).parent.parent / "export"
 RNG = np.random.default_rng(0)
@@ -116,11 +116,11 @@ def test_no_python_op(exported):
 
 
 def test_options_survive_copying_and_loading(exported, tmp_path):
-    assert saved_model_options.read_options(exported) == SavedModelOptions(0.96, "short")
+    assert exported_options.read_options(exported) == ExportedOptions(0.96, "short")
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     assert tf.saved_model.load(str(copy)).signatures
-    assert saved_model_options.read_options(copy) == SavedModelOptions(0.96, "short")
+    assert exported_options.read_options(copy) == ExportedOptions(0.96, "short")
 
 
 def test_size(exported):
@@ -179,7 +179,7 @@ def test_signatures_use_the_front_end_of_the_model(slim):
     first = vk.LogMelExamples(hop_seconds=0.24, padding="same")(waveform)[:, 0]
     model = keras.Model(waveform, vk.VGGish(slim.v2, input="examples")(first))
     served = ServedModel(model)
-    assert served.options == SavedModelOptions(0.24, "same")
+    assert served.options == ExportedOptions(0.24, "same")
     embedder = vk.Embedder(slim.v2, hop_seconds=0.24, padding="same")
     clips = [noise(samples) for samples in (40_000, 15_601, 10, 0, 23_000)]
     lengths = [len(clip) for clip in clips]
@@ -637,8 +637,8 @@ def test_nothing_is_written_if_the_verification_fails(tmp_path, slim, monkeypatc
 def test_verification_needs_the_options(verify, tmp_path):
     with pytest.raises(ClickException, match=r"has no assets\.extra/vggish\.json: export it with this version"):
         verify.read_options(tmp_path)
-    (tmp_path / saved_model_options.OPTIONS_FILE).parent.mkdir()
-    (tmp_path / saved_model_options.OPTIONS_FILE).write_text("{}")
+    (tmp_path / exported_options.OPTIONS_FILE).parent.mkdir()
+    (tmp_path / exported_options.OPTIONS_FILE).write_text("{}")
     with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of a SavedModel"):
         verify.read_options(tmp_path)
 

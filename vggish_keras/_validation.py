@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from vggish_keras import params
@@ -28,3 +29,8 @@ def check_postprocess(postprocess: Postprocessing | None, pca_params: PcaParams)
     check_choice("postprocess", postprocess, POSTPROCESSINGS)
     if postprocess is None and not is_published(pca_params):
         raise ValueError('pca_params requires postprocess="pca" or "quantized"')
+
+
+def file_suffix(path: PathLike) -> str:
+    """The suffix that names a file's format, in lower case: ".npz" for X.NPZ."""
+    return Path(path).suffix.lower()

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras import audio
+from vggish_keras._errors import counted
 from vggish_keras._validation import PathLike
 from vggish_keras.class_names import check_class_names
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.engines import ClassifierEngine, open_classifier
+from vggish_keras.exported_options import resolve_options
 from vggish_keras.framing import Padding
-from vggish_keras.saved_model_options import resolve_options
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
@@ -51,7 +52,7 @@ class Predictions:
         return len(self.times)
 
     def __repr__(self) -> str:
-        examples = "1 example" if len(self) == 1 else f"{len(self)} examples"
+        examples = counted(len(self), "example")
         return f"Predictions({examples}, scores {self.scores.dtype} {list(self.scores.shape)})"
 
     def top(self, count: int = 1) -> Iterator[tuple[float, str, np.float32]]:

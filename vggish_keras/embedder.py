@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras import __version__, audio, params, saved_model_options
+from vggish_keras import __version__, audio, exported_options, params
+from vggish_keras._errors import counted
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
@@ -30,6 +32,8 @@ from vggish_keras.engines import (
 )
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.resample import read_waveform, resample_blocks
+
+_logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
@@ -49,27 +53,28 @@ class Embedder:
 
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
-            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; or an
-            engine, such as `open_engine` returns.
-        hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported SavedModel, and
+            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; an
+            .onnx file written by `export_onnx`, which runs without TensorFlow; or an engine, such as `open_engine`
+            returns.
+        hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported model, and
             0.96 s for other weights.
         padding: "short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses
             whole examples only; "same" pads the end with zeros so that every sample is covered. None uses that of an
-            exported SavedModel, and "short" for other weights.
-        postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has what it was exported with.
+            exported model, and "short" for other weights.
+        postprocess: None, "pca" or "quantized", as in `VGGish`. An exported model has what it was exported with.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
         dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
-            case. A SavedModel or an engine keeps its own dtype: pass "float32".
+            case. An exported model or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
-        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones. A
-            SavedModel or an engine keeps its own.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones. An
+            exported model or an engine keeps its own.
 
     Attributes:
         options: What determines the embeddings, as plain values that JSON can hold.
 
     Raises:
-        ValueError: An invalid argument; weights that do not fit or are not finite; or a SavedModel or an engine that
-            lacks the output.
+        ValueError: An invalid argument; weights that do not fit or are not finite; or an exported model or an
+            engine that lacks the output.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
 
@@ -92,7 +97,7 @@ class Embedder:
         pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         audio.check_channels(channels)
-        hop_seconds, padding = saved_model_options.resolve_options(weights, hop_seconds, padding)
+        hop_seconds, padding = exported_options.resolve_options(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
         check_postprocess(postprocess, pca_params)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -103,6 +108,9 @@ class Embedder:
         self._hop_samples = hop_to_samples(hop_seconds)
         self._engine = _open(weights, postprocess, dtype, pca_params)
         self._output: Output = postprocess or default_output(self._engine)
+        if _logger.isEnabledFor(logging.INFO):  # the identity takes a moment
+            engine = type(self._engine).__name__
+            _logger.info("engine %s, dtype %s, identity %s", engine, self._engine.dtype, self.options["weights"])
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -247,6 +255,7 @@ class Embedder:
                 if first.waiting or not first.ended:
                     return
                 recordings.popleft()
+                _logger.debug("%s: %s", first.path, first.error or counted(first.yielded, "example"))
                 yield first.path, first.error
                 check_not_forked()
 

@@ -78,19 +78,24 @@ def cut_segments(
         float32 [15600]; as many segments as `count_examples` counts examples.
     """
     size, hop = params.EXAMPLE_SAMPLES, hop_samples
-    buffer = np.zeros(0, np.float32)
+    pending, waiting = [np.zeros(0, np.float32)], 0
     skip = 0  # samples until the next segment, if the hop reaches beyond the buffer
     any_segment = False
     for block in blocks:
-        buffer = np.concatenate([buffer, block[skip:]])
+        pending.append(block[skip:])
+        waiting += len(pending[-1])
         skip = max(0, skip - len(block))
-        start = 0
+        if waiting < size:
+            continue
+        buffer, start = np.concatenate(pending), 0
         while len(buffer) - start >= size:
             yield buffer[start : start + size]
             any_segment = True
             start += hop
         skip = max(skip, start - len(buffer))
-        buffer = buffer[start:]
+        pending = [buffer[start:]]
+        waiting = len(pending[0])
+    buffer = np.concatenate(pending)
     # The last segment already covers the start of the remainder; only the rest still needs padding.
     uncovered = len(buffer) - max(0, size - hop)
     if (padding != "valid" and not any_segment) or (padding == "same" and uncovered > 0):

@@ -4,42 +4,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._validation import check_choice
 from vggish_keras.framing import PADDINGS, Padding, count_examples, hop_to_frames, hop_to_samples
-
-# === Spectrogram ===
-
-
-def hann_window() -> NDArray[np.float64]:
-    """Returns the periodic Hann window, float64 [400]: computed in float32 it would leak into quiet mel bands."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.STFT_WINDOW_SAMPLES) / params.STFT_WINDOW_SAMPLES)
-
-
-def hz_to_mel(hz: Any) -> Any:
-    """Converts a frequency to the HTK mel scale."""
-    return params.MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(hz, np.float64) / params.MEL_BREAK_HZ)
-
-
-def mel_matrix() -> NDArray[np.float64]:
-    """Returns the weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
-
-    Returns:
-        float64 [257, 64]. The DC bin has no weight.
-    """
-    bins = hz_to_mel(np.linspace(0, params.SAMPLE_RATE / 2, params.FFT_SIZE // 2 + 1))[:, np.newaxis]
-    edges = np.linspace(hz_to_mel(params.MEL_MIN_HZ), hz_to_mel(params.MEL_MAX_HZ), params.NUM_MEL_BANDS + 2)
-    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins - lower) / (center - lower)
-    falling = (upper - bins) / (upper - center)
-    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
-    return weights
-
-
-# === Layer ===
+from vggish_keras.mel import hann_window, mel_matrix
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")

@@ -4,10 +4,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import network, params, weights as weight_files
 from vggish_keras._fork import check_not_forked
+from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 from vggish_keras.frontend import LogMelExamples
@@ -41,6 +41,11 @@ class WaveformModel(keras.Model):
 
 
 def _mono(waveform: Any) -> Any:
+    """Averages channels; raises a TypeError for integers, which Keras would cast but not scale."""
+    dtype = getattr(waveform, "dtype", None)  # of NumPy, TensorFlow or Keras
+    if "int" in str(dtype):
+        name = getattr(dtype, "name", dtype)
+        raise TypeError(f"expected a waveform of floats in [-1, 1], got {name}: divide int16 samples by 32768")
     if len(getattr(waveform, "shape", ())) != 3:
         return waveform
     # Keras accepts no dictionary that mixes arrays and tensors.
@@ -64,11 +69,11 @@ def VGGish(
 
     Args:
         weights: "audioset" for the published weights, from the cache or downloaded and verified; the path of a TF-Slim
-            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5) or an
-            exported SavedModel; or None for random weights.
-        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers but does not
-            scale them), or [batch, samples, channels], whose channels are averaged; "examples" for float32
-            [batch, 96, 64] log-mel examples.
+            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5), an
+            exported SavedModel or an ONNX file; or None for random weights.
+        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1], or [batch, samples, channels], whose
+            channels are averaged; integers are rejected, because Keras casts them and does not scale them. "examples"
+            for float32 [batch, 96, 64] log-mel examples.
         hop_seconds: Distance between examples, any multiple of 10 ms.
         padding: "short" uses whole examples, and pads a clip shorter than one (15,600 samples) to one; "valid" uses
             whole examples only, so a shorter clip has none; "same" pads the end with zeros so that every sample is
@@ -90,7 +95,7 @@ def VGGish(
 
     Raises:
         ValueError: An invalid argument, or weights that do not fit or are not finite.
-        TypeError: `hop_seconds` is not a number, or `weights` is not a path.
+        TypeError: `hop_seconds` is not a number, or `weights` is not a path; or the model is called with integers.
         FileNotFoundError: The weights do not exist, or the published ones are not available. Random weights are never
             used instead.
         RuntimeError: This process was forked after TensorFlow ran, and would hang.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._npz import read_npz
 from vggish_keras._validation import PcaParams, is_published
 from vggish_keras.network import zero_masked

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from vggish_keras import params
 from vggish_keras._atomic import atomic_write, replace
 from vggish_keras._errors import error_message
 from vggish_keras._lock import locked
+
+_logger = logging.getLogger(__name__)
 
 _CHECKSUMS = ".checksums.json"
 """The file in the cache that remembers the checksum of each file, with its size and modification time."""
@@ -76,6 +79,7 @@ def check(file: params.PublishedFile, use_remembered: bool = True) -> None:
     published = _describe(path, file.checksum)  # before the file is read: it may change meanwhile
     if use_remembered and _read_checksums(path.parent).get(path.name) == published:
         return
+    _logger.debug("verifying %s", path)
     algorithm, _, _ = file.checksum.partition(":")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, functools.partial(hashlib.new, algorithm, usedforsecurity=False))
@@ -136,6 +140,7 @@ def _download(file: params.PublishedFile, path: Path) -> bool:
 def _retrieve(file: params.PublishedFile, url: str, path: Path) -> None:
     import pooch
 
+    _logger.info("downloading %s to %s", url, path)
     pooch.get_logger().setLevel("WARNING")
     folder = _download_folder(path)
     shutil.rmtree(folder, ignore_errors=True)  # of a killed download

@@ -18,7 +18,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from numpy.typing import NDArray
 
-from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, saved_model_options
+from vggish_keras import audio, corpus as corpus_lib, embedding_files, exported_options, params
 from vggish_keras._atomic import sync
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
@@ -643,7 +643,7 @@ class EmbedCorpus(beam.PTransform):
         self._write_failures = WriteFailures(prefix)
         if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
             _check_is_local(weights)
-        self._decode = DecodeAudio(*saved_model_options.resolve_options(weights, hop_seconds, padding), channels)
+        self._decode = DecodeAudio(*exported_options.resolve_options(weights, hop_seconds, padding), channels)
         self._embed = EmbedAudio(weights, "quantized", batch_size, dtype, pca_params)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:

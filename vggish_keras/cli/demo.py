@@ -7,7 +7,7 @@ import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli import demo_recording
-from vggish_keras.cli.options import weights_option
+from vggish_keras.cli.options import OutputPath, weights_option
 from vggish_keras.cli.tables import print_embeddings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _UNTRAINED = "published weights are not available: these embeddings come from ra
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=OutputPath(file_okay=False, exists=True),
     default=".",
     help="Folder of the output files.  [default: the current folder]",
 )

@@ -1,19 +1,50 @@
 """Options shared by several commands."""
 
+import glob
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from vggish_keras import params
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class OutputPath(click.Path):
+    """A path to write, which must not be the - that stands for standard output elsewhere."""
+
+    def __init__(self, path_type: type[str] | type[Path] = Path, **options: Any) -> None:
+        super().__init__(path_type=path_type, **options)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "-":
+            self.fail("this command cannot write to standard output; for a file named -, use ./-", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+class PublishedOrPath(click.Path):
+    """A path or the word "audioset", which shells complete as well."""
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if not params.AUDIOSET.startswith(incomplete):
+            return super().shell_complete(context, parameter, incomplete)
+        # Shells that receive a word do not look for files.
+        return [CompletionItem(name) for name in (params.AUDIOSET, *sorted(glob.glob(f"{glob.escape(incomplete)}*")))]
+
+
 weights_option = click.option(
     "--weights",
+    type=PublishedOrPath(),
     default="audioset",
     show_default=True,
-    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file or an '
-    "exported SavedModel.",
+    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, an '
+    "exported SavedModel or an exported .onnx file.",
 )
 
 
@@ -59,7 +90,7 @@ def _check_pca(_context: click.Context, _parameter: click.Parameter, pca: str) -
 pca_option = click.option(
     "--pca",
     "pca_params",
-    metavar="FILE",
+    type=PublishedOrPath(),
     default="audioset",
     show_default=True,
     callback=_check_pca,

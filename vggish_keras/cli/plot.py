@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import check_pca, hop_option, pca_option, postprocess_option, weights_option
+from vggish_keras._validation import file_suffix
+from vggish_keras.cli.options import OutputPath, check_pca, hop_option, pca_option, postprocess_option, weights_option
 
 _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 """Suffixes of other outputs of `embed`."""
@@ -18,7 +19,7 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     help="The .png or .svg file to write.  [default: FILE's name with .png, in the current folder]",
 )
 @click.option("--similarity", is_flag=True, help="Add a matrix of cosine similarities between embeddings.")
@@ -33,10 +34,10 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
     --weights, --hop, --postprocess and --pca have no effect on saved embeddings.
     """
     output = output or Path(f"{file.name}.png")
-    saved = file.suffix == ".npz"
+    saved = file_suffix(file) == ".npz"
     if recording is not None and not saved:
         raise click.UsageError("--recording requires an .npz file")
-    if file.suffix in _UNSUPPORTED:
+    if file_suffix(file) in _UNSUPPORTED:
         raise click.UsageError(f"plot reads recordings and .npz files, got {file}")
     check_pca(embedder_options["pca_params"], embedder_options["postprocess"])
     _check_output(output)
@@ -47,8 +48,11 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
+        from vggish_keras.exported_options import needs_tensorflow
+
         _check_recording(file)
-        load_tensorflow()
+        if needs_tensorflow(embedder_options["weights"]):
+            load_tensorflow()
         from vggish_keras.embedder import Embedder
         from vggish_keras.plot import plot_recording
 
@@ -57,7 +61,7 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
 
 def _check_output(output: Path) -> None:
-    if output.suffix not in (".png", ".svg") or not output.parent.is_dir() or output.is_dir():
+    if file_suffix(output) not in (".png", ".svg") or not output.parent.is_dir() or output.is_dir():
         raise click.UsageError(f"expected a .png or .svg file in an existing folder, got {output}")
     try:
         tempfile.TemporaryFile(dir=output.parent).close()

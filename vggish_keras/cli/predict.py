@@ -12,9 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import click
 
 from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
 from vggish_keras.cli.errors import describe_error, exit_if_missing
 from vggish_keras.cli.options import batch_size_option, channels_option, hop_option, padding_option
+from vggish_keras.cli.streams import DASH, standard_output
 from vggish_keras.cli.tables import print_scores
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    metavar="PATH",
+    type=click.Path(),
     help="A .csv file for the labels of each example, or - for standard output.  [default: print tables]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 @padding_option
 @channels_option
 @batch_size_option
-@click.option("--quiet", is_flag=True, help="Show neither progress nor the summary.")
+@click.option("-q", "--quiet", is_flag=True, help="Show neither progress nor the summary.")
 def predict(
     classifier: str,
     inputs: tuple[str, ...],
@@ -84,8 +87,8 @@ def predict(
         from vggish_keras.cli.progress import Progress
 
         opened = Classifier(classifier, names, **options)
-        results = _Tables(top) if file is None else _Rows(top, file, may_drop=output != "-")
-        with Progress(len(recordings.paths), quiet or output in (None, "-")) as progress:
+        results = _Tables(top) if file is None else _Rows(top, file, may_drop=output != DASH)
+        with Progress(len(recordings.paths), quiet or output in (None, DASH)) as progress:
             failed = _predict(opened, recordings.paths, results, progress)
         if failed == len(recordings.paths):
             sys.exit(1)  # before a file is replaced
@@ -108,10 +111,10 @@ def _find_recordings(inputs: tuple[str, ...]) -> "Recordings":
 
 
 def _check_output(output: str | None, overwrite: bool) -> None:
-    if output in (None, "-"):
+    if output in (None, DASH):
         return
     path = Path(str(output))
-    if path.suffix != ".csv" or path.is_dir() or not path.parent.is_dir():
+    if file_suffix(path) != ".csv" or path.is_dir() or not path.parent.is_dir():
         raise click.UsageError(f"expected a .csv file in an existing folder, or - for standard output, got {output}")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{output} already exists: use --overwrite to replace it")
@@ -141,13 +144,13 @@ def _show_summary(output: str | None, recordings: "Recordings", failed: int, pro
     from vggish_keras.recordings import describe_left_out
 
     left_out = describe_left_out(recordings.left_out)
-    if output in (None, "-"):
+    if output in (None, DASH):
         if left_out:
             click.echo(left_out, err=True)
         return
     done = len(recordings.paths) - failed
     parts = [
-        f"labels of {done} file{'s' * (done != 1)}",
+        f"labels of {counted(done, 'file')}",
         progress.describe(),
         f"{failed} failed" if failed else "",
         left_out,
@@ -160,8 +163,8 @@ def _open_output(output: str | None) -> Iterator[IO[bytes] | None]:
     """Yields the file to write; None without an output."""
     if output is None:
         yield None
-    elif output == "-":
-        yield sys.stdout.buffer
+    elif output == DASH:
+        yield standard_output()
     else:
         with atomic_write(Path(output)) as partial, partial.open("wb") as file:
             yield file

@@ -6,8 +6,8 @@ from vggish_keras.corpus.audioset import (
     failures_row,
     make_record,
 )
-from vggish_keras.corpus.contents import Contents, read_contents
-from vggish_keras.corpus.run import Plan, Summary, embed_corpus, plan
+from vggish_keras.corpus.contents import Contents, read_contents, read_folder_options
+from vggish_keras.corpus.run import CorpusEmbedder, Plan, Summary, embed_corpus, plan
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "FAILURES_HEADER",
     "RECORDS_SUFFIX",
     "Contents",
+    "CorpusEmbedder",
     "Plan",
     "Summary",
     "embed_corpus",
@@ -22,4 +23,5 @@ __all__ = [
     "make_record",
     "plan",
     "read_contents",
+    "read_folder_options",
 ]

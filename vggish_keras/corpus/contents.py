@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vggish_keras import embedding_files
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.corpus.output import (
     OPTIONS_FILE,
     OPTIONS_FILE_0_1,
@@ -60,7 +60,7 @@ def read_contents(path: PathLike) -> Contents:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == RECORDS_SUFFIX:
+    if file_suffix(path) == RECORDS_SUFFIX:
         return _read_records(path)
     if not path.is_file():
         unfinished = path.with_name(f"{path.name}{UNFINISHED}")
@@ -102,8 +102,8 @@ def _read_file(path: Path) -> Contents:
 
 def _read_folder(folder: Path) -> Contents:
     files = sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
-    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
-    if stored is None and not files:
+    options = read_folder_options(folder)
+    if options is None and not files:
         raise ValueError(f"{folder} contains no embeddings")
     count, damaged = _Count(), {}
     for file in files:
@@ -113,7 +113,18 @@ def _read_folder(folder: Path) -> Contents:
             damaged[str(file)] = str(error)
         else:
             count.add(rows.times, 1, rows.dtype)
-    return count.contents({} if stored is None else embedding_files.parse_options(stored.read_bytes(), stored), damaged)
+    return count.contents(options or {}, damaged)
+
+
+def read_folder_options(folder: Path) -> dict[str, Any] | None:
+    """Reads how the embeddings in a folder were made; None if the folder does not say.
+
+    Raises:
+        ValueError: The options are damaged.
+        OSError: The options cannot be read.
+    """
+    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
+    return None if stored is None else embedding_files.parse_options(stored.read_bytes(), stored)
 
 
 def _read_records(path: Path) -> Contents:

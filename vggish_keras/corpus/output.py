@@ -298,8 +298,8 @@ class FolderOutput:
         others = sorted(set(self._folder.rglob("*.npz")).difference(targets))
         if others:
             raise ValueError(
-                f"{self._folder} was started with different options and also contains {len(others)} .npz files that "
-                f"do not belong to these recordings, such as {others[0]}: delete them, or choose a different output"
+                f"{self._folder} was started with different options and also contains .npz files that do not belong to "
+                f"these recordings ({len(others)}), such as {others[0]}: delete them, or choose a different output"
             )
 
     def _target(self, path: Path) -> Path:
@@ -417,7 +417,7 @@ class FileOutput:
             others = [name for (name,) in execute("SELECT name FROM recordings") if name not in named]
             if others:
                 raise ValueError(
-                    f"{self._unfinished} contains {len(others)} recordings that are not among the inputs, such as "
+                    f"{self._unfinished} contains recordings that are not among the inputs ({len(others)}), such as "
                     f"{os.fsdecode(others[0])}: include them, or choose a different output"
                 )
         else:

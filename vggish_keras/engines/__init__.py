@@ -5,8 +5,16 @@ An engine is loaded when it is opened: importing this package loads no TensorFlo
 
 from pathlib import Path
 
-from vggish_keras import params, saved_model_options
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess, is_published
+from vggish_keras import exported_options, params
+from vggish_keras._validation import (
+    PathLike,
+    PcaParams,
+    Postprocessing,
+    check_choice,
+    check_postprocess,
+    file_suffix,
+    is_published,
+)
 from vggish_keras.engines.engine import DTYPES, ClassifierEngine, Dtype, Engine, Output, default_output
 
 __all__ = [
@@ -34,19 +42,23 @@ def open_engine(
 
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
-            weights file, or None for random weights, as in `VGGish`; or a folder written by `export_saved_model`.
+            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; or
+            an .onnx file written by `export_onnx` or a .tflite file written by `export_litert`, which run without
+            TensorFlow.
         postprocess: None, "pca" or "quantized": an output that the engine must have.
-        dtype: What the network computes in. A SavedModel has the dtype of its export, so that "float32" is required.
-        pca_params: The parameters of `postprocess`, as in `Postprocess`. A SavedModel keeps its own.
+        dtype: What the network computes in. An exported model has the dtype of its export, so that
+            "float32" is required.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`. An exported model keeps its own.
 
     Returns:
         The engine, whose `outputs` include the requested one.
 
     Raises:
-        ValueError: An invalid argument; weights that do not fit or are not finite; or a SavedModel that lacks the
-            output or was not written by `export_saved_model`.
+        ValueError: An invalid argument; weights that do not fit or are not finite; or an exported model that
+            lacks the output, is damaged or was not written by this package.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
-        RuntimeError: This process was forked after TensorFlow ran, and would hang.
+        ImportError: The package that runs the file is not installed.
+        RuntimeError: This process was forked after the network ran, and would hang.
 
     Example:
         >>> engine = vk.open_engine(weights=None)  # random weights, to be quick
@@ -56,7 +68,17 @@ def open_engine(
     check_postprocess(postprocess, pca_params)
     check_choice("dtype", dtype, DTYPES)
     engine: Engine
-    if weights is not None and saved_model_options.is_saved_model(weights):
+    if weights is not None and exported_options.is_onnx(weights):
+        from vggish_keras.engines.onnx import OnnxModel
+
+        check_keeps_pca_params(pca_params, str(weights))
+        engine = OnnxModel(Path(weights), dtype)
+    elif weights is not None and exported_options.is_litert(weights):
+        from vggish_keras.engines.litert import LiteRTModel
+
+        check_keeps_pca_params(pca_params, str(weights))
+        engine = LiteRTModel(Path(weights), dtype)
+    elif weights is not None and exported_options.is_saved_model(weights):
         from vggish_keras.engines.saved_model import SavedModel
 
         check_keeps_pca_params(pca_params, str(weights))
@@ -83,7 +105,7 @@ def open_classifier(path: PathLike) -> ClassifierEngine:
     check_classifier(path)
     from vggish_keras.engines.classifier import keras_classifier, saved_model_classifier
 
-    return (saved_model_classifier if saved_model_options.is_saved_model(path) else keras_classifier)(Path(path))
+    return (saved_model_classifier if exported_options.is_saved_model(path) else keras_classifier)(Path(path))
 
 
 def check_classifier(path: PathLike) -> None:
@@ -91,7 +113,7 @@ def check_classifier(path: PathLike) -> None:
     expected = "expected a .keras model built on VGGish, or a folder written by export_saved_model with class_names"
     if not Path(path).exists():
         raise FileNotFoundError(f"no classifier at {path}: {expected}")
-    if not saved_model_options.is_saved_model(path) and Path(path).suffix != ".keras":
+    if not exported_options.is_saved_model(path) and file_suffix(path) != ".keras":
         raise ValueError(f"{path} is not a classifier: {expected}")
 
 

@@ -12,12 +12,13 @@ import vggish_keras.model  # noqa: F401  registers the layers
 from vggish_keras import params
 from vggish_keras._errors import error_message
 from vggish_keras._fork import check_not_forked
+from vggish_keras._hashing import hash_variables
 from vggish_keras.class_names import CLASS_NAMES, check_class_names, read_class_names
 from vggish_keras.engines.engine import Output
 from vggish_keras.engines.saved_model import waveform_signature
 from vggish_keras.network import nested_models, slim_variables
 from vggish_keras.postprocess import Postprocess
-from vggish_keras.weights import check_finite, hash_variables, read_keras_model, read_saved_model
+from vggish_keras.weights import check_finite, read_keras_model, read_saved_model
 
 
 class TensorFlowClassifier:

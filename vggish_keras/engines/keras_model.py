@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._fork import check_not_forked
+from vggish_keras._hashing import hash_variables
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.model import VGGish
 from vggish_keras.network import slim_variables
 from vggish_keras.postprocess import Postprocess
-from vggish_keras.weights import hash_variables
 
 
 class KerasModel:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._fork import check_not_forked
+from vggish_keras._hashing import hash_variables
 from vggish_keras.embeddings import embedding_dtype
 from vggish_keras.engines.engine import Dtype, Output
-from vggish_keras.weights import check_finite, hash_variables, read_saved_model
+from vggish_keras.weights import check_finite, read_saved_model
 
 _EXPECTED = "expected a SavedModel written by export_saved_model"
 

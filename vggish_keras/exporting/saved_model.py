@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
-from tensorflow import keras
 
-from vggish_keras import params, saved_model_options
+from vggish_keras import exported_options, params
 from vggish_keras._atomic import replace
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
-from vggish_keras.class_names import CLASS_NAMES, check_class_names
-from vggish_keras.exporting.classifier_head import ClassifierHead
+from vggish_keras._keras import keras
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing
+from vggish_keras.class_names import CLASS_NAMES
+from vggish_keras.exporting.preparation import check_target, take_apart
 from vggish_keras.exporting.signatures import ServedModel
-from vggish_keras.model import VGGish
-from vggish_keras.postprocess import Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
 
@@ -67,21 +65,8 @@ def export_saved_model(
         >>> sorted(vggish.signatures)
         ['examples', 'padded', 'serving_default', 'wav']
     """
-    check_postprocess(postprocess, pca_params)
-    path = Path(path)
-    if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
-    if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve_options(model)
-        model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
-    head = None
-    if class_names is not None:
-        head = ClassifierHead(model)
-        check_class_names(class_names, head.size)
-    layer = None if postprocess is None else Postprocess(pca_params, quantize=postprocess == "quantized")
-    if layer is not None:
-        layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
-    served = ServedModel(model, layer, head)
+    path = check_target(path, overwrite)
+    served = take_apart(model, postprocess, class_names, pca_params)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / "new"
@@ -97,7 +82,7 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         reusable.class_names = tf.saved_model.Asset(str(names))
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
-    saved_model_options.write_options(path, served.options)
+    exported_options.write_options(path, served.options)
     _write_warmup(path)
 
 
