@@ -99,6 +99,26 @@ def test_stream_yields_as_soon_as_a_batch_is_full(embedder, sounds):
     assert len(asked) == 2  # 6 s; four examples need 3.9 s
 
 
+@pytest.mark.parametrize("sample_rate", [8_000, 11_025, 16_000, 22_050, 44_100, 44_101, 48_000, 96_000])
+def test_single_examples_are_not_kept_waiting(sample_rate):
+    """Results arrive within 50 ms of audio after the end of their examples."""
+    embedder = Embedder(FakeEngine(), hop_seconds=0.5, batch_size=1)
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * sample_rate).astype(np.float32)
+    received = 0
+
+    def blocks():
+        nonlocal received
+        for block in np.split(waveform, range(0, len(waveform), sample_rate // 100)):
+            received += len(block)
+            yield block
+
+    values = []
+    for part in embedder.stream(blocks(), sample_rate):
+        values.append(part.values)
+        assert received / sample_rate <= part.times[0] + 0.975 + 0.05
+    assert_close(np.concatenate(values), embedder.embed(waveform, sample_rate).values)
+
+
 def test_memory_does_not_grow_with_the_stream():
     """15 minutes need no more memory than one minute."""
     embedder = Embedder(FakeEngine())

@@ -155,8 +155,9 @@ class Embedder:
 
         Returns:
             The embeddings batch by batch, as soon as each is complete, and the rest at the end of the stream. Together
-            they equal what `embed` returns for the whole. With `batch_size=1` at 16 kHz, each arrives with the block
-            that completes its example; other rates are resampled in steps of 2 s.
+            they equal what `embed` returns for the whole. With `batch_size=1`, each arrives with the block that
+            completes its example at 16 kHz, and at most 50 ms of audio later at other rates from 8 kHz; larger batches
+            wait for all of their examples, and are resampled in steps of 2 s.
 
         Raises:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
@@ -169,7 +170,8 @@ class Embedder:
             [0.   0.96 1.92] (3, 128)
         """
         blocks = audio.mono_blocks(blocks, "stream", self.channels)
-        return self._embed_waveform(resample_blocks(blocks, audio.check_sample_rate(sample_rate)))
+        sample_rate = audio.check_sample_rate(sample_rate)
+        return self._embed_waveform(resample_blocks(blocks, sample_rate, low_latency=self.batch_size == 1))
 
     def embed_many(
         self,
