@@ -143,7 +143,7 @@ def test_only_the_kernels_of_the_network_are_quantized(model, classifier, tmp_pa
         for details in interpreter.get_tensor_details()
         if details["dtype"] == np.int8
     ]
-    assert scales == [model.get_layer(name).bias.shape[0] for name in params.SLIM_SCOPES]
+    assert sorted(scales) == sorted(model.get_layer(name).bias.shape[0] for name in params.SLIM_SCOPES)
 
 
 # === What it computes ===
@@ -159,8 +159,9 @@ def test_any_batch(file, model, classifier, pca_params, batch):
         assert_close(got["scores"], classifier(waveform))
     else:
         assert cosines(got["embedding"], expected).min() >= 0.999
-        np.testing.assert_allclose(got["scores"], classifier(waveform), atol=0.05)
     # What follows the embedding is float32 in any file.
+    head = keras.Model(classifier.get_layer("top").input, classifier.output)
+    assert_close(got["scores"], head(got["embedding"]))
     published.assert_same_bytes(got["quantized"], published.postprocess(got["embedding"], *pca_params.values()))
 
 
@@ -229,7 +230,8 @@ def test_nothing_is_written_if_the_file_differs_from_the_model(quantize, model, 
     path = tmp_path / "x.tflite"
     path.write_text("precious")
     # As the converter does with variables that it does not find
-    monkeypatch.setattr(litert, "plain_variable", lambda variable: tf.Variable(tf.zeros(variable.shape)))
+    zeros = {id(variable): tf.Variable(tf.zeros(variable.shape)) for variable in model.variables}
+    monkeypatch.setattr(litert, "plain_variable", lambda variable: zeros[id(variable)])
     with pytest.raises(ValueError, match=r"x\.tflite was not written: its output embedding would differ"):
         vk.export_litert(model, path, quantize, overwrite=True)
     assert path.read_text() == "precious"
@@ -290,7 +292,7 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
 
 def test_classifier_without_operators_raises(model, tmp_path):
     layers = (keras.layers.Dense(3), keras.layers.Lambda(tf.math.lgamma))
-    with pytest.raises(ValueError, match=r"LiteRT cannot compute the classifier's layers: .*Lgamma"):
+    with pytest.raises(ValueError, match=r"x\.tflite was not written: LiteRT cannot run it"):
         vk.export_litert(after_vggish(model, *layers), tmp_path / "x.tflite", class_names=CLASSES)
     assert os.listdir(tmp_path) == []
 
