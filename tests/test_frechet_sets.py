@@ -64,7 +64,10 @@ def test_folders_of_embeddings(tmp_path):
     first = write_folder(tmp_path / "a", BASELINE, OPTIONS)
     second = write_folder(tmp_path / "b", EVALUATED)
     (second / "broken.npz").write_bytes(b"PK")
+    (first / ".vggish.unfinished").mkdir()
+    (first / ".vggish.unfinished" / "late.npz").write_bytes(b"PK")  # of a killed run
     result = vk.fad(first, second)
+    assert not any("late.npz" in text for text in result.warnings)
     assert result.value == pytest.approx(EXPECTED.value, rel=1e-12)
     assert result.corrected == pytest.approx(EXPECTED.corrected, rel=1e-9)  # the groups are those of the names
     assert result.baseline.options == OPTIONS

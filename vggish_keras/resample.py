@@ -154,9 +154,9 @@ def resample_blocks(
         return
     bank = filter_bank(sample_rate)
     # The shapes of the products do not depend on the blocks, so neither does their rounding.
-    if low_latency:
-        products, rows, steps = 1, 1, [(part,) for part in bank.parts]
-    else:
+    products = rows = 1
+    steps: list[tuple[Part, ...]] = [(part,) for part in bank.parts]
+    if not low_latency:
         rows = min(bank.max_rows, max(_MIN_ROWS, _OUTPUTS_PER_STEP // bank.columns))
         products, steps = max(1, _OUTPUTS_PER_STEP // (bank.columns * rows)), [bank.parts]
     window = _Window(map(_check_floats, blocks), bank.reach)

@@ -101,7 +101,7 @@ def _read_file(path: Path) -> Contents:
 
 
 def _read_folder(folder: Path) -> Contents:
-    files = sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
+    files = find_embeddings(folder)
     options = read_folder_options(folder)
     if options is None and not files:
         raise ValueError(f"{folder} contains no embeddings")
@@ -114,6 +114,11 @@ def _read_folder(folder: Path) -> Contents:
         else:
             count.add(rows.times, 1, rows.dtype)
     return count.contents(options or {}, damaged)
+
+
+def find_embeddings(folder: Path) -> list[Path]:
+    """Returns the .npz files in a folder, other than the unfinished ones of a killed run."""
+    return sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
 
 
 def read_folder_options(folder: Path) -> dict[str, Any] | None:

@@ -301,14 +301,14 @@ def _open_folder(folder: Path) -> OpenSet | None:
         if files := sorted((folder / below).glob("*.npy")):
             results = functools.partial(_read_each, files, _read_rows)
             return OpenSet(str(folder), {}, results, notes=_instead_of_audio(folder, below))
-    if not _has_audio(folder) and any(folder.rglob("*.npz")):
+    if not _has_audio(folder) and corpus.find_embeddings(folder):
         return _open_output(folder, {})
     return None
 
 
 def _open_output(folder: Path, options: dict[str, Any]) -> OpenSet:
     """A folder that `vggish embed` wrote: one file per recording."""
-    files = sorted(folder.rglob("*.npz"))
+    files = corpus.find_embeddings(folder)
 
     def read(file: Path) -> Rows:
         rows = [embeddings.values for _, embeddings in embedding_files.read(file)]
