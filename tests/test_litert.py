@@ -87,6 +87,7 @@ def float32_file(model, tmp_path_factory):
 # === Conversion by TensorFlow's own converter ===
 
 
+@pytest.mark.skipif(tf.__version__ < "2.17", reason="the converter of TensorFlow 2.16 aborts on models of Keras 3")
 @pytest.mark.keras
 @pytest.mark.parametrize("classify", [False, True])
 def test_tensorflow_converts_the_keras_model(classify):
@@ -292,7 +293,7 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
 
 def test_classifier_without_operators_raises(model, tmp_path):
     layers = (keras.layers.Dense(3), keras.layers.Lambda(tf.math.lgamma))
-    with pytest.raises(ValueError, match=r"x\.tflite was not written: LiteRT cannot run it"):
+    with pytest.raises(ValueError, match=r"LiteRT cannot (run it|compute the classifier's layers)"):
         vk.export_litert(after_vggish(model, *layers), tmp_path / "x.tflite", class_names=CLASSES)
     assert os.listdir(tmp_path) == []
 
@@ -402,6 +403,7 @@ def verified_bytes(path):
     return description["model_bytes"]
 
 
+@pytest.mark.skipif(tf.__version__ < "2.17", reason="the converter of TensorFlow 2.16 aborts on models of Keras 3")
 def test_model_of_other_programs_raises(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     path = tmp_path / "x.tflite"
