@@ -72,9 +72,9 @@ class Classifier:
     Each example is scored on its own, so memory does not grow with the recording.
 
     Args:
-        classifier: The path of a Keras model (.keras) built on VGGish, or of a folder written by `export_saved_model`
-            with class names; or an engine with the output "scores" and the attribute `class_names`.
-        class_names: The classes in the order of their scores. None uses those of the SavedModel or the engine; the
+        classifier: The path of a Keras model (.keras) built on VGGish, or of a SavedModel, .onnx or .tflite file
+            exported with class names; or an engine with the output "scores" and the attribute `class_names`.
+        class_names: The classes in the order of their scores. None uses those of the exported model or the engine; the
             classes of a Keras model are then named by their indices.
         hop_seconds: As in `Embedder`.
         padding: As in `Embedder`.

@@ -66,8 +66,8 @@ def predict(
 ) -> None:
     """Label INPUTS with CLASSIFIER and print tables, or write the labels of each example to the output given by -o.
 
-    CLASSIFIER is a Keras model (.keras) built on VGGish, or a SavedModel exported with class names. INPUTS are
-    recordings, folders or patterns as in vggish embed.
+    CLASSIFIER is a Keras model (.keras) built on VGGish, or a SavedModel, .onnx or .tflite file exported with class
+    names. INPUTS are recordings, folders or patterns as in vggish embed.
 
     The table of a recording shows the labels with the highest mean scores over all of its examples. A .csv file has the
     columns file, time, label and score, and a row for each of the best labels of each example.
@@ -76,13 +76,15 @@ def predict(
     """
     from vggish_keras.class_names import read_class_names
     from vggish_keras.engines import check_classifier
+    from vggish_keras.exported_options import needs_tensorflow
 
     recordings = _find_recordings(inputs)
     _check_output(output, overwrite)
     check_classifier(classifier)
     names = None if names_file is None else read_class_names(names_file)
     with _open_output(output) as file:
-        load_tensorflow()
+        if needs_tensorflow(classifier):
+            load_tensorflow()
         from vggish_keras.classifier import Classifier
         from vggish_keras.cli.progress import Progress
 

@@ -95,14 +95,20 @@ def open_classifier(path: PathLike) -> ClassifierEngine:
     """Opens the engine that runs a classifier.
 
     Args:
-        path: A Keras model (.keras) built on VGGish, or a folder written by `export_saved_model` with class names.
+        path: A Keras model (.keras) built on VGGish; or a folder written by `export_saved_model`, or a file written by
+            `export_onnx` or `export_litert`, with class names.
 
     Raises:
         ValueError: The path is not a classifier, or its weights are not finite.
         FileNotFoundError: The path does not exist.
-        RuntimeError: This process was forked after TensorFlow ran, and would hang.
+        ImportError: The package that runs the file is not installed.
+        RuntimeError: This process was forked after the network ran, and would hang.
     """
     check_classifier(path)
+    if not exported_options.needs_tensorflow(path):
+        from vggish_keras.engines.exported_classifier import ExportedClassifier
+
+        return ExportedClassifier(Path(path), open_engine(path))
     from vggish_keras.engines.classifier import keras_classifier, saved_model_classifier
 
     return (saved_model_classifier if exported_options.is_saved_model(path) else keras_classifier)(Path(path))
@@ -110,10 +116,11 @@ def open_classifier(path: PathLike) -> ClassifierEngine:
 
 def check_classifier(path: PathLike) -> None:
     """Raises a ValueError or a FileNotFoundError, without loading TensorFlow, if a path cannot be a classifier."""
-    expected = "expected a .keras model built on VGGish, or a folder written by export_saved_model with class_names"
+    expected = "expected a .keras model built on VGGish, or a model exported with class_names"
     if not Path(path).exists():
         raise FileNotFoundError(f"no classifier at {path}: {expected}")
-    if not exported_options.is_saved_model(path) and file_suffix(path) != ".keras":
+    is_exported = exported_options.is_saved_model(path) or not exported_options.needs_tensorflow(path)
+    if not is_exported and file_suffix(path) != ".keras":
         raise ValueError(f"{path} is not a classifier: {expected}")
 
 

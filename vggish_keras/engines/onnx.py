@@ -54,8 +54,9 @@ class OnnxModel:
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
         check_not_forked()
-        (embeddings,) = self._session.run([output], {"waveform": segments})
-        return np.asarray(embeddings)[:, 0]
+        (values,) = self._session.run([output], {"waveform": segments})
+        # An example has one embedding, and one row of scores, whether or not the classifier pools examples.
+        return np.asarray(values).reshape(len(segments), values.shape[-1])
 
 
 def _open_session(path: Path) -> Any:
