@@ -11,8 +11,8 @@ import tensorflow as tf
 from click.testing import CliRunner
 from tensorflow import keras
 
-onnx = pytest.importorskip("onnx", exc_type=ImportError)
-onnxruntime = pytest.importorskip("onnxruntime", exc_type=ImportError)
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 import vggish_keras as vk
 from tests import published
@@ -38,7 +38,7 @@ def run(path, waveform):
 
 
 def run_openvino(path, waveforms):
-    openvino = pytest.importorskip("openvino", exc_type=ImportError)
+    openvino = pytest.importorskip("openvino")
     compiled = openvino.Core().compile_model(os.fspath(path), "CPU")
     for waveform in waveforms:
         outputs = compiled({"waveform": waveform})
@@ -137,7 +137,7 @@ def test_any_batch_and_length(narrow_models, narrow_files):
                 got = run(file, waveform)
                 expected = np.asarray(model(waveform))
                 assert got["embedding"].shape == got["quantized"].shape == expected.shape
-                assert_close(got["embedding"], expected, 1e-4 * np.abs(expected).max(initial=1e-9))
+                assert_close(got["embedding"], expected, 1e-5)
 
 
 def test_openvino(narrow_models, narrow_files):
@@ -146,7 +146,7 @@ def test_openvino(narrow_models, narrow_files):
         for waveform, got in zip(waveforms, run_openvino(file, waveforms), strict=True):
             expected = np.asarray(model(waveform))
             assert got["embedding"].shape == got["quantized"].shape == expected.shape
-            assert_close(got["embedding"], expected, 1e-4 * np.abs(expected).max(initial=1e-9))
+            assert_close(got["embedding"], expected)
 
 
 def test_quantized_truncates(narrow, pca_params):
@@ -296,7 +296,7 @@ def test_classifier(head, padding, narrow_network, tmp_path):
     for samples in (15_600, 50_000):
         expected = np.asarray(model(noise(2, samples)))
         got = run(path, noise(2, samples))
-        assert_close(got["scores"], expected, 1e-5 * np.abs(expected).max())
+        assert_close(got["scores"], expected, 1e-5)
         assert got["embedding"].shape == (2, 1 + samples // 30_960 * 2, 128)
 
 
@@ -313,7 +313,7 @@ def test_classifier_of_pooled_examples(pooling, lengths, narrow_network, tmp_pat
         waveform = noise(2, samples)
         lengthy = {"waveform": waveform, "num_samples": np.full(2, samples, np.int32)}
         expected = np.asarray(model(lengthy if lengths else waveform))
-        assert_close(run(path, waveform)["scores"], expected, 1e-5 * np.abs(expected).max())
+        assert_close(run(path, waveform)["scores"], expected, 1e-5)
 
 
 @pytest.mark.keras
@@ -345,7 +345,7 @@ def test_embedder(index, narrow_models, narrow_files):
     for samples in (100, 50_000):
         waveform = noise(samples)
         expected = np.asarray(model(waveform[np.newaxis]))[0]
-        assert_close(embedder.embed(waveform, 16_000).values, expected, 1e-4 * np.abs(expected).max(initial=1e-9))
+        assert_close(embedder.embed(waveform, 16_000).values, expected, 1e-5)
     # Segments are cut outside, so that any hop and padding can be chosen.
     chosen = vk.Embedder(file, hop_seconds=0.25, padding="short", postprocess="quantized").embed(noise(50_000), 16_000)
     assert chosen.values.dtype == np.uint8

@@ -626,7 +626,7 @@ def test_verification_needs_the_options(verify, tmp_path):
         verify.read_options(tmp_path)
     (tmp_path / exported_options.OPTIONS_FILE).parent.mkdir()
     (tmp_path / exported_options.OPTIONS_FILE).write_text("{}")
-    with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of a SavedModel"):
+    with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of an exported model"):
         verify.read_options(tmp_path)
 
 

@@ -22,6 +22,11 @@ def load_tensorflow() -> None:
         os.dup2(messages.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
+        except ModuleNotFoundError as error:
+            if error.name != "tensorflow":
+                raise
+            message = "TensorFlow is not installed: pip install vggish, or pass an exported file (--weights x.onnx)"
+            raise ImportError(message) from error
         except Exception:
             messages.seek(0)
             os.write(terminal, messages.read())

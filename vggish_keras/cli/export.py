@@ -59,6 +59,6 @@ def export(
     if output.suffix == ".onnx":
         click.echo(exporting.export_onnx(model, output, **arguments))
     elif output.suffix == ".tflite":
-        click.echo(exporting.export_litert(model, output, quantize, **arguments))
+        click.echo(exporting.export_litert(model, output, quantize, **arguments))  # type: ignore[attr-defined]
     else:
         click.echo(exporting.export_saved_model(model, output, **arguments))

@@ -47,7 +47,7 @@ def open_engine(
     check_postprocess(postprocess, pca_params)
     check_choice("dtype", dtype, DTYPES)
     engine: Engine
-    if exported_options.is_onnx(weights):
+    if weights is not None and exported_options.is_onnx(weights):
         from vggish_keras.engines.onnx import OnnxModel
 
         check_keeps_pca_params(pca_params, str(weights))

@@ -137,17 +137,23 @@ def _add_log_mel(graph: Graph, waveform: str, batch: str, samples: str) -> str:
     windows = reshaped(graph, windows, batch, ints(1), frames, ints(params.STFT_WINDOW_SAMPLES))
     mel = mel_matrix()
     bins = np.flatnonzero(mel.any(axis=1))
-    spectrum = graph("MatMul", windows, _fourier_matrix(bins))
+    spectrum = graph("MatMul", windows, _fourier_matrix(graph, bins))
     magnitudes = graph("ReduceL2", spectrum, ints(1), keepdims=0)
     bands = graph("Add", graph("MatMul", magnitudes, mel[bins]), np.float64(params.LOG_OFFSET))
     return graph("Cast", graph("Log", bands), to=_tensor_dtype(np.float32))
 
 
-def _fourier_matrix(bins: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The windowed cosine and sine of frequencies: float64 [2, 400, bins]."""
-    angles = 2 * np.pi * np.outer(np.arange(params.STFT_WINDOW_SAMPLES), bins) / params.FFT_SIZE
-    matrix: NDArray[np.float64] = hann_window()[:, np.newaxis] * np.stack([np.cos(angles), np.sin(angles)])
-    return matrix
+def _fourier_matrix(graph: Graph, bins: NDArray[np.int64]) -> str:
+    """The windowed cosine and sine of frequencies, float64 [2, 400, bins].
+
+    Engines compute this constant from small tables when they load the file, which would be 1.5 MB larger with it.
+    """
+    angles = 2 * np.pi * np.arange(params.FFT_SIZE) / params.FFT_SIZE
+    index = graph("Mul", np.arange(params.STFT_WINDOW_SAMPLES)[:, np.newaxis], bins)
+    tables = graph(
+        "Gather", np.stack([np.cos(angles), np.sin(angles)]), graph("Mod", index, np.int64(params.FFT_SIZE)), axis=1
+    )
+    return graph("Mul", tables, hann_window()[:, np.newaxis])
 
 
 def _tensor_dtype(dtype: Any) -> int:
@@ -176,13 +182,13 @@ def add_network(graph: Graph, examples: str, total: str, weights: Mapping[str, N
     missing = graph("Max", graph("Sub", ints(1), total), ints(0))
     x = graph("Pad", x, joined(graph, ints(0, 0, 0, 0), missing, ints(0, 0, 0)))
     for layer, scope in params.SLIM_SCOPES.items():
-        kernel, bias = weights[f"{scope}/weights"], weights[f"{scope}/biases"]
-        if kernel.ndim == 4:
-            kernel = graph.constant(kernel.transpose(KERNEL_AXES), f"{scope}/weights")
-            x = graph("Conv", x, kernel, graph.constant(bias, f"{scope}/biases"), pads=[1, 1, 1, 1])
+        kernel = weights[f"{scope}/weights"]
+        bias = graph.constant(weights[f"{scope}/biases"], f"{scope}/biases")
+        if kernel.ndim == len(KERNEL_AXES):
+            transposed = graph.constant(kernel.transpose(KERNEL_AXES), f"{scope}/weights")
+            x = graph("Conv", x, transposed, bias, pads=[1, 1, 1, 1])
         else:
-            kernel = graph.constant(kernel, f"{scope}/weights")
-            x = graph("Gemm", x, kernel, graph.constant(bias, f"{scope}/biases"))
+            x = graph("Gemm", x, graph.constant(kernel, f"{scope}/weights"), bias)
         if layer != "fc2":
             x = graph("Relu", x)
         if layer in _POOLED:
@@ -197,8 +203,7 @@ def add_postprocess(
 ) -> str:
     """Applies `Postprocess` to embeddings [n, 128]."""
     centered = graph("Sub", embedding, graph.constant(means, params.PCA_MEANS))
-    eigen_vectors = graph.constant(eigen_vectors, params.PCA_EIGEN_VECTORS)
-    components = graph("Gemm", centered, eigen_vectors, transB=1)
+    components = graph("Gemm", centered, graph.constant(eigen_vectors, params.PCA_EIGEN_VECTORS), transB=1)
     if not quantize:
         return components
     low, high = np.float32(params.QUANTIZE_MIN), np.float32(params.QUANTIZE_MAX)
