@@ -132,7 +132,10 @@ def _check_outputs(file: Path, path: Path, served: ServedModel) -> None:
         expected = served.serving_default(tf.constant(waveform))
         for name, values in zip(names, session.run(names, {"waveform": waveform}), strict=True):
             if not _is_close(values, expected[name].numpy()):
-                raise ValueError(f"{path} was not written: its output {name} would differ from the model's")
+                raise ValueError(
+                    f"{path} was not written: its output {name} would differ from the model's (the model must compute "
+                    "in float32, and a classifier must apply its layers in a row)"
+                )
 
 
 def _is_close(values: Any, expected: Any) -> bool:
