@@ -22,9 +22,11 @@ class FoldExamples(keras.layers.Layer):
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        images = tf.reshape(inputs, [-1, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS, 1])
-        missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
-        return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        examples = tf.reshape(inputs, [-1, params.EXAMPLE_FRAMES * params.NUM_MEL_BANDS])
+        missing = tf.cast(tf.equal(tf.shape(examples)[0], 0), tf.int32)
+        examples = tf.pad(examples, [[0, missing], [0, 0]])
+        # Reshaped last: padding loses the static shape, without which LiteRT converts no convolution.
+        return tf.reshape(examples, [-1, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS, 1])
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
         """Returns None: images are not masked, and `UnfoldExamples` restores the mask."""
