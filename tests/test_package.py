@@ -127,7 +127,7 @@ PACKAGE = Path(vk.__file__).parent
 
 # A module imports only modules to its left or above. A room, such as `corpus`, has one place for all of its files.
 ORDER = """
-    _errors _validation _atomic _fork _hashing _blas _npz _onnx_file _tensorflow _read_ahead
+    _errors _validation _atomic _fork _hashing _blas _npz _onnx_file _stderr _litert_file _tensorflow _read_ahead
     params
     decoding audio resample _reader_process framing exported_options
     mel published_files frontend network postprocess weights model

@@ -3,7 +3,11 @@ from .dataset import waveform_dataset as waveform_dataset
 from .embedder import Embedder as Embedder, embed as embed
 from .embeddings import Embeddings as Embeddings
 from .engines import Engine as Engine, open_engine as open_engine
-from .exporting import export_onnx as export_onnx, export_saved_model as export_saved_model
+from .exporting import (
+    export_litert as export_litert,
+    export_onnx as export_onnx,
+    export_saved_model as export_saved_model,
+)
 from .frontend import LogMelExamples as LogMelExamples
 from .model import VGGish as VGGish
 from .postprocess import Postprocess as Postprocess

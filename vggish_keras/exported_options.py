@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from vggish_keras import __version__, params
+from vggish_keras import __version__, _litert_file, params
 from vggish_keras._onnx_file import read_metadata
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
@@ -17,6 +17,7 @@ OPTIONS_FILE = Path("assets.extra") / "vggish.json"
 ONNX_METADATA = "vggish"
 """Key of the options in the metadata of an ONNX file."""
 _ONNX_SUFFIX = ".onnx"
+_LITERT_SUFFIX = ".tflite"
 
 
 class ExportedOptions(NamedTuple):
@@ -46,9 +47,14 @@ def is_onnx(weights: object) -> bool:
     return isinstance(weights, (str, os.PathLike)) and Path(weights).suffix == _ONNX_SUFFIX
 
 
+def is_litert(weights: object) -> bool:
+    """Returns whether weights are the path of a LiteRT file."""
+    return isinstance(weights, (str, os.PathLike)) and Path(weights).suffix == _LITERT_SUFFIX
+
+
 def needs_tensorflow(weights: object) -> bool:
     """Returns whether weights run in TensorFlow."""
-    return not is_onnx(weights)
+    return not is_onnx(weights) and not is_litert(weights)
 
 
 def resolve_options(
@@ -66,14 +72,14 @@ def read_options(path: PathLike) -> ExportedOptions | None:
     """Reads the options of an exported model.
 
     Args:
-        path: A SavedModel's folder or an ONNX file.
+        path: A SavedModel's folder, or an ONNX or LiteRT file.
 
     Returns:
         Its options; None if it has none, like SavedModels of other programs or of earlier versions.
 
     Raises:
-        ValueError: The options are damaged, or an ONNX file has none.
-        FileNotFoundError: The ONNX file does not exist.
+        ValueError: The options are damaged, or an ONNX or LiteRT file has none.
+        FileNotFoundError: The ONNX or LiteRT file does not exist.
         OSError: The file cannot be read.
 
     Example:
@@ -83,14 +89,17 @@ def read_options(path: PathLike) -> ExportedOptions | None:
         ExportedOptions(hop_seconds=0.96, padding='short')
     """
     path = Path(path)
-    if is_onnx(path):
+    if is_onnx(path) or is_litert(path):
         return _parse(path, read_description(path))
     file = path / OPTIONS_FILE
     return _parse(file, _load(file, file.read_bytes())) if file.exists() else None
 
 
 def read_description(path: PathLike) -> dict[str, Any]:
-    """Returns what `export_onnx` wrote into the metadata of an ONNX file; raises as `read_options`."""
+    """Returns what the export wrote into the metadata of an ONNX or LiteRT file; raises as `read_options`."""
+    if is_litert(path):
+        litert: dict[str, Any] = _load(Path(path), _litert_file.read_metadata(Path(path)))
+        return litert
     metadata = read_metadata(Path(path))
     if ONNX_METADATA not in metadata:
         raise ValueError(f"{path} was not written by export_onnx, as expected of an .onnx file")

@@ -23,7 +23,8 @@ def open_engine(
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
             weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; or
-            an .onnx file written by `export_onnx`, which runs without TensorFlow.
+            an .onnx file written by `export_onnx` or a .tflite file written by `export_litert`, which run without
+            TensorFlow.
         postprocess: None, "pca" or "quantized": an output that the engine must have.
         dtype: What the network computes in. An exported model has the dtype of its export, so that
             "float32" is required.
@@ -52,6 +53,11 @@ def open_engine(
 
         check_keeps_pca_params(pca_params, str(weights))
         engine = OnnxModel(Path(weights), dtype)
+    elif exported_options.is_litert(weights):
+        from vggish_keras.engines.litert import LiteRTModel
+
+        check_keeps_pca_params(pca_params, str(weights))
+        engine = LiteRTModel(Path(weights), dtype)
     elif weights is not None and exported_options.is_saved_model(weights):
         from vggish_keras.engines.saved_model import SavedModel
 
