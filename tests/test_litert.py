@@ -88,17 +88,17 @@ def float32_file(model, tmp_path_factory):
 
 
 @pytest.mark.keras
-@pytest.mark.parametrize("input", ["waveform", "examples"])
+@pytest.mark.parametrize("options", [{}, {"pooling": "avg"}, {"pooling": "max"}, {"input": "examples"}])
 @pytest.mark.parametrize("classify", [False, True])
-def test_tensorflow_converts_the_keras_model(input, classify):
-    model = narrow_vggish(input)
+def test_tensorflow_converts_the_keras_model(options, classify):
+    model = narrow_vggish(**options)
     if classify:
-        pool = [keras.layers.GlobalAveragePooling1D()] if input == "waveform" else []
+        pool = [] if options else [keras.layers.GlobalAveragePooling1D()]
         model = after_vggish(model, *pool, keras.layers.Dense(5, "softmax"))
     converted = tf.lite.TFLiteConverter.from_keras_model(model).convert()  # with built-in operators only
     interpreter = Interpreter(model_content=converted)
     (details,) = interpreter.get_input_details()
-    inputs = noise(3, 32_000) if input == "waveform" else noise(3, 96, 64)
+    inputs = noise(3, 96, 64) if "input" in options else noise(3, 32_000)
     interpreter.resize_tensor_input(details["index"], inputs.shape)
     interpreter.allocate_tensors()
     interpreter.set_tensor(details["index"], inputs)
@@ -291,9 +291,16 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
     assert_close(run(path, waveform)["scores"], model(inputs))
 
 
-def test_classifier_without_operators_raises(model, tmp_path):
-    layers = (keras.layers.Dense(3), keras.layers.Lambda(tf.math.lgamma))
-    with pytest.raises(ValueError, match=r"LiteRT cannot compute the classifier's layers: .* for Lgamma"):
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (tf.math.bessel_i0e, "LiteRT cannot compute the classifier's layers: .* built-in operator for BesselI0e$"),
+        (tf.math.lgamma, r"x\.tflite was not written: LiteRT cannot run it"),
+    ],
+)
+def test_classifier_without_operators_raises(function, message, model, tmp_path):
+    layers = (keras.layers.Dense(3), keras.layers.Lambda(function))
+    with pytest.raises(ValueError, match=message):
         vk.export_litert(after_vggish(model, *layers), tmp_path / "x.tflite", class_names=CLASSES)
     assert os.listdir(tmp_path) == []
 

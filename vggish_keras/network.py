@@ -57,7 +57,7 @@ class UnfoldExamples(keras.layers.Layer):
 
 def zero_masked(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """Returns `values` [..., size] with zeros where `mask` [...] is False, even in place of NaN."""
-    return values if mask is None else tf.where(mask[..., tf.newaxis], values, tf.zeros([], values.dtype))
+    return values if mask is None else tf.where(tf.expand_dims(mask, -1), values, tf.zeros([], values.dtype))
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
@@ -75,7 +75,7 @@ class PoolExamples(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:
         exists = tf.ones(tf.shape(inputs)[:2], bool) if mask is None else mask
         if self.pooling == "max":
-            lowest = tf.where(exists[..., tf.newaxis], inputs, inputs.dtype.min)
+            lowest = tf.where(tf.expand_dims(exists, -1), inputs, inputs.dtype.min)
             return zero_masked(tf.reduce_max(lowest, axis=1), tf.reduce_any(exists, axis=1))
         total = tf.reduce_sum(zero_masked(inputs, exists), axis=1)
         count = tf.reduce_sum(tf.cast(exists, inputs.dtype), axis=1, keepdims=True)
