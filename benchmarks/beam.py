@@ -37,7 +37,7 @@ def write_clips(folder: Path, count: int) -> None:
 def export(folder: Path, weights: str | None) -> Path:
     rng = np.random.default_rng(1)
     pca = {"pca_eigen_vectors": rng.standard_normal((128, 128)) / 11, "pca_means": rng.standard_normal((128, 1))}
-    return vk.export_saved_model(vk.VGGish(weights), folder / "vggish", pca)
+    return vk.export_saved_model(vk.VGGish(weights), folder / "vggish", "quantized", pca_params=pca)
 
 
 def run(command: Sequence[str | Path]) -> tuple[float, float]:

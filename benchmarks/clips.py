@@ -21,7 +21,7 @@ CLIPS = 1_000
 
 def main() -> None:
     arguments = measure.arguments(__doc__, files=10_000)
-    embedder = vk.Embedder(arguments.weights, padding="valid")
+    embedder = vk.Embedder(arguments.weights)
     rng = np.random.default_rng(0)
     process = psutil.Process()
 

@@ -52,7 +52,7 @@ def write_files(folder: Path, count: int, sample_rate: int, channels: int, suffi
 
 
 def ours(weights: str | None, dtype: Dtype) -> Callable[[list[Path]], int]:
-    embedder = vk.Embedder(weights, padding="valid", dtype=dtype)
+    embedder = vk.Embedder(weights, dtype=dtype)
     return lambda paths: measure.count_examples(embedder.embed_many(paths))
 
 

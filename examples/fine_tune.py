@@ -145,7 +145,7 @@ def _group(pattern: str | None) -> Callable[[Path], str] | None:
 
 def build_classifier(weights: str | None, class_names: list[str], dtype: str | None = None) -> keras.Model:
     """VGGish with a hidden layer and a softmax on the mean of each clip's embeddings."""
-    vggish = vk.VGGish(weights, padding="same", pooling="avg", lengths=True, dtype=dtype)
+    vggish = vk.VGGish(weights, pooling="avg", lengths=True, dtype=dtype)
     hidden = keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden")(keras.layers.ReLU()(vggish.output))
     scores = keras.layers.Dense(len(class_names), activation="softmax", dtype="float32", name="scores")(hidden)
     return keras.Model(vggish.input, scores, name="classifier")

@@ -1,11 +1,15 @@
-"""Loads an exported SavedModel with every supported loader, each in a fresh process, and compares it with the model.
+"""Loads an exported model with every supported loader, each in a fresh process, and compares it with the model.
 
-    python export/verify.py vggish/1 [--weights audioset] [--postprocess audioset]
+    python export/verify.py vggish/1 [--weights audioset] [--postprocess quantized] [--pca audioset]
+    python export/verify.py vggish.onnx
+
+A SavedModel is loaded in five ways; an .onnx file with ONNX Runtime, and with OpenVINO if it is installed.
 
 Prints a table and exits with 1 on a mismatch. The expected values come from the Keras model and from `Embedder`, which
-share neither the SavedModel's graph nor its resampler.
+share neither the exported graph nor its resampler.
 """
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -20,8 +24,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras import saved_model_options
-from vggish_keras.saved_model_options import SavedModelOptions
+from vggish_keras import exported_options
+from vggish_keras.exported_options import ExportedOptions
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -55,12 +59,14 @@ def make_inputs() -> Arrays:
     return {"waveform": waveform, "num_samples": num_samples, "audio": np.array(wavs, object), "examples": examples}
 
 
-def expected_outputs(inputs: Arrays, weights: str, options: SavedModelOptions, postprocess: str | None) -> Arrays:
+def expected_outputs(
+    inputs: Arrays, weights: str, options: ExportedOptions, postprocess: str | None, pca: str
+) -> Arrays:
     """The expected outputs of each signature, by signature/output."""
     import vggish_keras as vk
 
     embedder = vk.Embedder(weights, options.hop_seconds, options.padding)
-    quantize = None if postprocess is None else vk.Postprocess(postprocess)
+    layer = None if postprocess is None else vk.Postprocess(pca, quantize=postprocess == "quantized")
     clips = {
         "serving_default": [embedder.embed(clip, 16_000) for clip in inputs["waveform"]],
         "padded": [
@@ -79,11 +85,9 @@ def expected_outputs(inputs: Arrays, weights: str, options: SavedModelOptions, p
             times = np.stack([np.pad(times, (0, longest - len(times))) for times, _ in embeddings])
             outputs[f"{signature}/times"] = times.astype(np.float32)
             outputs[f"{signature}/num_examples"] = counts
-        if quantize is not None:
+        if layer is not None:
             exists = np.arange(longest) < counts[:, np.newaxis]
-            outputs[f"{signature}/quantized"] = np.asarray(quantize(embedding)) * exists[..., np.newaxis].astype(
-                np.uint8
-            )
+            outputs[f"{signature}/{postprocess}"] = np.where(exists[..., np.newaxis], np.asarray(layer(embedding)), 0)
     outputs["call/embedding"] = outputs["serving_default/embedding"]
     return outputs
 
@@ -180,6 +184,24 @@ def tfsm_layer(path: str, inputs: Arrays) -> Arrays:
     return {f"serving_default/{name}": value for name, value in results.items()}
 
 
+def onnx_runtime(path: str, inputs: Arrays) -> Arrays:
+    """ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    results = session.run(names, {"waveform": inputs["waveform"]})
+    return {f"serving_default/{name}": value for name, value in zip(names, results, strict=True)}
+
+
+def openvino(path: str, inputs: Arrays) -> Arrays:
+    """OpenVINO on the CPU."""
+    from openvino import Core
+
+    results = Core().compile_model(path, "CPU")({"waveform": inputs["waveform"]})
+    return {f"serving_default/{output.any_name}": value for output, value in results.items()}
+
+
 LOADERS: dict[str, Callable[[str, Arrays], Arrays]] = {
     "tf.saved_model.load": plain_tensorflow,
     "hub.load": tensorflow_hub,
@@ -187,6 +209,14 @@ LOADERS: dict[str, Callable[[str, Arrays], Arrays]] = {
     "hub.KerasLayer": hub_keras_layer,
     "TFSMLayer": tfsm_layer,
 }
+ONNX_LOADERS = {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}
+
+
+def loaders_of(path: Path) -> list[str]:
+    """The names of the loaders of an exported model."""
+    if not exported_options.is_onnx(path):
+        return list(LOADERS)
+    return [name for name in ONNX_LOADERS if name != "OpenVINO" or importlib.util.find_spec("openvino")]
 
 
 # === Main ===
@@ -252,14 +282,14 @@ def read_inputs(folder: Path) -> Arrays:
     return inputs
 
 
-def read_options(path: Path) -> SavedModelOptions:
-    """The SavedModel's hop and padding."""
+def read_options(path: Path) -> ExportedOptions:
+    """The exported hop and padding."""
     try:
-        options = saved_model_options.read_options(path)
+        options = exported_options.read_options(path)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if options is None:
-        file = saved_model_options.OPTIONS_FILE
+        file = exported_options.OPTIONS_FILE
         raise click.ClickException(f"{path} has no {file}: export it with this version of vggish")
     return options
 
@@ -269,7 +299,7 @@ def run_all(path: Path, inputs: Arrays, expected: Arrays) -> dict[str, list[Comp
     comparisons = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_PROCESSES) as pool:
         write_inputs(inputs, Path(folder))
-        running = {loader: pool.submit(run_loader, loader, path, Path(folder)) for loader in LOADERS}
+        running = {loader: pool.submit(run_loader, loader, path, Path(folder)) for loader in loaders_of(path)}
         for loader, outputs in running.items():
             try:
                 comparisons[loader] = compare(outputs.result(), expected)
@@ -279,21 +309,28 @@ def run_all(path: Path, inputs: Arrays, expected: Arrays) -> dict[str, list[Comp
 
 
 @click.command()
-@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--weights", default="audioset", show_default=True, help="Weights the model was exported with.")
-@click.option("--postprocess", default="audioset", show_default=True, help="Its PCA parameters, or none.")
-@click.option("--loader", type=click.Choice(list(LOADERS)), hidden=True)
+@click.option(
+    "--postprocess",
+    type=click.Choice(["quantized", "pca", "none"]),
+    default="quantized",
+    show_default=True,
+    help="The output that was added.",
+)
+@click.option("--pca", default="audioset", show_default=True, help="Its PCA parameters.")
+@click.option("--loader", type=click.Choice([*LOADERS, *ONNX_LOADERS]), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(path: Path, weights: str, postprocess: str, loader: str | None, folder: Path | None) -> None:
-    """Compare the SavedModel at PATH with the model that it was exported from."""
+def main(path: Path, weights: str, postprocess: str, pca: str, loader: str | None, folder: Path | None) -> None:
+    """Compare the SavedModel or ONNX file at PATH with the model that it was exported from."""
     if loader and folder:
-        _save(folder / f"{loader}.npz", LOADERS[loader](str(path), read_inputs(folder)))
+        _save(folder / f"{loader}.npz", {**LOADERS, **ONNX_LOADERS}[loader](str(path), read_inputs(folder)))
         return
     from rich.console import Console
     from rich.table import Table
 
     options, inputs = read_options(path), make_inputs()
-    expected = expected_outputs(inputs, weights, options, None if postprocess == "none" else postprocess)
+    expected = expected_outputs(inputs, weights, options, None if postprocess == "none" else postprocess, pca)
     comparisons = run_all(path, inputs, expected)
     table = Table("loader", "output", "difference", "agrees")
     for loader, rows in comparisons.items():

@@ -136,7 +136,9 @@ def exported(vggish, pca_params, tmp_path_factory) -> Path:
     """A SavedModel of the session's model, with post-processing, in a folder as TF Serving expects it."""
     import vggish_keras as vk
 
-    return vk.export_saved_model(vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", pca_params)
+    return vk.export_saved_model(
+        vggish, tmp_path_factory.mktemp("exported") / "vggish" / "1", "quantized", pca_params=pca_params
+    )
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +151,9 @@ def exported_narrow(pca_params, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         make_network_narrow(patch)
         tf.keras.utils.set_random_seed(0)
-        return vk.export_saved_model(vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", pca_params)
+        return vk.export_saved_model(
+            vk.VGGish(None), tmp_path_factory.mktemp("narrow") / "vggish", "quantized", pca_params=pca_params
+        )
 
 
 @pytest.fixture
@@ -171,6 +175,43 @@ def count_segments(monkeypatch):
         return changes
 
     return install
+
+
+@pytest.fixture
+def assert_durable(monkeypatch):
+    """Returns a function that asserts that a file or folder was on the disk before it was moved to its path.
+
+    Also its folder must be, afterwards.
+    """
+    synced, moves, originals = [], {}, {name: getattr(os, name) for name in ("fsync", "replace", "rename")}
+
+    def describe(status):
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def fsync(descriptor):
+        originals["fsync"](descriptor)
+        synced.append(describe(os.fstat(descriptor)))
+
+    def moving(name):
+        def move(source, target):
+            contents = {describe(path.stat()): path for path in (Path(source), *Path(source).rglob("*"))}
+            missing = [contents[state] for state in contents.keys() - set(synced)]
+            originals[name](source, target)
+            moves[Path(target).absolute()] = (missing, len(synced))
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, moving(name))
+
+    def check(path):
+        missing, before = moves[Path(path).absolute()]
+        assert not missing
+        if os.name != "nt":
+            assert Path(path).absolute().parent.stat().st_ino in [number for number, *_ in synced[before:]]
+
+    return check
 
 
 @pytest.fixture

@@ -30,6 +30,17 @@ class FakeEngine:
         return (50 + 20 * embeddings).astype("u1") if output == "quantized" else embeddings
 
 
+class FakeClassifier(FakeEngine):
+    """A quick classifier whose scores are the first of `FakeEngine`'s embeddings, one for each class."""
+
+    def __init__(self, *class_names):
+        super().__init__("scores")
+        self.class_names = class_names
+
+    def __call__(self, segments, output):
+        return super().__call__(segments, output)[:, : len(self.class_names)]
+
+
 def fake_embeddings(waveform, hop_seconds=0.96):
     """What the engine computes for whole examples, by an independent front end: [n, 128]."""
     return published.log_mel_examples(waveform, round(hop_seconds * 100)).reshape(-1, 6_144)[:, ::48]

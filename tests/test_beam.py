@@ -160,7 +160,6 @@ def job_service(tmp_path):
 def test_job_service_writes_the_single_machine_output(corpus, single, exported, tmp_path, job_service):
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
     arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--weights", exported, "--shards", 3]
-    arguments += ["--padding", "same"]
     command("beam", *arguments, *portable, status=1)
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
 
@@ -192,7 +191,7 @@ def one_worker_killed(min_bytes=0):
 @losing_a_worker
 @pytest.mark.slow
 def test_run_restarts_when_the_worker_with_the_network_is_killed(corpus, single, exported, tmp_path):
-    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported, padding="same")
+    transform = beam.EmbedCorpus([str(corpus)], str(tmp_path / "x"), weights=exported)
     with one_worker_killed(min_bytes=LOADED):
         result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
@@ -282,7 +281,7 @@ def test_odd_recordings_are_read_whole(reference):
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(reference / "odd_recordings")])
-        decoded = found.recordings | beam.DecodeAudio()
+        decoded = found.recordings | beam.DecodeAudio(padding="same")
         assert_that(decoded.recordings, check, label="recordings")
         assert_that(decoded.failures, check_failures, label="failures")
 
@@ -339,9 +338,11 @@ def test_segments_name_and_label_the_records(corpus, exported_narrow, tmp_path):
 
 
 @pytest.mark.parametrize("postprocess", [None, "quantized"])
-def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, postprocess):
+def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, postprocess, monkeypatch):
     import pyarrow.parquet
 
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
         decoded = found.recordings | beam.DecodeAudio(0.5, "valid")
@@ -351,6 +352,7 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
             | apache_beam.Reshuffle()
         )
         embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
+    assert {path.stat().st_ino for path in (tmp_path, *tmp_path.glob("x-*-of-00002.parquet"))} == set(synced)
     options = ["--hop", 0.5, "--padding", "valid", "--weights", exported_narrow]
     options += ["--postprocess", postprocess] if postprocess else []
     command("embed", corpus / "a", "-o", tmp_path / "single.parquet", *options)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import csv
+import errno
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +24,12 @@ import soundfile
 from click.testing import CliRunner
 
 from tests.fakes import FakeEngine
+from tests.fuzz import test_stops
 from vggish_keras import records
 from vggish_keras._atomic import atomic_write
+from vggish_keras._lock import locked
 from vggish_keras.cli import main
-from vggish_keras.corpus import audioset, embed_corpus, output as outputs, plan
+from vggish_keras.corpus import audioset, embed_corpus, output as outputs, plan, read_contents
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import find_recordings
@@ -76,6 +80,10 @@ def contents():
     """The contents of all files in the current folder, except the corpus, by name."""
     files = [path for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("corpus", "disk")]
     return {str(path): path.read_bytes() for path in files if ".unfinished" not in path.name}
+
+
+def lock_of(target):
+    return "out/.vggish.lock" if target == "out" else f".{target}.lock"
 
 
 def forget():
@@ -276,7 +284,7 @@ def test_overwrite_does_not_mix_options(quick, corpus, monkeypatch):
     monkeypatch.setitem(quick.options, "hop_seconds", 0.5)
     before = contents()
     with pytest.raises(
-        ValueError, match=r"also contains 6 \.npz files that do not belong .*, such as out/b/01\.wav\.npz"
+        ValueError, match=r"also contains \.npz files that do not belong .* \(6\), such as out/b/01\.wav\.npz"
     ):
         run(quick, [corpus / "a", corpus / "b" / "zz.wav"], "out", overwrite=True)
     assert contents() == before
@@ -295,7 +303,12 @@ def test_shards_of_different_runs_are_not_mixed(eight_bits, corpus):
             run(eight_bits, [corpus / "b"], "out.tfrecord", shards=shards, resume=True)
     assert contents() == before
     run(eight_bits, [corpus / "b" / "01.wav"], "out.tfrecord", shards=1, overwrite=True)
-    assert set(contents()) == {"out.tfrecord", "out.tfrecord.vggish.json", "out-00000-of-00002.tfrecord.txt"}
+    assert set(contents()) == {
+        "out.tfrecord",
+        "out.tfrecord.vggish.json",
+        "out-00000-of-00002.tfrecord.txt",
+        ".out.tfrecord.lock",
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -354,7 +367,8 @@ def test_finished_recordings_must_be_among_the_inputs(quick, corpus, interrupted
         return
     recordings = find_recordings([corpus])._replace(paths=[corpus / "b" / "11.wav"])
     with pytest.raises(
-        ValueError, match=r"contains \d recordings that are not among the inputs, such as a/00\.wav: include them, or"
+        ValueError,
+        match=r"contains recordings that are not among the inputs \(\d\), such as a/00\.wav: include them",
     ):
         outputs.FileOutput(Path(interrupted), recordings, quick.options, "keep", outputs.EmbeddingsWriter())
 
@@ -463,25 +477,133 @@ def open_output(target):
     return outputs.open_output(outputs.parse_target(target), outputs.EmbeddingsWriter(), recordings, OPTIONS, "keep")
 
 
-@pytest.mark.usefixtures("corpus")
+RUN_THAT_STOPS = """
+import sys, time
+from tests.fuzz import test_stops
+from vggish_keras import corpus
+
+
+def stop(path, _):
+    if path.name == "05.wav":
+        print("stops", flush=True)
+        time.sleep(1_000)
+
+
+corpus.embed_corpus(test_stops.Embedder(), corpus.plan(["corpus"], sys.argv[1]), lambda *_: None, stop)
+"""
+
+
+@pytest.fixture
+def empty_corpus(tmp_path, monkeypatch):
+    """A corpus for the embedder of `test_stops`, which reads no files, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("corpus").mkdir()
+    for index in range(12):
+        Path(f"corpus/{index:02}.wav").touch()
+
+
+@pytest.mark.usefixtures("empty_corpus")
 @pytest.mark.parametrize("target", ["out", "out.npz"])
-def test_lock_file_of_a_finished_run_does_not_lock(target, monkeypatch):
-    """A run opens the lock file of a run that ends; before it has locked the file, a third run starts."""
-    first, third = open_output(target), []
+def test_killed_process_leaves_no_lock(target):
+    test_stops.embed(target)
+    undisturbed = contents()
+    forget()
+    command = [sys.executable, "-c", RUN_THAT_STOPS, target]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "stops\n"
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OSError, match=f"^{target}: in use by another run$"):
+                test_stops.embed(target, **options)
+        process.kill()
+    identity = os.stat(lock_of(target)).st_ino
+    test_stops.embed(target, resume=True)
+    test_stops.embed(target, overwrite=True)
+    assert contents() == undisturbed
+    assert os.stat(lock_of(target)).st_ino == identity  # never deleted or replaced
 
-    def late(descriptor):
-        monkeypatch.setattr(outputs, "_try_lock", try_lock)
-        first.close()
-        third.append(open_output(target))
-        return try_lock(descriptor)
 
-    try_lock = outputs._try_lock
-    monkeypatch.setattr(outputs, "_try_lock", late)
-    with pytest.raises(OSError, match="in use by another run"):
-        open_output(target)
-    third[0].close()
-    open_output(target).close()
-    assert not list(Path().rglob("*lock"))
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete open files")
+def test_database_locks_a_run_whose_lock_file_was_deleted(quick, corpus):
+    def again(_):
+        Path(".out.npz.lock").unlink(missing_ok=True)
+        with pytest.raises(OSError, match="in use by another run"):
+            run(quick, [corpus], "out.npz", resume=True)
+
+    assert run(quick, [corpus], "out.npz", add=again)[0].embedded == 11
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_file_system_without_locks(quick, corpus, target, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", fail)
+        with pytest.raises(
+            OSError, match=rf"^{lock_of(target)} cannot be locked \(No locks available\): use a folder on"
+        ):
+            run(quick, [corpus], target)
+    assert set(contents()) == {lock_of(target)}
+    assert run(quick, [corpus], target)[0].embedded == 11
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_results_survive_a_power_failure(eight_bits, corpus, target, assert_durable):
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        run(eight_bits, [corpus], target, **options)
+    for name in contents().keys() - {lock_of(target)}:
+        assert_durable(name)
+
+
+@pytest.mark.usefixtures("corpus")
+def test_database_is_consistent_after_a_power_failure():
+    """In SQLite's WAL mode, NORMAL only waits for the disk when the log is moved to the database."""
+    with contextlib.closing(open_output("out.npz")) as output:
+        settings = [output._database.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous")]
+    assert settings == [("wal",), (1,)]
+
+
+def test_results_in_a_folder_reach_the_disk_together(quick, corpus, monkeypatch):
+    """Once a second."""
+    now, visible = 0.0, []
+
+    def add(_):
+        nonlocal now
+        now += 0.3
+        visible.append(len(list(Path("out").glob("[ab]/*.npz"))))
+
+    monkeypatch.setattr(outputs, "time", SimpleNamespace(monotonic=lambda: now))
+    files = [f"{corpus}/{'ab'[i % 2]}/{i:02}.wav" for i in range(12) if i != 4]
+    run(quick, files, "out", add=add)
+    assert visible == [1, 1, 1, 1, 5, 5, 5, 5, 9, 9, 9]
+    assert len(list(Path("out").glob("[ab]/*.npz"))) == 11
+    assert not Path("out/.vggish.unfinished").exists()
+
+
+def test_result_that_cannot_be_moved_ends_the_run(quick, corpus, monkeypatch):
+    """It was already reported as saved, so it cannot become a failure, and least of all that of a later recording."""
+    now = 0.0
+
+    def add(path):
+        nonlocal now
+        now += 0.6
+        if path.name == "02.wav":  # which is moved with the next one
+            Path("out/02.wav.npz").mkdir()
+
+    monkeypatch.setattr(outputs, "time", SimpleNamespace(monotonic=lambda: now))
+    with pytest.raises(OSError, match=r"Is a directory: 'out/02\.wav\.npz'"):
+        run(quick, [corpus / "a"], "out", add=add)
+
+
+def test_killed_run_is_shown_without_half_of_its_results(quick, corpus):
+    run(quick, [corpus], "out")
+    before = read_contents("out")
+    Path("out/.vggish.unfinished/a").mkdir(parents=True)
+    Path("out/.vggish.unfinished/a/12.wav.npz").write_bytes(b"half of it")
+    assert read_contents("out") == before
 
 
 @pytest.mark.usefixtures("corpus")
@@ -510,7 +632,6 @@ def test_only_one_of_many_runs_writes_at_a_time(target):
             future.result()
     assert next(opened) > 1
     assert refusals <= {f"{target}: in use by another run"}
-    assert not list(Path().rglob("*lock"))
 
 
 def test_other_files_in_the_output_folder_are_kept(quick, corpus):
@@ -532,6 +653,7 @@ def test_only_the_output_remains(eight_bits, corpus, target):
         (corpus / bad).unlink()
     run(eight_bits, [corpus / "b", corpus / "a" / "00.wav"], target)
     names = {str(path) for path in Path().rglob("*") if path.is_file() and "corpus" not in path.parts}
+    names.remove(lock_of(target))
     if target == "out":
         assert names == {
             "out/vggish.json",
@@ -560,7 +682,7 @@ def test_database_that_cannot_be_closed_is_removed(quick, corpus, monkeypatch, f
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=Full))
     run(quick, [corpus / "b" / "01.wav"], "out.npz")
     assert closed[0]  # left behind by SQLite
-    assert set(contents()) == {"out.npz"}
+    assert set(contents()) == {"out.npz", ".out.npz.lock"}
     assert not list(Path().glob("*unfinished*"))
 
 
@@ -578,7 +700,7 @@ def plant_leftover(path):
 @pytest.mark.parametrize(
     ("target", "files"),
     [
-        ("out", ["out/vggish.json", "out/a/00.wav.npz", "out/b/11.wav.npz", "out/failures.csv"]),
+        ("out", ["out/vggish.json", "out/failures.csv"]),
         ("out.npz", ["out.npz", "out.npz.failures.csv"]),
         ("out.csv", ["out.csv", "out.csv.vggish.json", "out.csv.failures.csv"]),
         ("out.tfrecord", ["out-00000-of-00003.tfrecord", "out-00002-of-00003.tfrecord", "out.tfrecord.vggish.json"]),
@@ -589,13 +711,18 @@ def test_leftovers_of_killed_runs_are_removed(eight_bits, corpus, target, files,
     undisturbed = contents()
     forget()
     leftovers = [plant_leftover(Path(file)) for file in files for _ in range(2)]
-    lock = Path("out/vggish.lock" if target == "out" else f"{target}.unfinished-lock")
-    lock.touch()
+    Path(lock_of(target)).touch()
+    if target == "out":
+        leftovers += [Path("out/.vggish.unfinished/a/00.wav.npz"), Path("out/.vggish.unfinished/c/00.wav.npz")]
+        for leftover in leftovers[-2:]:
+            leftover.parent.mkdir(parents=True)
+            leftover.write_bytes(b"half of it")
     others = [plant_leftover(Path("others.npz")), Path(".partial"), Path(leftovers[0].parent, ".x-y.partial")]
     for other in others:
         other.touch()
     run(eight_bits, [corpus], target, resume)
-    assert not any(map(os.path.exists, [*leftovers, lock]))
+    assert not any(map(os.path.exists, leftovers))
+    assert not Path("out/.vggish.unfinished").exists()
     for other in others:
         other.unlink()
     assert contents() == undisturbed
@@ -604,25 +731,22 @@ def test_leftovers_of_killed_runs_are_removed(eight_bits, corpus, target, files,
 def test_leftovers_beside_a_complete_file_are_removed(quick, corpus):
     run(quick, [corpus / "b" / "01.wav"], "out.npz")
     complete = outputs.parse_target("out.npz"), outputs.EmbeddingsWriter()
-    for suffix in ("-lock", "-wal"):
-        Path(f"out.npz.unfinished{suffix}").touch()
-    assert outputs.is_complete(*complete)
-    assert sorted(path.name for path in Path().iterdir()) == ["corpus", "out.npz"]
-    with (
-        outputs._locked(Path("out.npz.unfinished-lock"), Path("out.npz")),
-        pytest.raises(OSError, match="in use by another run"),
-    ):
+    Path("out.npz.unfinished-wal").touch()
+    with locked(Path(".out.npz.lock")), pytest.raises(OSError, match=r"^out\.npz: in use by another run$"):
         outputs.is_complete(*complete)
+    assert outputs.is_complete(*complete)
+    assert sorted(path.name for path in Path().iterdir()) == [".out.npz.lock", "corpus", "out.npz"]
 
 
 def test_links_at_temporary_paths_are_not_followed(quick, corpus, monkeypatch):
     victim = Path("victim")
     victim.write_text("mine")
     for planted, target in {
+        ".out.npz.lock": "out.npz",
         "out.npz.unfinished": "out.npz",
         "out.npz.unfinished-wal": "out.npz",
-        "out.npz.unfinished-lock": "out.npz",
-        "out/vggish.lock": "out",
+        "out/.vggish.lock": "out",
+        "out/.vggish.unfinished": "out",
     }.items():
         Path(planted).parent.mkdir(exist_ok=True)
         Path(planted).symlink_to(victim.resolve())
@@ -649,6 +773,7 @@ def test_outputs_are_inside_the_output_folder(eight_bits, corpus, target):
     summary, _ = run(eight_bits, inputs, f"work/made/{target}" if target == "out" else target)
     assert summary.embedded == 4
     made = {str(path) for path in set(Path().rglob("*")) - before if path.is_file()}
+    made.remove(f"work/made/{lock_of(target)}" if target == "out" else lock_of(target))
     if target == "out":
         below = ["corpus/b/11.wav", "corpus/a/00.wav", "work/11.wav", "work/links/b/01.wav"]
         assert made == {f"work/made/out/{name}" for name in ["vggish.json", *(f"{path}.npz" for path in below)]}
@@ -670,7 +795,7 @@ def test_all_recordings_fail(eight_bits, corpus, target):
         path.write_bytes(b"no audio")
     summary, _ = run(eight_bits, [corpus], target)
     assert len(summary.failures) == 13
-    names = set(contents())
+    names = set(contents()) - {lock_of(target)}
     assert names == ({"out/failures.csv", "out/vggish.json"} if target == "out" else {f"{target}.failures.csv"})
     header, *rows = read_failures("out/failures.csv" if target == "out" else f"{target}.failures.csv")
     assert header == ["file", "reason"]
@@ -840,7 +965,7 @@ def test_truncated_mp3_is_read_to_its_end(quick, corpus):
     Path("half.mp3").write_bytes(content[: len(content) // 2])
     (_, whole), (_, half) = quick.embed_many([Path("whole.mp3"), Path("half.mp3")])
     assert isinstance(half, ValueError) or 3 <= len(half.times) <= 6
-    assert len(whole.times) == 11
+    assert len(whole.times) == 10
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # about the damage
@@ -918,10 +1043,10 @@ def tiny_disk(tmp_path):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_read_only_disk_raises(quick, corpus, tiny_disk, target):
-    path = tiny_disk / target
+    path, lock = tiny_disk / target, tiny_disk / lock_of(target)
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
     for start in (lambda: run(quick, [corpus], str(path)), plan([corpus], str(path)).check_output):
-        with pytest.raises(OSError, match=f"Read-only file system: '{path}"):
+        with pytest.raises(OSError, match=f"Read-only file system: '({path}|{lock})'"):
             start()
 
 

@@ -1,6 +1,7 @@
 """Every recording is read completely, or an error names it: by kind of file and by kind of damage."""
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -59,6 +60,24 @@ def test_plain_samples_equal_libsndfile_exactly(format, subtype, endian):
     opened = open_audio(io.BytesIO(content))
     assert opened.sample_rate == rate
     np.testing.assert_array_equal(np.concatenate(list(opened.blocks)), expected)
+
+
+def test_file_that_shrinks_while_it_is_read_raises(tmp_path):
+    path = tmp_path / "x.wav"
+    path.write_bytes(plain("WAV"))
+    blocks = open_audio(path).blocks
+    os.truncate(path, 44 + 10_000)
+    with pytest.raises(ValueError, match=rf"x\.wav is truncated: it has 10000 of {2 * PCM.size} bytes"):
+        list(blocks)
+
+
+def test_files_may_return_fewer_bytes_than_requested():
+    class Slow(io.BytesIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:999])
+
+    blocks = list(open_audio(Slow(plain("WAV"))).blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), EXPECTED)
 
 
 @pytest.mark.parametrize("format", ["VOC", "NIST", "SVX", "AVR", "MAT4", "MAT5", "WVE", "MPC2K"])
@@ -227,8 +246,10 @@ def test_truncated_files_raise(container):
 @pytest.mark.parametrize("container", SIZES)
 def test_a_few_missing_samples_raise_a_warning(container):
     """Some programs declare more samples than they write."""
-    with pytest.warns(UserWarning, match=r"file object: the header declares \d+ bytes of samples, the file has \d+"):
+    message = r"file object: the header declares \d+ bytes of samples, the file has \d+"
+    with pytest.warns(UserWarning, match=message) as caught:
         samples = read(SIZES[container][0][:-16])
+    assert caught[0].filename == __file__  # the caller
     np.testing.assert_array_equal(samples, EXPECTED[:-8])
 
 

@@ -20,7 +20,7 @@ PUBLIC_MODULES = (
     "beam",
     "dataset",
     "embedding_files",
-    "saved_model_options",
+    "exported_options",
     "segments",
 )
 
@@ -53,7 +53,7 @@ def untrained_embedder():
 def names(request, tmp_path, monkeypatch):
     """Makes the variables that examples may use, in an empty folder with one recording."""
     monkeypatch.chdir(tmp_path)
-    time = np.arange(int(2.5 * 44_100)) / 44_100
+    time = np.arange(3 * 44_100) / 44_100
     tones = 0.5 * np.sin(2 * np.pi * np.array([440, 660]) * time[:, np.newaxis])
     soundfile.write("recording.wav", tones, 44_100)
 

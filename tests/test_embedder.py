@@ -28,11 +28,12 @@ from tests import published
 from tests.encoding import encode
 from tests.fakes import FakeEngine, fake_embeddings
 from tests.published import assert_close
-from vggish_keras import embedder as embedder_module, network, saved_model_options
+from vggish_keras import embedder as embedder_module, exported_options, network
 from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.embedder import Embedder
 from vggish_keras.engines import open_engine
-from vggish_keras.saved_model_options import SavedModelOptions
+from vggish_keras.exported_options import ExportedOptions
+from vggish_keras.framing import PADDINGS
 
 
 @pytest.mark.keras
@@ -41,9 +42,8 @@ def test_equals_functional_model_on_whole_waveform(vggish, embedder, sounds):
     whole = np.asarray(vggish(waveform[np.newaxis])[0])
     got = embedder.embed(waveform, 16_000)
     assert got.values.dtype == np.float32
-    assert len(got.times) == len(whole) + 1  # the end is padded
-    assert_close(got.values[:-1], whole)
-    np.testing.assert_allclose(got.times, 0.96 * np.arange(len(whole) + 1))
+    assert_close(got.values, whole)
+    np.testing.assert_allclose(got.times, 0.96 * np.arange(len(whole)))
 
 
 @pytest.mark.reference
@@ -57,7 +57,7 @@ def test_files_match_tf_slim_on_the_published_front_end(reference, slim, embedde
     assert_close(got.values[: len(expected)] / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-3)
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("hop_seconds", [0.96, 0.5, 0.07, 2.5])
 def test_examples_of_any_hop_and_length(hop_seconds, padding):
     embedder = Embedder(FakeEngine(), hop_seconds, padding, batch_size=3)
@@ -97,6 +97,26 @@ def test_stream_yields_as_soon_as_a_batch_is_full(embedder, sounds):
     first = next(embedder.stream(blocks(), 16_000))
     assert len(first.times) == embedder.batch_size
     assert len(asked) == 2  # 6 s; four examples need 3.9 s
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 11_025, 16_000, 22_050, 44_100, 44_101, 48_000, 96_000])
+def test_single_examples_are_not_kept_waiting(sample_rate):
+    """Results arrive within 50 ms of audio after the end of their examples."""
+    embedder = Embedder(FakeEngine(), hop_seconds=0.5, batch_size=1)
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * sample_rate).astype(np.float32)
+    received = 0
+
+    def blocks():
+        nonlocal received
+        for block in np.split(waveform, range(0, len(waveform), sample_rate // 100)):
+            received += len(block)
+            yield block
+
+    values = []
+    for part in embedder.stream(blocks(), sample_rate):
+        values.append(part.values)
+        assert received / sample_rate <= part.times[0] + 0.975 + 0.05
+    assert_close(np.concatenate(values), embedder.embed(waveform, sample_rate).values)
 
 
 def test_memory_does_not_grow_with_the_stream():
@@ -146,6 +166,27 @@ def test_postprocess(slim, embedder, sounds, pca_params, pca_in_cache):
     assert nothing.values.dtype == np.uint8
 
 
+def test_own_pca_params(slim, embedder, sounds, pca_params, tmp_path):
+    """From a file, and without the published one."""
+    np.savez(tmp_path / "own.npz", **pca_params)
+    raw = embedder.embed(sounds["noise"], 16_000).values
+    expected = published.postprocess(raw, pca_params["pca_eigen_vectors"], pca_params["pca_means"])
+    own = vk.Embedder(slim.v2, postprocess="quantized", pca_params=tmp_path / "own.npz")
+    published.assert_same_bytes(own.embed(sounds["noise"], 16_000).values, expected)
+    pca_params = {**pca_params, "pca_means": pca_params["pca_means"] + 1}
+    other = vk.Embedder(slim.v2, postprocess="quantized", pca_params=pca_params)
+    assert other.options["weights"] != own.options["weights"]
+
+
+def test_unused_pca_params_raise(exported, tmp_path):
+    with pytest.raises(ValueError, match='pca_params requires postprocess="pca" or "quantized"'):
+        Embedder(FakeEngine(), pca_params=tmp_path / "own.npz")
+    with pytest.raises(ValueError, match=r"the engine keeps its own PCA parameters: pca_params \(--pca\) is for"):
+        Embedder(FakeEngine("embedding", "pca"), postprocess="pca", pca_params=tmp_path / "own.npz")
+    with pytest.raises(ValueError, match=f"{exported} keeps its own PCA parameters"):
+        Embedder(exported, postprocess="quantized", pca_params=tmp_path / "own.npz")
+
+
 def test_bfloat16(slim, embedder, sounds):
     expected = embedder.embed(sounds["noise"], 16_000).values
     got = vk.Embedder(slim.v2, dtype="bfloat16").embed(sounds["noise"], 16_000).values
@@ -177,15 +218,15 @@ def test_unsupported_options_of_exported_model_raise(exported):
 def test_hop_and_padding_of_exported_model_are_the_defaults(exported_narrow, tmp_path, sounds):
     path = tmp_path / "model"
     shutil.copytree(exported_narrow, path)
-    saved_model_options.write_options(path, SavedModelOptions(0.5, "same"))
+    exported_options.write_options(path, ExportedOptions(0.5, "same"))
     embedder = Embedder(path)
     assert (embedder.options["hop_seconds"], embedder.options["padding"]) == (0.5, "same")
     np.testing.assert_allclose(embedder.embed(sounds["noise"], 16_000).times, 0.5 * np.arange(6))
     options = Embedder(path, 0.7, "valid").options
     assert (options["hop_seconds"], options["padding"]) == (0.7, "valid")
-    (path / saved_model_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
+    (path / exported_options.OPTIONS_FILE).unlink()  # as exported by earlier versions
     options = Embedder(path).options
-    assert (options["hop_seconds"], options["padding"]) == (0.96, "same")
+    assert (options["hop_seconds"], options["padding"]) == (0.96, "short")
 
 
 # === Engines ===
@@ -348,8 +389,13 @@ def test_short_form_has_the_arguments_of_an_embedder():
     short = inspect.signature(vk.embed).parameters
     for name, parameter in inspect.signature(Embedder).parameters.items():
         assert short[name].default == parameter.default
-        assert short[name].annotation == parameter.annotation
+        assert name == "pca_params" or short[name].annotation == parameter.annotation
     assert len(short) == 2 + len(inspect.signature(Embedder).parameters)
+
+
+def test_short_form_keeps_no_arrays(pca_params):
+    with pytest.raises(TypeError, match="pca_params must be a path, got dict: for arrays, create an Embedder"):
+        vk.embed("x.wav", postprocess="pca", pca_params=pca_params)
 
 
 def test_embedder_reads_what_load_audio_returns(tmp_path, sounds):
@@ -466,9 +512,10 @@ def test_lossless_formats_embed_equally_to_the_bit(embedder, sounds):
 def test_odd_recordings_are_embedded_whole(reference):
     folder = reference / "odd_recordings"
     expected = {"vbr_no_header.mp3": 42, "unknown_length.flac": 7, "chained.ogg": 11, "clip.m4a": 7}
-    names = [*expected, "endless_list.wav"]
+    embedder = Embedder(FakeEngine(), padding="same")
     results = {
-        path.name: result for path, result in Embedder(FakeEngine()).embed_many([folder / name for name in names])
+        path.name: result
+        for path, result in embedder.embed_many([folder / name for name in (*expected, "endless_list.wav")])
     }
     assert "endless_list.wav cannot be read as audio" in str(results.pop("endless_list.wav"))
     assert {name: len(result.times) for name, result in results.items()} == expected
@@ -516,7 +563,7 @@ def test_use_in_a_forked_process_raises(slim, embedder, folder, sounds):
     ):
         message = in_child(use)
         assert re.fullmatch(
-            rf"RuntimeError: TensorFlow ran in process {os.getpid()} before process \d+ was forked from it, and would "
+            rf"RuntimeError: the network ran in process {os.getpid()} before process \d+ was forked from it, and would "
             r"hang here: start workers with the 'spawn' method, or fork before creating the first model",
             message,
         )
@@ -525,8 +572,9 @@ def test_use_in_a_forked_process_raises(slim, embedder, folder, sounds):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_run_does_not_continue_in_a_forked_process(embedder, folder, monkeypatch):
+def test_run_does_not_continue_in_a_forked_process(folder, monkeypatch):
     """The threads that read exist only in the parent."""
+    embedder = Embedder(FakeEngine(), batch_size=3)  # as many as the first file has examples
     may_read = threading.Event()
     read = ReaderProcesses.read
 
@@ -538,7 +586,7 @@ def test_run_does_not_continue_in_a_forked_process(embedder, folder, monkeypatch
     monkeypatch.setattr(ReaderProcesses, "read", wait_and_read)
     begun = embedder.embed_many([folder / "0.wav", folder / "1.flac"])
     assert next(begun)[0] == folder / "0.wav"
-    assert in_child(lambda: next(begun)).startswith("RuntimeError: TensorFlow ran in process ")
+    assert in_child(lambda: next(begun)).startswith("RuntimeError: the network ran in process ")
     may_read.set()
     assert [path for path, _ in begun] == [folder / "1.flac"]
 

@@ -349,3 +349,35 @@ def test_file_that_decompresses_to_far_more_than_its_size_raises(tmp_path):
 def test_missing_npz_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \.npz file at .*missing\.npz"):
         embedding_files.read_npz(tmp_path / "missing.npz")
+
+
+# === Reading all recordings ===
+
+
+@pytest.mark.parametrize("suffix", embedding_files.SUFFIXES)
+def test_all_recordings_are_read_back(tmp_path, several, suffix):
+    options = {"postprocess": "quantized" if several[0][1].values.dtype == np.uint8 else None}
+    embedding_files.write(tmp_path / f"x{suffix}", several, options)
+    got = list(embedding_files.read(tmp_path / f"x{suffix}"))
+    expected = [(name, part) for name, part in several if len(part)]
+    assert [name for name, _ in got] == [name for name, _ in expected]
+    for (_, part), (_, same) in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(part.values, same.values)
+        assert part.values.dtype == same.values.dtype
+        np.testing.assert_allclose(part.times, same.times, atol=0.005)
+
+
+def test_reading_stops_at_damage(tmp_path, several):
+    embedding_files.write(tmp_path / "x.csv", several)
+    text = (tmp_path / "x.csv").read_text().splitlines()
+    for line in ("a.wav,0.0", f"a.wav,0.0,{'x,' * 127}x"):
+        (tmp_path / "x.csv").write_text("\n".join([*text[:5], line]))
+        with pytest.raises(ValueError, match=r"x\.csv contains no embeddings, or is damaged"):
+            list(embedding_files.read(tmp_path / "x.csv"))
+    for name, error in (("x.txt", ValueError), ("missing.csv", FileNotFoundError)):
+        with pytest.raises(error, match=name):
+            list(embedding_files.read(tmp_path / name))
+    (tmp_path / "x.parquet").write_bytes(b"no table")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match="is not a Parquet file of embeddings"):
+        list(embedding_files.read(tmp_path / "x.parquet"))

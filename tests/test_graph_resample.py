@@ -72,7 +72,12 @@ def cut_taps(column, offset, taps):
 def numpy_filters(sample_rate, count):
     """The filters of the first output samples, [count, taps]."""
     bank = numpy_resample.filter_bank(sample_rate)
-    columns = [(start, column) for start, matrix in zip(bank.starts, bank.matrices, strict=True) for column in matrix.T]
+    columns = [
+        (part.start + bank.stride * group, column)
+        for part in bank.parts
+        for group, matrix in enumerate(part.matrices)
+        for column in matrix.T
+    ]
     filters = []
     for output in range(count):
         start, column = columns[output % bank.columns]

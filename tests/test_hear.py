@@ -69,4 +69,4 @@ def test_forked_process_raises_because_tensorflow_cannot_run_in_it(model, sounds
     hear.get_scene_embeddings(audio, model)
     for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):
         message = in_child(lambda function=function: function(audio, model))
-        assert message.startswith("RuntimeError: TensorFlow ran in process ")
+        assert message.startswith("RuntimeError: the network ran in process ")

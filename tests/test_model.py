@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ from tensorflow import keras
 import vggish_keras as vk
 from tests import published
 from tests.published import assert_close
-from vggish_keras import model as model_module, network
+from vggish_keras import exported_options, model as model_module, network
+from vggish_keras.beam import DecodeAudio
+from vggish_keras.framing import PADDINGS
 
 pytestmark = pytest.mark.keras
 
@@ -93,7 +96,7 @@ def test_example_and_waveform_models_agree_in_batches_of_any_size(vggish, sounds
     batch = np.stack([waveform, waveform[::-1].copy(), waveform])
     assert_close(vggish(batch)[2], whole)
     assert_close(vggish.predict(batch, batch_size=2, verbose=0)[2], whole)
-    for shape, examples in (((0, 20_000), 1), ((2, 0), 0), ((2, 15_599), 0), ((0, 0), 0)):
+    for shape, examples in (((0, 20_000), 1), ((2, 0), 1), ((2, 15_599), 1), ((0, 0), 1)):
         assert vggish(np.zeros(shape, "f")).shape == (shape[0], examples, 128)
         assert tf.function(vggish)(tf.zeros(shape)).shape == (shape[0], examples, 128)
 
@@ -125,14 +128,14 @@ def test_pooling(sounds):
     waveform = sounds["rumble"]
     expected = means_of_examples(waveform)
     for pooling, pool in (("avg", np.mean), ("max", np.max)):
-        model = vk.VGGish(weights=None, pooling=pooling)
+        model = vk.VGGish(weights=None, padding="valid", pooling=pooling)
         np.testing.assert_allclose(model(waveform[np.newaxis])[0], pool(expected, axis=0), atol=1e-4)
         assert model.output.shape == (None, 128)
         assert not np.any(model(np.zeros((2, 100), "f")))
 
 
 @pytest.mark.usefixtures("small_network")
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("padding", PADDINGS)
 def test_lengths(sounds, padding):
     lengths = np.array([48_000, 20_000, 15_600, 9_000], np.int32)
     batch = np.full((4, 50_000), np.nan, np.float32)
@@ -179,6 +182,9 @@ def test_postprocess(sounds, pca_params):
     raw = np.asarray(vk.VGGish(weights=None)(batch))
     components = (raw - pca_params["pca_means"].reshape(-1)) @ pca_params["pca_eigen_vectors"].T
     np.testing.assert_allclose(vk.VGGish(weights=None, postprocess="pca")(batch), components, atol=1e-4)
+    own = {**pca_params, "pca_means": pca_params["pca_means"] + 1}
+    shifted = vk.VGGish(weights=None, postprocess="pca", pca_params=own)(batch)
+    np.testing.assert_allclose(shifted, components - pca_params["pca_eigen_vectors"].sum(axis=1), atol=1e-4)
     quantized = vk.VGGish(weights=None, postprocess="quantized")
     expected = published.postprocess(raw.reshape(-1, 128), **pca_args(pca_params))
     published.assert_same_bytes(np.asarray(quantized(batch)).reshape(-1, 128), expected)
@@ -205,6 +211,7 @@ def pca_args(pca_params):
         ({"padding": "full"}, "padding must be one of .* got 'full'"),
         ({"pooling": "mean"}, "pooling must be one of .* got 'mean'"),
         ({"postprocess": "whiten"}, "postprocess must be one of .* got 'whiten'"),
+        ({"pca_params": "own.npz"}, 'pca_params requires postprocess="pca" or "quantized"'),
         ({"hop_seconds": 0.123}, "multiple of 0.01 .* got 0.123"),
         ({"input": "examples", "pooling": "avg"}, 'require input="waveform"'),
         ({"input": "examples", "lengths": True}, 'require input="waveform"'),
@@ -214,6 +221,12 @@ def test_invalid_arguments_raise_before_anything_is_built(monkeypatch, arguments
     monkeypatch.setattr(network, "embed_examples", None)
     with pytest.raises(ValueError, match=message):
         vk.VGGish(weights=None, **arguments)
+
+
+def test_one_default_of_padding():
+    functions = (vk.VGGish, vk.LogMelExamples, DecodeAudio)
+    assert {inspect.signature(function).parameters["padding"].default for function in functions} == {"short"}
+    assert exported_options.resolve_options("audioset").padding == "short"
 
 
 def test_waveforms_of_unexpected_rank_raise(vggish):
@@ -239,6 +252,25 @@ def test_channels_are_averaged(sounds, lengths):
         inputs = keras.Input((None, None))
         nested = keras.Model(inputs, model(inputs))
         np.testing.assert_allclose(nested(stereo), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "int32"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_integers_raise(dtype, lengths):
+    """Keras would cast and not scale them, in `predict` as well."""
+    model = vk.VGGish(weights=None, lengths=lengths)
+    waveform = np.zeros((2, 16_000), dtype)
+    inputs = {"waveform": waveform, "num_samples": np.full(2, 16_000, np.int32)} if lengths else waveform
+    dataset = tf.data.Dataset.from_tensors(inputs)
+    message = rf"expected a waveform of floats in \[-1, 1\], got {dtype}: divide int16 samples by 32768"
+    for call, source in ((model, inputs), (model.predict, inputs), (model.predict, dataset)):
+        with pytest.raises(TypeError, match=message):
+            call(source)
+    with pytest.raises(TypeError, match=message):
+        model(tf.nest.map_structure(tf.constant, inputs))
+    scaled = {**inputs, "waveform": waveform / 32_768} if lengths else waveform / 32_768
+    assert model(scaled).shape == (2, 1, 128)
 
 
 @pytest.mark.usefixtures("small_network")

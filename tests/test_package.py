@@ -2,6 +2,7 @@ import ast
 import graphlib
 import importlib.metadata
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,8 @@ for arguments in (
     ["embed", "x.wav", "--hop", "0.005"],
     ["embed", "x.wav", "--segments", "x.npz"],
     ["embed", "x.wav", "--resume"],
+    ["predict", "x.keras", "x.wav", "-o", "x.txt"],
+    ["predict", "x.keras"],
     ["plot", "x.npz", "-o", "x.bmp"],
     ["plot", "x.wav", "--recording", "a.wav"],
     ["plot", "x.parquet"],
@@ -112,6 +115,9 @@ for name, message in (
 ):
     status, output = run("plot", name)
     assert (status, message in output) == (1, True), output
+for classifier, message in (("x.keras", "no classifier at x.keras"), ("x.wav", "x.wav is not a classifier")):
+    status, output = run("predict", classifier, "x.wav")
+    assert (status, message in output) == (1, True), output
 """
 
 
@@ -121,20 +127,58 @@ def test_commands_and_modules_that_run_without_tensorflow(tmp_path):
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=tmp_path, check=True)
 
 
+@pytest.mark.parametrize(
+    ("environment", "setup", "reason"),
+    [
+        ({"KERAS_BACKEND": "jax"}, "sys.modules['jax'] = None", "but Keras cannot be imported: "),
+        ({}, "import tensorflow; tensorflow.keras.backend.backend = lambda: 'jax'", "got jax"),
+    ],
+)
+def test_other_backends_of_keras_are_errors(environment, setup, reason):
+    script = f"""
+import sys
+{setup}
+import vggish_keras as vk
+try:
+    vk.VGGish
+except ImportError as error:
+    print(error)
+"""
+    message = python(script, TF_USE_LEGACY_KERAS="0", **environment)
+    needed = "vggish_keras needs Keras's TensorFlow backend (environment variable KERAS_BACKEND=tensorflow)"
+    assert message.startswith(f"{needed}, {reason}")
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("folder", ["vggish_keras", "export", "examples", "benchmarks", "docs"])
+def test_advice_to_install_is_quoted_and_names_this_project(folder):
+    """An unquoted bracket is a pattern in some shells, and `vggish-keras` is a different project."""
+    for path in (ROOT / folder).rglob("*.*"):
+        if path.suffix not in (".py", ".md", ".yaml"):
+            continue
+        for line in path.read_text().splitlines():
+            if "pip install" in line and "[" in line.partition("pip install")[2]:
+                assert re.search(r'pip install "(vggish|\.)\[\w+\]"', line), f"{path}: {line}"
+            assert not re.search(r"install .*vggish-keras", line), f"{path}: {line}"
+
+
 # === Structure ===
 
 PACKAGE = Path(vk.__file__).parent
 
 # A module imports only modules to its left or above. A room, such as `corpus`, has one place for all of its files.
 ORDER = """
-    _errors _validation _atomic _fork _blas _npz _tensorflow _read_ahead
     params
-    decoding audio resample _reader_process framing saved_model_options
-    published_files frontend network postprocess weights model
+    _errors _validation _atomic _lock _fork _hashing _blas _npz _onnx_file _stderr _litert_file _tensorflow _keras
+    _read_ahead
+    decoding audio resample _reader_process framing exported_options class_names
+    mel published_files frontend network postprocess weights model
     embeddings embedding_files
-    engines embedder
+    engines embedder classifier
     segments recordings records dataset hear spectrogram_overview plot smoke_test
-    exporting corpus beam
+    exporting corpus frechet beam
     cli __main__
 """.split()  # noqa: SIM905, as a list it would be a line per name
 

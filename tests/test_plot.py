@@ -27,13 +27,14 @@ def embeddings_of(count):
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_all_panels_share_one_time_axis(tmp_path, figure, suffix):
+def test_all_panels_share_one_time_axis(tmp_path, figure, suffix, assert_durable):
     """A tone that starts after one second appears at its time and pitch in each panel."""
     time = np.arange(3 * 44_100) / 44_100
     soundfile.write(tmp_path / "tone.wav", np.where(time < 1, 0, np.sin(2 * np.pi * 1_000 * time)), 44_100)
     embeddings = embeddings_of(4)
     plot_recording(tmp_path / f"x.{suffix}", tmp_path / "tone.wav", embeddings, "a tone", "untrained")
     assert (tmp_path / f"x.{suffix}").stat().st_size > 10_000
+    assert_durable(tmp_path / f"x.{suffix}")
 
     wave, mel, heat, *_ = figure[0].axes
     assert figure[0].get_suptitle() == "a tone"

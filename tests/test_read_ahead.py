@@ -1,3 +1,6 @@
+import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +91,32 @@ def test_closing_ends_all_threads(used):
         next(items)
     files.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
+def test_closing_ends_all_threads_wherever_ctrl_c_interrupts_the_caller():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def consume_until_interrupted(items, seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        for _ in items:
+            pass
+
+    before, rng = threading.active_count(), random.Random(0)
+    old_handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(300):
+            files = read_ahead(range(3), lambda source: iter(range(10**9)), threads=2, max_items=3)
+            _, items = next(files)
+            with pytest.raises(KeyboardInterrupt):
+                consume_until_interrupted(items, rng.uniform(1e-4, 2e-3))
+            closing = threading.Thread(target=files.close, daemon=True)
+            closing.start()
+            closing.join(timeout=60)
+            assert threading.active_count() == before
+    finally:
+        signal.signal(signal.SIGALRM, old_handler)
 
 
 def test_unclosed_generator_does_not_keep_the_process_alive():

@@ -91,7 +91,7 @@ def test_leading_axes_and_other_floats():
 def test_filter_banks_stay_small():
     """Those of usual rates fit into the processor's cache; even the oddest leave memory for the network."""
     for sample_rate, bound in ((8_000, 1), (44_100, 1), (48_000, 1), (192_000, 2), (44_056, 8), (191_999, 100)):
-        assert sum(matrix.nbytes for matrix in filter_bank(sample_rate).matrices) < bound * 2**20
+        assert sum(part.matrices.nbytes for part in filter_bank(sample_rate).parts) < bound * 2**20
 
 
 @pytest.mark.parametrize("sample_rate", [0, -16_000, 44_100.5, 10**6, float("nan"), float("inf"), None, "44100"])

@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from tensorflow import keras
 
 import vggish_keras as vk
+from tests.conftest import make_network_narrow
 from tests.published import assert_close
-from vggish_keras import saved_model_options
+from vggish_keras import exported_options
+from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import saved_model
 from vggish_keras.exporting.signatures import ServedModel
-from vggish_keras.saved_model_options import SavedModelOptions
 
 EXPORT = Path(__file__).parent.parent / "export"
 RNG = np.random.default_rng(0)
@@ -41,6 +42,15 @@ def noise(*shape):
 @pytest.fixture(scope="module")
 def module(exported):
     return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="module")
+def valid_module(tmp_path_factory):
+    """A SavedModel with a narrow network, in which clips shorter than an example have none."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_network_narrow(patch)
+        model = vk.VGGish(None, padding="valid")
+    return tf.saved_model.load(str(vk.export_saved_model(model, tmp_path_factory.mktemp("valid") / "vggish")))
 
 
 def load_script(name):
@@ -106,11 +116,11 @@ def test_no_python_op(exported):
 
 
 def test_options_survive_copying_and_loading(exported, tmp_path):
-    assert saved_model_options.read_options(exported) == SavedModelOptions(0.96, "valid")
+    assert exported_options.read_options(exported) == ExportedOptions(0.96, "short")
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     assert tf.saved_model.load(str(copy)).signatures
-    assert saved_model_options.read_options(copy) == SavedModelOptions(0.96, "valid")
+    assert exported_options.read_options(copy) == ExportedOptions(0.96, "short")
 
 
 def test_size(exported):
@@ -126,7 +136,7 @@ def test_padded_clips_equal_single_clips(module, vggish):
     for clip, length in zip(batch, lengths, strict=True):
         clip[:length] = noise(length)
     got = module.signatures["padded"](waveform=tf.constant(batch), num_samples=tf.constant(lengths))
-    assert got["num_examples"].numpy().tolist() == [2, 1, 0, 0]
+    assert got["num_examples"].numpy().tolist() == [2, 1, 1, 1]
     np.testing.assert_array_equal(got["times"], np.float32([[0, 0.96], [0, 0], [0, 0], [0, 0]]))
     for clip, length, embedding, quantized in zip(batch, lengths, got["embedding"], got["quantized"], strict=True):
         single = vggish(clip[np.newaxis, :length])[0]
@@ -145,10 +155,10 @@ def test_wav_clips_of_any_rate_and_channels(module, embedder):
         wav(noise(200_000), 192_000),
     ]
     got = module.signatures["wav"](audio=tf.constant(wavs))
-    assert got["num_examples"].numpy().tolist() == [1, 1, 0, 2, 1, 1]
+    assert got["num_examples"].numpy().tolist() == [1, 1, 1, 2, 1, 1]
     assert got["times"].numpy().tolist() == [[0, 0]] * 3 + [[0, np.float32(0.96)]] + [[0, 0]] * 2
     for content, embedding, count in zip(wavs, got["embedding"], got["num_examples"], strict=True):
-        assert_close(embedding[:count], embedder.embed(io.BytesIO(content)).values[:count])
+        assert_close(embedding[:count], embedder.embed(io.BytesIO(content)).values)
         assert not np.any(embedding[count:])
 
 
@@ -160,7 +170,7 @@ def test_wav_clips_of_every_encoding(module, embedder):
     got = module.signatures["wav"](audio=tf.constant(wavs))
     assert got["num_examples"].numpy().tolist() == [2] * len(wavs)
     for content, embedding in zip(wavs, got["embedding"], strict=True):
-        assert_close(embedding, embedder.embed(io.BytesIO(content)).values[:2])
+        assert_close(embedding, embedder.embed(io.BytesIO(content)).values)
 
 
 def test_signatures_use_the_front_end_of_the_model(slim):
@@ -169,7 +179,7 @@ def test_signatures_use_the_front_end_of_the_model(slim):
     first = vk.LogMelExamples(hop_seconds=0.24, padding="same")(waveform)[:, 0]
     model = keras.Model(waveform, vk.VGGish(slim.v2, input="examples")(first))
     served = ServedModel(model)
-    assert served.options == SavedModelOptions(0.24, "same")
+    assert served.options == ExportedOptions(0.24, "same")
     embedder = vk.Embedder(slim.v2, hop_seconds=0.24, padding="same")
     clips = [noise(samples) for samples in (40_000, 15_601, 10, 0, 23_000)]
     lengths = [len(clip) for clip in clips]
@@ -209,23 +219,24 @@ def rejection(module, wavs):
 ODD_RATES = range(191_601, 192_000, 2)
 
 
-def test_odd_rates_need_little_memory(module):
+def test_odd_rates_need_little_memory(valid_module):
     """200 different rates, in clips with 20 samples and with 1,000."""
+    valid_module.signatures["wav"](audio=tf.constant([wav(noise(20))]))
     for samples in (20, 1_000):
         wavs = tf.constant([wav(noise(samples), rate) for rate in ODD_RATES])
         before = psutil.Process().memory_info().rss
-        assert not module.signatures["wav"](audio=wavs)["num_examples"].numpy().any()
+        assert not valid_module.signatures["wav"](audio=wavs)["num_examples"].numpy().any()
         assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_a_long_clip_among_many_short_ones_is_rejected(module):
+def test_a_long_clip_among_many_short_ones_is_rejected(valid_module):
     long, short = wav(noise(10 * 16_000)), wav(noise(1))
-    got = module.signatures["wav"](audio=tf.constant([long] + [short] * 63))
+    got = valid_module.signatures["wav"](audio=tf.constant([long] + [short] * 63))
     assert got["num_examples"].numpy().tolist() == [10] + [0] * 63
     assert got["embedding"].shape == (64, 10, 128)
-    message = rejection(module, [long] + [short] * 64)
+    message = rejection(valid_module, [long] + [short] * 64)
     assert "embedding of this audio would have 650 rows for 10 examples, more than 64 times as many: send at" in message
-    got = module.signatures["wav"](audio=tf.constant([long] * 2 + [short] * 64))
+    got = valid_module.signatures["wav"](audio=tf.constant([long] * 2 + [short] * 64))
     assert got["embedding"].shape == (66, 10, 128)
 
 
@@ -272,8 +283,8 @@ EMPTY_WAVEFORMS = {"waveform": tf.zeros((2, 0)), "num_samples": tf.constant([0, 
         ("examples", {"examples": tf.zeros((0, 96, 64))}, (0, 128)),
     ],
 )
-def test_empty_inputs(module, signature, inputs, shape):
-    got = module.signatures[signature](**inputs)
+def test_empty_inputs(valid_module, signature, inputs, shape):
+    got = valid_module.signatures[signature](**inputs)
     assert got["embedding"].shape == shape
     if "num_examples" in got:
         assert got["num_examples"].numpy().tolist() == [0] * shape[0]
@@ -520,14 +531,16 @@ def untraced(monkeypatch):
 
 
 @pytest.mark.usefixtures("untraced")
-def test_an_existing_path_is_kept_by_default(tmp_path, vggish):
+def test_an_existing_path_is_kept_by_default(tmp_path, vggish, assert_durable):
     path = tmp_path / "vggish" / "1"
     assert vk.export_saved_model(vggish, path) == path
+    assert_durable(path)
     (path / "mark").touch()
     with pytest.raises(FileExistsError, match="exists: choose a different path, or pass overwrite=True"):
         vk.export_saved_model(vggish, path)
     assert (path / "mark").exists()
     vk.export_saved_model(vggish, path, overwrite=True)
+    assert_durable(path)
     assert not (path / "mark").exists()
     assert [file.name for file in path.parent.iterdir()] == ["1"]
 
@@ -596,7 +609,7 @@ def test_export_script_writes_and_verifies(tmp_path, slim, pca_params, monkeypat
     """With every loader, each in a fresh process."""
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     np.savez(tmp_path / "pca.npz", **pca_params)
-    options = ["--weights", slim.v2, "--postprocess", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
+    options = ["--weights", slim.v2, "--pca", tmp_path / "pca.npz", "--output", tmp_path / "vggish"]
     options += ["--hop", 0.72, "--padding", "same"]
     result = CliRunner().invoke(load_script("saved_model").main, list(map(str, options)))
     table, errors = capfd.readouterr()
@@ -624,9 +637,9 @@ def test_nothing_is_written_if_the_verification_fails(tmp_path, slim, monkeypatc
 def test_verification_needs_the_options(verify, tmp_path):
     with pytest.raises(ClickException, match=r"has no assets\.extra/vggish\.json: export it with this version"):
         verify.read_options(tmp_path)
-    (tmp_path / saved_model_options.OPTIONS_FILE).parent.mkdir()
-    (tmp_path / saved_model_options.OPTIONS_FILE).write_text("{}")
-    with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of a SavedModel"):
+    (tmp_path / exported_options.OPTIONS_FILE).parent.mkdir()
+    (tmp_path / exported_options.OPTIONS_FILE).write_text("{}")
+    with pytest.raises(ClickException, match=r"vggish\.json does not hold the options of an exported model"):
         verify.read_options(tmp_path)
 
 

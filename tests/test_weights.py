@@ -1,6 +1,9 @@
+import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import vggish_keras as vk
 from tests.conftest import expect_in_cache
 from tests.published import VARIABLES, assert_close, run_slim
 from vggish_keras import params, published_files
+from vggish_keras._lock import locked
 from vggish_keras.postprocess import read_pca_params
 
 
@@ -191,6 +195,15 @@ def test_new_checkpoint_replaces_the_other_format(tmp_path, slim, model, vggish,
     vk.save_slim_checkpoint(vggish, path, after)
     vk.load_slim_checkpoint(model, path)
     np.testing.assert_array_equal(model.get_layer("fc1_2").kernel, vggish.get_layer("fc1_2").kernel)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, model, version, assert_durable):
+    vk.save_slim_checkpoint(model, tmp_path / "x.ckpt", version)
+    files = list(tmp_path.iterdir())
+    assert len(files) == (1 if version == "v1" else 2)
+    for file in files:
+        assert_durable(file)
 
 
 def test_folder_is_not_overwritten(tmp_path, model):
@@ -421,8 +434,12 @@ def test_published_addresses_and_checksums():
 CHECKSUMS = ".checksums.json"
 
 
+LOCKS = {".some.bin.lock", ".checksums.lock"}
+
+
 def names(folder):
-    return {path.name for path in folder.iterdir()}
+    """The names of all files but the lock files."""
+    return {path.name for path in folder.iterdir()} - LOCKS
 
 
 def test_downloads_once_and_verifies(server, cache, published_file):
@@ -584,14 +601,14 @@ def test_failed_download_leaves_nothing_and_explains_what_to_do(server, cache, p
     for needed in (server.url + "some.bin", published_file.checksum, str(cache / "some.bin"), "VGGISH_KERAS_HOME"):
         assert needed in str(error.value)
     assert "\n" not in str(error.value)
-    assert not list(cache.iterdir())
+    assert not names(cache)
 
 
 def test_offline(cache, published_file, monkeypatch):
     monkeypatch.setattr(params, "PUBLISHED_URL", "http://127.0.0.1:9/")
     with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no connection\)"):
         published_files.fetch(published_file)
-    assert not list(cache.iterdir())
+    assert not names(cache)
 
 
 @pytest.fixture
@@ -621,10 +638,64 @@ def fetching(server, published_file):
             process.stderr.close()
 
 
-def test_two_processes_at_once(fetching, cache):
-    processes = [fetching() for _ in range(4)]
+def test_processes_at_once_download_once(server, fetching, cache):
+    server.goes_on.clear()
+    processes = [fetching(stderr=subprocess.PIPE) for _ in range(4)]
+    first_lines = [process.stderr.readline() for process in processes]
+    server.goes_on.set()
     assert [process.communicate()[0].strip() for process in processes] == ["correct"] * 4
+    assert server.requests == 1
+    assert sorted(line.split()[0] for line in first_lines) == ["Downloading", "Waiting", "Waiting", "Waiting"]
+    assert "Waiting for a different process to download some.bin\n" in first_lines
     assert names(cache) == {"some.bin", CHECKSUMS}
+
+
+def test_threads_at_once_download_once(server, cache, published_file):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(published_files.fetch, [published_file] * 4))
+    assert paths == [cache / "some.bin"] * 4
+    assert server.requests == 1
+
+
+def test_file_that_appears_while_waiting_is_checked(server, fetching, cache, published_file):
+    with locked(cache / ".some.bin.lock"):
+        process = fetching(stderr=subprocess.PIPE)
+        assert process.stderr.readline().startswith("Waiting")
+        (cache / "some.bin").write_bytes(b"placed by hand")
+    assert "some.bin is not the published file" in process.communicate()[1]
+    assert server.requests == 0
+
+
+def test_no_checksum_is_lost_if_two_files_are_checked_at_once(server, cache):
+    files = []
+    for index in range(8):
+        (cache / f"{index}.bin").write_bytes(bytes([index]))
+        files.append(params.PublishedFile(f"{index}.bin", f"md5:{hashlib.md5(bytes([index])).hexdigest()}"))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(published_files.check, files))
+    assert set(json.loads((cache / CHECKSUMS).read_text())) == {file.name for file in files}
+
+
+def test_download_is_on_the_disk_before_it_has_its_name(server, cache, published_file, assert_durable):
+    assert_durable(published_files.fetch(published_file))
+    assert_durable(cache / CHECKSUMS)
+
+
+def test_cache_without_locks(server, cache, published_file, monkeypatch):
+    """Needs no lock for an existing file, and does not download without one."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(
+        FileNotFoundError, match=r"some\.bin\.lock cannot be locked \(No locks available\): use a folder"
+    ):
+        published_files.fetch(published_file)
+    assert server.requests == 0
+    (cache / "some.bin").write_bytes(server.content["/audioset/some.bin"])
+    assert published_files.fetch(published_file) == cache / "some.bin"
 
 
 def wait_for(condition):
@@ -665,19 +736,30 @@ def test_remains_of_a_killed_download_are_removed_beside_a_cached_file(server, f
     assert names(cache) == {"some.bin", CHECKSUMS}
 
 
-def test_running_download_is_not_removed(server, fetching, cache, published_file):
-    """A process that starts meanwhile does not remove it; one that starts afterwards finds no remains."""
+def test_waiting_process_downloads_if_the_first_one_is_killed(server, fetching, cache, published_file):
     server.goes_on.clear()
-    killed, running = fetching(), fetching()
-    wait_for(lambda: len(half_downloads(cache)) == 2)
+    killed = fetching()
+    wait_for(lambda: half_downloads(cache))
+    waiting = fetching(stderr=subprocess.PIPE)
+    assert waiting.stderr.readline().startswith("Waiting")
     killed.kill()
     killed.wait()
-    beside = fetching()
-    wait_for(lambda: len(half_downloads(cache)) == 3)
     server.goes_on.set()
-    for process in (running, beside):
-        assert process.communicate()[0].strip() == "correct"
+    assert waiting.communicate()[0].strip() == "correct"
+    assert server.requests == 2
+    assert names(cache) == {"some.bin", CHECKSUMS}
+
+
+def test_running_download_is_not_removed(server, fetching, cache, published_file):
+    """By a process that finds a file that was placed by hand meanwhile."""
+    server.goes_on.clear()
+    running = fetching()
+    wait_for(lambda: half_downloads(cache))
+    (cache / "some.bin").write_bytes(server.content["/audioset/some.bin"])
     published_files.fetch(published_file)
+    assert len(half_downloads(cache)) == 2
+    server.goes_on.set()
+    assert running.communicate()[0].strip() == "correct"
     assert names(cache) == {"some.bin", CHECKSUMS}
 
 

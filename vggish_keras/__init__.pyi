@@ -1,9 +1,21 @@
 from . import records as records, resample as resample
+from .classifier import Classifier as Classifier, Predictions as Predictions
 from .dataset import waveform_dataset as waveform_dataset
 from .embedder import Embedder as Embedder, embed as embed
 from .embeddings import Embeddings as Embeddings
 from .engines import Engine as Engine, open_engine as open_engine
-from .exporting import export_saved_model as export_saved_model
+from .exporting import (
+    export_litert as export_litert,
+    export_onnx as export_onnx,
+    export_saved_model as export_saved_model,
+)
+from .frechet import (
+    FadResult as FadResult,
+    Statistics as Statistics,
+    fad as fad,
+    fad_per_recording as fad_per_recording,
+    kad as kad,
+)
 from .frontend import LogMelExamples as LogMelExamples
 from .model import VGGish as VGGish
 from .postprocess import Postprocess as Postprocess

@@ -1,4 +1,4 @@
-"""Read NumPy .npz files from untrusted sources: headers and sizes are checked before data is decompressed."""
+"""Read NumPy .npz and .npy files from untrusted sources: headers and sizes are checked before data is decompressed."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras._errors import error_message
+from vggish_keras._errors import counted, error_message
 
 _MAX_HEADER_SIZE = 16_384
 """Bytes; NumPy writes 128 and refuses more than 10,000."""
@@ -74,6 +74,27 @@ def read_npz(
             raise _unreadable(path, error) from error
 
 
+def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Reads an .npy file of unknown origin.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or not a plain array. Pickled objects are never loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no .npy file at {path}")
+    try:
+        with path.open("rb") as file:
+            header = _parse_header(file.read(_MAX_HEADER_SIZE), path.name)
+            _check_size(path.name, header, path.stat().st_size)
+            file.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+    except Exception as error:
+        raise ValueError(f"{path} is not an .npy file of a plain array: {error_message(error)}") from error
+
+
 def _unreadable(path: Path, error: Exception) -> ValueError:
     # For a damaged file, numpy, zipfile, zlib and Python's parser each raise their own exceptions.
     return ValueError(f"{path} is not an .npz file of plain arrays: {error_message(error)}")
@@ -92,7 +113,11 @@ def _open(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
     with _open(archive, name) as member:
-        start = io.BytesIO(member.read(_MAX_HEADER_SIZE))
+        return _parse_header(member.read(_MAX_HEADER_SIZE), name)
+
+
+def _parse_header(content: bytes, name: str) -> ArrayHeader:
+    start = io.BytesIO(content)
     version = np.lib.format.read_magic(start)
     if version not in _READERS:
         raise ValueError(f"{name} has .npy format version {version}, expected one of {list(_READERS)}")
@@ -101,11 +126,17 @@ def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
 
 
 def _check_array(archive: zipfile.ZipFile, name: str, header: ArrayHeader) -> None:
+    _check_size(name, header, archive.getinfo(f"{name}.npy").file_size)
+
+
+def _check_size(name: str, header: ArrayHeader, file_size: int) -> None:
     if header.dtype.hasobject:
         raise ValueError(f"{name} contains pickled objects")
-    present = archive.getinfo(f"{name}.npy").file_size - header.offset
+    present = file_size - header.offset
     if header.size != present:
-        raise ValueError(f"{name} is {header.dtype} {header.shape}, which needs {header.size} bytes, but has {present}")
+        raise ValueError(
+            f"{name} is {header.dtype} {header.shape}, which needs {counted(header.size, 'byte')}, but has {present}"
+        )
 
 
 def _check_total(path: Path, size: int) -> None:

@@ -72,7 +72,10 @@ class _Reading(Generic[S, T]):
     def __init__(self, source: S, read: Callable[[S], Iterator[T]], max_items: int) -> None:
         self.source = source
         self._read = read
-        self._room = threading.Semaphore(max_items)
+        # A queue, because an interrupted `release` of a semaphore can leave its thread waiting forever.
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(max_items):
+            self._room.put(None)
         self._stopped = False
         # Items in 1-tuples and, at the end, the error or None.
         self._queue: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
@@ -87,7 +90,7 @@ class _Reading(Generic[S, T]):
             return
         try:
             for item in self._read(self.source):
-                self._room.acquire()
+                self._room.get()
                 if self._stopped:
                     break
                 self._queue.put((item,))
@@ -98,11 +101,11 @@ class _Reading(Generic[S, T]):
 
     def items(self) -> Iterator[T]:
         while isinstance(item := self._queue.get(), tuple):
-            self._room.release()
+            self._room.put(None)
             yield item[0]
         if item is not None:
             raise item
 
     def stop(self) -> None:
         self._stopped = True
-        self._room.release()
+        self._room.put(None)

@@ -4,6 +4,7 @@ The child processes communicate through pipes, without `multiprocessing`, which 
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import queue
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from vggish_keras.audio import Channels
 from vggish_keras.resample import read_waveform
+
+_logger = logging.getLogger(__name__)
 
 _MAX_CPU_SECONDS = 3.0
 """Limit per block of samples, which normally takes milliseconds."""
@@ -72,6 +75,8 @@ class ReaderProcesses:
             yield from reader.read(path, channels, on_audio)
             finished = True
         except _ReaderDiedError as error:
+            if not self._closed:
+                _logger.info("replacing the process that read %s: %s", path, error)
             raise ValueError(f"{path} cannot be read as audio: {error}") from error
         except Exception:
             finished = True  # an error of the recording: the process is ready for the next one

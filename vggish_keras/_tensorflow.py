@@ -2,7 +2,8 @@
 
 import os
 import sys
-import tempfile
+
+from vggish_keras._stderr import silent_stderr
 
 
 def load_tensorflow() -> None:
@@ -14,18 +15,11 @@ def load_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if sys.stderr is None:  # closed
-        return
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
+    with silent_stderr():
         try:
             import tensorflow  # noqa: F401
-        except Exception:
-            messages.seek(0)
-            os.write(terminal, messages.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        except ModuleNotFoundError as error:
+            if error.name != "tensorflow":
+                raise
+            message = "TensorFlow is not installed: pip install vggish, or pass an exported file (--weights x.onnx)"
+            raise ImportError(message) from error

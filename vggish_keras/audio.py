@@ -2,12 +2,8 @@
 
 import contextlib
 import io
-import itertools
 import os
 import re
-import sys
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -15,6 +11,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import warn_caller
 from vggish_keras.decoding import BLOCK_FRAMES, MAX_CHANNELS, open_recording
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Mapping[str, Any]
@@ -32,7 +29,7 @@ _BYTES = (bytes, bytearray, memoryview)
 """NumPy would take most of them for 8-bit samples."""
 _CANCELED_LEVEL = 0.01
 """Level of the mean, relative to the quietest channel, below which channels cancel each other."""
-_LEVEL_FRAMES = 4_096
+_LEVEL_FRAMES = 1_024
 """Levels are estimated from this many frames at the start of each block, at almost no cost."""
 
 
@@ -185,34 +182,22 @@ def mono_blocks(
         samples, full_scale = _to_float32(_select_channels(np.asarray(block), name, channels), name)
         if samples.ndim == 2:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                # NumPy's mean over such a short axis takes forty times as long as this product.
-                mixed = samples @ np.full(samples.shape[1], 1 / samples.shape[1], np.float32)
+                mixed = _mean(samples)
                 levels.add(samples, mixed)
             samples = mixed
         if full_scale != 1:
-            samples /= full_scale  # after the mean, with equal bits, because it is a power of two
-        peak = float(np.max(np.abs(samples), initial=0))
-        if not np.isfinite(peak):
-            first = start + int(np.argmin(np.isfinite(samples)))
-            raise ValueError(f"{name}: sample {first} is {samples[first - start]}, not a finite number")
-        if peak > _MAX_PEAK and not loud:
+            samples *= 1 / full_scale  # after the mean, with equal bits, because it is a power of two
+        elif (peak := _finite_peak(samples, name, start)) > _MAX_PEAK and not loud:
             loud = True
             message = f"{name}: float samples should be in [-1, 1] but reach {peak:.4g}; is this unscaled integer PCM?"
-            _warn(message)
+            warn_caller(message)
         start += len(samples)
         yield samples
     if levels.channels_cancel():
-        _warn(
+        warn_caller(
             f"{name}: the channels cancel each other in the mean (inverted stereo?): select one with channels=0 "
             "(--channels 0)"
         )
-
-
-def _warn(message: str) -> None:
-    """Warns at the line that called this package."""
-    package, stack = os.path.join(os.path.dirname(__file__), ""), traceback.walk_stack(sys._getframe())
-    own = itertools.takewhile(lambda frame: frame[0].f_code.co_filename.startswith(package), stack)
-    warnings.warn(message, stacklevel=1 + sum(1 for _ in own))
 
 
 class _ChannelLevels:
@@ -259,6 +244,25 @@ def _to_float32(block: NDArray[Any], name: str) -> tuple[NDArray[np.float32], fl
     if block.dtype == np.uint8:
         samples -= full_scale
     return samples, full_scale
+
+
+def _finite_peak(samples: NDArray[np.float32], name: str, start: int) -> float:
+    """The largest absolute value; raises ValueError if a sample is not finite."""
+    peak = float(np.max(np.abs(samples), initial=0))
+    if not np.isfinite(peak):
+        first = int(np.argmin(np.isfinite(samples)))
+        raise ValueError(f"{name}: sample {start + first} is {samples[first]}, not a finite number")
+    return peak
+
+
+def _mean(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels; NumPy's own over such a short axis takes forty times as long."""
+    channels = samples.shape[1]
+    if channels == 2:
+        mixed = samples[:, 0] + samples[:, 1]
+        mixed *= 0.5
+        return mixed
+    return samples @ np.full(channels, 1 / channels, np.float32)
 
 
 # === Files ===

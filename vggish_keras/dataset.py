@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from vggish_keras import audio, params
+from vggish_keras._errors import counted
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.recordings import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
@@ -171,7 +172,7 @@ def _clips_of_paths(paths: list[Path], labels: Labels | None, class_names: Seque
         raise ValueError("source is empty")
     if labels is None or len(labels) != len(paths):
         count = "none" if labels is None else len(labels)
-        raise ValueError(f"expected {len(paths)} labels (one per file), got {count}")
+        raise ValueError(f"expected {counted(len(paths), 'label')} (one per file), got {count}")
     label_names = [label for label in labels if isinstance(label, str)]
     if len(label_names) == len(labels):
         names = sorted(set(label_names)) if class_names is None else list(class_names)
@@ -215,8 +216,8 @@ def _split(
         raise ValueError(f"unknown validation group {unknown.pop()!r}: the groups are {sorted(map(str, known))}")
     chosen = clips.select([(name in held_out) == (subset == "validation") for name in groups])
     if not chosen.paths:
-        count = f"{len(held_out)} of {len(known)} {'files' if group is None else 'groups'}"
-        raise ValueError(f"the {subset} subset is empty: {count} are held out for validation")
+        all_groups = counted(len(known), "file" if group is None else "group")
+        raise ValueError(f"the {subset} subset is empty: validation uses {len(held_out)} of {all_groups}")
     return chosen
 
 
@@ -231,31 +232,24 @@ def _drop_unreadable(clips: _Clips, on_bad_file: OnBadFile, channels: audio.Chan
     """Drops the clips whose start cannot be decoded, or raises an error that lists them."""
     with ThreadPoolExecutor(_THREADS) as pool:
         probes = list(pool.map(functools.partial(_probe, channels=channels), clips.paths))
-    errors = [str(probe) for probe in probes if isinstance(probe, Exception)]
-    seconds = [probe for probe in probes if not isinstance(probe, Exception)]
+    errors = [str(error) for error in probes if error is not None]
     if errors:
         listed = errors[:_MAX_ERRORS_LISTED] if on_bad_file == "raise" else errors
         more = f"; and {len(errors) - len(listed)} more" if len(errors) > len(listed) else ""
-        message = f"{len(errors)} of {len(probes)} files cannot be read: {'; '.join(listed)}{more}"
-        if on_bad_file == "raise" or not seconds:
+        message = f"{len(errors)} of {counted(len(probes), 'file')} cannot be read: {'; '.join(listed)}{more}"
+        if on_bad_file == "raise" or len(errors) == len(probes):
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
-    if max(seconds) < params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
-        warnings.warn('all clips are shorter than an example (0.975 s): use VGGish(padding="same")', stacklevel=3)
-    return clips.select([not isinstance(probe, Exception) for probe in probes])
+    return clips.select([error is None for error in probes])
 
 
-def _probe(path: Path, channels: audio.Channels) -> float | Exception:
-    """Decodes the start of a file, at least one example's worth; returns the seconds decoded, or the error."""
+def _probe(path: Path, channels: audio.Channels) -> Exception | None:
+    """Decodes the start of a file; returns the error if it cannot be decoded."""
     try:
-        opened, seconds = audio.open_audio(path, channels=channels), 0.0
-        for block in opened.blocks:
-            seconds += len(block) / opened.sample_rate
-            if seconds >= params.EXAMPLE_SAMPLES / params.SAMPLE_RATE:
-                break
+        next(audio.open_audio(path, channels=channels).blocks, None)
     except Exception as error:
         return error
-    return seconds
+    return None
 
 
 # === Pipeline ===

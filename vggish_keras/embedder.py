@@ -2,24 +2,38 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras import __version__, audio, params, saved_model_options
+from vggish_keras import __version__, audio, exported_options, params
+from vggish_keras._errors import counted
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embeddings import Embeddings, embedding_dtype
-from vggish_keras.engines import Dtype, Engine, Output, check_output, open_engine
+from vggish_keras.engines import (
+    ClassifierEngine,
+    Dtype,
+    Engine,
+    Output,
+    check_keeps_pca_params,
+    check_output,
+    default_output,
+    open_engine,
+)
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
 from vggish_keras.resample import read_waveform, resample_blocks
+
+_logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
@@ -39,31 +53,34 @@ class Embedder:
 
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
-            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; or an
-            engine, such as `open_engine` returns.
-        hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported SavedModel, and
+            weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; an
+            .onnx file written by `export_onnx`, which runs without TensorFlow; or an engine, such as `open_engine`
+            returns.
+        hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported model, and
             0.96 s for other weights.
-        padding: "same" pads the end with zeros so that every sample is covered and there is at least one example;
-            "valid" uses whole examples only. None uses that of an exported SavedModel, and "same" for other weights.
-        postprocess: None, "pca" or "quantized", as in `VGGish`. A SavedModel has "quantized" if it was exported with
-            PCA parameters.
+        padding: "short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses
+            whole examples only; "same" pads the end with zeros so that every sample is covered. None uses that of an
+            exported model, and "short" for other weights.
+        postprocess: None, "pca" or "quantized", as in `VGGish`. An exported model has what it was exported with.
         batch_size: Examples per call of the network. `stream` returns results batch by batch.
         dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
-            case. A SavedModel or an engine keeps its own dtype: pass "float32".
+            case. An exported model or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones. An
+            exported model or an engine keeps its own.
 
     Attributes:
         options: What determines the embeddings, as plain values that JSON can hold.
 
     Raises:
-        ValueError: An invalid argument; weights that do not fit or are not finite; or a SavedModel or an engine that
-            lacks the output.
+        ValueError: An invalid argument; weights that do not fit or are not finite; or an exported model or an
+            engine that lacks the output.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
 
     Example:
         >>> embedder = vk.Embedder(weights=None, hop_seconds=0.5)  # random weights, to be quick
-        >>> embeddings = embedder.embed(np.zeros(32_000, np.float32), sample_rate=16_000)
+        >>> embeddings = embedder.embed(np.zeros(40_000, np.float32), sample_rate=16_000)
         >>> embeddings.values.shape
         (4, 128)
     """
@@ -77,18 +94,23 @@ class Embedder:
         batch_size: int = 32,
         dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         audio.check_channels(channels)
-        hop_seconds, padding = saved_model_options.resolve_options(weights, hop_seconds, padding)
+        hop_seconds, padding = exported_options.resolve_options(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
+        check_postprocess(postprocess, pca_params)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         self.padding = padding
         self.batch_size = batch_size
         self.channels = channels
         self._hop_samples = hop_to_samples(hop_seconds)
-        self._engine = _open(weights, postprocess, dtype)
-        self._output: Output = postprocess or "embedding"
+        self._engine = _open(weights, postprocess, dtype, pca_params)
+        self._output: Output = postprocess or default_output(self._engine)
+        if _logger.isEnabledFor(logging.INFO):  # the identity takes a moment
+            engine = type(self._engine).__name__
+            _logger.info("engine %s, dtype %s, identity %s", engine, self._engine.dtype, self.options["weights"])
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -133,21 +155,23 @@ class Embedder:
 
         Returns:
             The embeddings batch by batch, as soon as each is complete, and the rest at the end of the stream. Together
-            they equal what `embed` returns for the whole. With `batch_size=1` at 16 kHz, each arrives with the block
-            that completes its example; other rates are resampled in steps of 2 s.
+            they equal what `embed` returns for the whole. With `batch_size=1`, each arrives with the block that
+            completes its example at 16 kHz, and at most 50 ms of audio later at other rates from 8 kHz; larger batches
+            wait for all of their examples, and are resampled in steps of 2 s.
 
         Raises:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
             TypeError: While reading, bytes or a dtype that cannot be audio.
 
         Example:
-            >>> blocks = (np.zeros(4_410, np.int16) for _ in range(20))
+            >>> blocks = (np.zeros(4_410, np.int16) for _ in range(30))
             >>> for part in embedder.stream(blocks, sample_rate=44_100):
             ...     print(part.times, part.values.shape)
             [0.   0.96 1.92] (3, 128)
         """
         blocks = audio.mono_blocks(blocks, "stream", self.channels)
-        return self._embed_waveform(resample_blocks(blocks, audio.check_sample_rate(sample_rate)))
+        sample_rate = audio.check_sample_rate(sample_rate)
+        return self._embed_waveform(resample_blocks(blocks, sample_rate, low_latency=self.batch_size == 1))
 
     def embed_many(
         self,
@@ -185,26 +209,72 @@ class Embedder:
     def _embed_all(
         self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
     ) -> Generator[tuple[PathT, Embeddings | Exception], None, None]:
-        check_not_forked()
-        batches = _Batches(self.batch_size, self.embed_full_batch, embedding_dtype(self._output))
-        read: collections.deque[_EndOfRecording[PathT]] = collections.deque()
+        parts = []
+        with contextlib.closing(self.stream_many(paths, on_audio)) as results:
+            for path, result in results:
+                if isinstance(result, Embeddings):
+                    parts.append(result)
+                else:
+                    whole = result or self._join(parts)
+                    parts = []
+                    yield path, whole
 
-        def finished() -> Iterator[tuple[PathT, Embeddings | Exception]]:
-            while read and read[0].segments <= batches.embedded:
-                path, count, error = read.popleft()
-                values = batches.pop(count)
-                yield path, error or Embeddings(start_times(count, self._hop_samples), values)
-                check_not_forked()  # the threads that read ahead do not exist in a forked process
+    def stream_many(
+        self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None = None
+    ) -> Generator[tuple[PathT, Embeddings | Exception | None], None, None]:
+        """Embeds many recordings like `embed_many`, in memory that does not grow with their length.
+
+        Args:
+            paths: As in `embed_many`.
+            on_audio: As in `embed_many`.
+
+        Yields:
+            Each path, in order: with parts of its embeddings, as soon as a batch is complete; and then once with None,
+            or with the exception that explains why the recording ends early or has no embeddings.
+
+        Example:
+            >>> for path, result in embedder.stream_many(["recording.wav"]):
+            ...     print(path, None if result is None else result.times)
+            recording.wav [0.   0.96 1.92]
+            recording.wav None
+        """
+        check_not_forked()
+        recordings: collections.deque[_Recording[PathT]] = collections.deque()
+        batch: list[Segments] = []
+
+        def results(values: Any) -> Iterator[tuple[PathT, Embeddings | Exception | None]]:
+            """Yields values, which belong to the first recordings, and the ends of recordings that lack no more."""
+            while recordings:
+                first = recordings[0]
+                part, values = values[: first.waiting], values[first.waiting :]
+                if len(part):
+                    times = start_times(len(part), self._hop_samples, first.yielded)
+                    first.waiting -= len(part)
+                    first.yielded += len(part)
+                    # A copy, so that no result keeps those of other recordings alive.
+                    yield first.path, Embeddings(times, part.copy())
+                    check_not_forked()  # the threads that read ahead do not exist in a forked process
+                if first.waiting or not first.ended:
+                    return
+                recordings.popleft()
+                _logger.debug("%s: %s", first.path, first.error or counted(first.yielded, "example"))
+                yield first.path, first.error
+                check_not_forked()
 
         with contextlib.closing(self._read_all(paths, on_audio)) as items:
-            for item in items:
-                if isinstance(item, _EndOfRecording):
-                    read.append(item)
-                else:
-                    batches.add(item)
-                yield from finished()
-            batches.flush()
-            yield from finished()
+            for recording, segment in items:
+                if not recordings or recordings[-1] is not recording:
+                    recordings.append(recording)
+                if segment is not None:
+                    recording.waiting += 1
+                    batch.append(segment)
+                values: Any = ()
+                if len(batch) == self.batch_size:
+                    values, batch = self.embed_full_batch(batch), []
+                yield from results(values)
+            if batch:
+                values, batch = self.embed_full_batch(batch), []
+                yield from results(values)
 
     def embed_full_batch(self, segments: Sequence[Segments] | Segments) -> NDArray[Any]:
         """Embeds segments in one zero-padded batch of `batch_size`.
@@ -223,8 +293,8 @@ class Embedder:
 
     def _read_all(
         self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
-    ) -> "Generator[Segments | _EndOfRecording[PathT], None, None]":
-        """Yields the segments of all recordings in order, and the end of each recording after its last segment."""
+    ) -> "Generator[tuple[_Recording[PathT], Segments | None], None, None]":
+        """Yields the segments of all recordings in order, and None after the last segment of each."""
         readers = ReaderProcesses()
 
         def read(path: PathT) -> Iterator[Segments]:
@@ -235,14 +305,14 @@ class Embedder:
         # The processes end first: a thread may wait for one that never answers.
         with contextlib.closing(read_ahead(paths, read, threads, max_segments)) as files, contextlib.closing(readers):
             for path, segments in files:
-                count, error = 0, None
+                recording = _Recording(path)
                 try:
                     for segment in segments:
-                        yield segment
-                        count += 1
-                except Exception as caught:
-                    error = _drop_tracebacks(caught)
-                yield _EndOfRecording(path, count, error)
+                        yield recording, segment
+                except Exception as error:
+                    recording.error = _drop_tracebacks(error)
+                recording.ended = True
+                yield recording, None
 
     def _embed_waveform(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Embeddings]:
         segments = cut_segments(blocks, self._hop_samples, self.padding)
@@ -253,19 +323,24 @@ class Embedder:
             start += len(batch)
 
     def _join(self, parts: Iterable[Embeddings]) -> Embeddings:
-        empty = np.zeros((0, params.EMBEDDING_SIZE), embedding_dtype(self._output))
+        engine = self._engine
+        size = len(engine.class_names) if isinstance(engine, ClassifierEngine) else params.EMBEDDING_SIZE
+        empty = np.zeros((0, size), embedding_dtype(self._output))
         times, values = zip(Embeddings(np.zeros(0), empty), *parts, strict=True)
         return Embeddings(np.concatenate(times), np.concatenate(values))
 
 
-def _open(weights: PathLike | Engine | None, postprocess: Postprocessing | None, dtype: Dtype) -> Engine:
+def _open(
+    weights: PathLike | Engine | None, postprocess: Postprocessing | None, dtype: Dtype, pca_params: PcaParams
+) -> Engine:
     if weights is None or isinstance(weights, (str, os.PathLike)):
-        return open_engine(weights, postprocess, dtype)
+        return open_engine(weights, postprocess, dtype, pca_params)
     if not callable(weights):
         raise TypeError(f"weights must be {params.AUDIOSET!r}, a path, None or an engine, got {weights!r}")
     if dtype != "float32":
         raise ValueError(f"the dtype of an engine cannot be changed, got {dtype!r}: choose it in open_engine")
-    check_output(weights, postprocess or "embedding", "the engine")
+    check_keeps_pca_params(pca_params, "the engine")
+    check_output(weights, postprocess or default_output(weights), "the engine")
     return weights
 
 
@@ -279,50 +354,15 @@ def _show_progress(results: Iterable[T], paths: Iterable[Any]) -> Iterator[T]:
     return iter(track(results, "", total, console=console, transient=True, disable=hidden))
 
 
-class _EndOfRecording(NamedTuple, Generic[PathT]):
-    """A recording that was read: the number of its segments, and why it ended early."""
+@dataclasses.dataclass(eq=False)
+class _Recording(Generic[PathT]):
+    """A recording that is being read: how many of its examples were yielded and how many are waiting for that."""
 
     path: PathT
-    segments: int
-    error: Exception | None
-
-
-class _Batches:
-    """Collects segments into full batches, and keeps their embeddings until they are taken.
-
-    Args:
-        size: Segments per batch.
-        embed: Embeds a batch.
-        dtype: Dtype of the embeddings.
-    """
-
-    def __init__(self, size: int, embed: Callable[[Sequence[Segments]], NDArray[Any]], dtype: str) -> None:
-        self._size = size
-        self._embed = embed
-        self._batch: list[Segments] = []
-        self._rows: list[NDArray[Any]] = [np.zeros((0, params.EMBEDDING_SIZE), dtype)]
-        self.embedded = 0
-        """Embeddings that can be taken."""
-
-    def add(self, segment: Segments) -> None:
-        self._batch.append(segment)
-        if len(self._batch) == self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Embeds the segments of an incomplete batch."""
-        if self._batch:
-            self._rows.append(self._embed(self._batch))
-            self.embedded += len(self._batch)
-            self._batch = []
-
-    def pop(self, count: int) -> NDArray[Any]:
-        """Removes and returns the first `count` embeddings."""
-        joined = np.concatenate(self._rows)
-        # Copies, so that no result keeps the rows of others alive.
-        taken, self._rows = joined[:count].copy(), [joined[count:].copy()]
-        self.embedded -= count
-        return taken
+    yielded: int = 0
+    waiting: int = 0
+    ended: bool = False
+    error: Exception | None = None
 
 
 def _drop_tracebacks(error: Exception) -> Exception:
@@ -345,6 +385,7 @@ def embed(
     batch_size: int = 32,
     dtype: Dtype = "float32",
     channels: audio.Channels = "mix",
+    pca_params: PathLike = params.AUDIOSET,
 ) -> Embeddings:
     """Embeds a recording with an `Embedder` that is kept for the next call with the same options.
 
@@ -358,6 +399,7 @@ def embed(
         batch_size: Examples per call of the network.
         dtype: What the network computes in.
         channels: "mix", or the index of a channel.
+        pca_params: "audioset" or the path of an .npz file; for arrays, create an `Embedder`.
 
     Returns:
         The embeddings of all examples.
@@ -365,13 +407,15 @@ def embed(
     Raises:
         FileNotFoundError: The file does not exist, or the published weights are not available.
         ValueError: As in `Embedder` and `Embedder.embed`.
-        TypeError: As in `Embedder.embed`.
+        TypeError: As in `Embedder.embed`, or `pca_params` is not a path.
 
     Example:
         >>> embeddings = vk.embed("recording.wav", weights=None)  # random weights, to be quick
         >>> embeddings.times
         array([0.  , 0.96, 1.92])
     """
+    if not isinstance(pca_params, (str, os.PathLike)):
+        raise TypeError(f"pca_params must be a path, got {type(pca_params).__name__}: for arrays, create an Embedder")
     options: dict[str, Any] = {
         "weights": weights,
         "hop_seconds": hop_seconds,
@@ -380,6 +424,7 @@ def embed(
         "batch_size": batch_size,
         "dtype": dtype,
         "channels": channels,
+        "pca_params": pca_params,
     }
     return _embedder(**options).embed(source, sample_rate)
 

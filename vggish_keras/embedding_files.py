@@ -1,11 +1,13 @@
 """Write embeddings to .npz, .csv and Parquet files, and read them."""
 
+import codecs
 import contextlib
 import csv
 import functools
 import glob
-import io
+import itertools
 import json
+import operator
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,16 +19,14 @@ from numpy.typing import NDArray
 
 from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike
-from vggish_keras.embeddings import Embeddings
-
-__all__ = ["RECORDS_SUFFIX", "SUFFIXES", "Rows", "read_npz", "read_options", "read_rows", "write"]
+from vggish_keras._errors import counted, error_message
+from vggish_keras._validation import PathLike, file_suffix
+from vggish_keras.embeddings import Embeddings, embedding_dtype
 
 NamedEmbeddings: TypeAlias = Iterable[tuple[str, Embeddings]]
 Options: TypeAlias = Mapping[str, Any]
 
-__all__ = ["SUFFIXES", "read_npz", "read_options", "write"]
+__all__ = ["RECORDS_SUFFIX", "SUFFIXES", "Rows", "read", "read_npz", "read_options", "read_rows", "write"]
 
 SUFFIXES = (".npz", ".csv", ".parquet")
 RECORDS_SUFFIX = ".tfrecord"
@@ -37,16 +37,17 @@ _NPZ_OPTIONS = "options"
 _PARQUET_OPTIONS = b"vggish"
 _CSV_COLUMNS = ["file", "time", *(f"embedding_{index}" for index in range(params.EMBEDDING_SIZE))]
 _ROWS_PER_GROUP = 8_192
+_CSV_ROWS = 1_024
 
 
 def check_path(path: PathLike, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """Returns an output path as a Path, or raises a ValueError for an unknown suffix or a missing folder."""
     path = Path(path)
-    if path.suffix not in suffixes:
+    if file_suffix(path) not in suffixes:
         raise ValueError(_unknown_format(path, suffixes))
     if not path.parent.is_dir():
         raise ValueError(f"folder {path.parent} does not exist")
-    if path.suffix == ".parquet":
+    if file_suffix(path) == ".parquet":
         _pyarrow()
     return path
 
@@ -60,7 +61,7 @@ def options_path(path: Path) -> Path:
 
     The shards of a .tfrecord file share one: x.tfrecord.vggish.json for x-00000-of-00004.tfrecord.
     """
-    stem = _SHARD.sub("", path.stem) if path.suffix == RECORDS_SUFFIX else path.stem
+    stem = _SHARD.sub("", path.stem) if file_suffix(path) == RECORDS_SUFFIX else path.stem
     return path.with_name(f"{stem}{path.suffix}.vggish.json")
 
 
@@ -103,11 +104,17 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
     """
     path = check_path(path)
     text = None if options is None else json.dumps(options)
-    if path.suffix == ".csv":
+    if file_suffix(path) == ".csv":
         _write_csv(path, recordings, text)
         return
     with atomic_write(path) as partial, partial.open("wb") as file:
-        _WRITERS[path.suffix](file, recordings, text)
+        _WRITERS[file_suffix(path)](file, recordings, text)
+
+
+def write_npz(path: Path, recordings: NamedEmbeddings, options: Options) -> None:
+    """Writes an .npz file as `write` does, but directly under its name."""
+    with path.open("wb") as file:
+        _write_npz(file, recordings, json.dumps(options))
 
 
 def read_npz(path: PathLike, recording: str | None = None) -> Embeddings:
@@ -141,6 +148,65 @@ def read_npz(path: PathLike, recording: str | None = None) -> Embeddings:
     return Embeddings(times[names == recording], values[names == recording])
 
 
+def read(path: PathLike) -> Iterator[tuple[str, Embeddings]]:
+    """Reads the embeddings of all recordings; those of a .csv or .parquet file in bounded memory.
+
+    Args:
+        path: A file written by `write`.
+
+    Yields:
+        Each recording with its embeddings, in the order of the file. A recording whose rows do not follow each other is
+        yielded in several parts.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The suffix is unknown, or the file is damaged or contains no embeddings.
+        ImportError: A .parquet file without pyarrow.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.csv", [("a.wav", embeddings), ("b.wav", embeddings)])
+        >>> for name, embeddings in embedding_files.read("x.csv"):
+        ...     print(name, embeddings)
+        a.wav Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
+        b.wav Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
+    """
+    path = Path(path)
+    if file_suffix(path) not in _CHUNK_READERS:
+        raise ValueError(_unknown_format(path, SUFFIXES))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    runs = (run for chunk in _CHUNK_READERS[file_suffix(path)](path) for run in _runs(chunk))
+    for name, parts in itertools.groupby(runs, operator.attrgetter("name")):
+        times, values = zip(*((part.times, part.values) for part in parts), strict=True)
+        yield name, Embeddings(np.concatenate(times), np.concatenate(values))
+
+
+class _Chunk(NamedTuple):
+    """Successive rows of a file."""
+
+    names: Sequence[str]
+    times: NDArray[np.float64]
+    values: NDArray[Any]
+
+
+class _Run(NamedTuple):
+    """Successive rows of a recording."""
+
+    name: str
+    times: NDArray[np.float64]
+    values: NDArray[Any]
+
+
+def _runs(chunk: _Chunk) -> Iterator[_Run]:
+    start = 0
+    for name, rows in itertools.groupby(chunk.names):
+        stop = start + sum(1 for _ in rows)
+        yield _Run(name, chunk.times[start:stop], chunk.values[start:stop])
+        start = stop
+
+
 def read_options(path: PathLike) -> dict[str, Any]:
     """Reads the options that a file of embeddings was made with.
 
@@ -163,11 +229,11 @@ def read_options(path: PathLike) -> dict[str, Any]:
         {'hop_seconds': 0.96}
     """
     path = Path(path)
-    if path.suffix not in _OPTIONS_READERS:
+    if file_suffix(path) not in _OPTIONS_READERS:
         raise ValueError(_unknown_format(path, tuple(_OPTIONS_READERS)))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    text = _OPTIONS_READERS[path.suffix](path)
+    text = _OPTIONS_READERS[file_suffix(path)](path)
     return {} if text is None else parse_options(text, path)
 
 
@@ -223,11 +289,11 @@ def read_rows(path: PathLike) -> Rows:
         Rows(files=['recording.wav', 'recording.wav'], times=[0.0, 0.96], dtype='float32')
     """
     path = Path(path)
-    if path.suffix not in _ROWS_READERS:
+    if file_suffix(path) not in _ROWS_READERS:
         raise ValueError(_unknown_format(path, SUFFIXES))
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    return _ROWS_READERS[path.suffix](path)
+    return _ROWS_READERS[file_suffix(path)](path)
 
 
 # === .npz ===
@@ -242,7 +308,7 @@ def _check_npz(path: PathLike, arrays: Mapping[str, _npz.ArrayHeader]) -> None:
     files = arrays.get("files")
     if files is not None and (files.shape != rows or files.dtype.kind != "U"):
         got = f"{files.dtype} {list(files.shape)}"
-        raise ValueError(f"{path}: files must contain {rows[0]} names, one for each of times, got {got}")
+        raise ValueError(f"{path}: files must contain {counted(rows[0], 'name')}, one for each of times, got {got}")
 
 
 def _write_npz(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
@@ -290,6 +356,13 @@ def _read_npz_rows(path: Path) -> Rows:
     return Rows(arrays["files"].tolist() if "files" in arrays else [""] * len(times), times, dtype)
 
 
+def _read_npz_chunks(path: Path) -> Iterator[_Chunk]:
+    arrays = _npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
+    times = arrays["times"]
+    names = arrays["files"].tolist() if "files" in arrays else [""] * len(times)
+    yield _Chunk(names, times, arrays["values"])
+
+
 # === .csv ===
 
 
@@ -302,21 +375,20 @@ def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> 
             partial.write_text(f"{options}\n")
         with atomic_write(path) as partial:
             with partial.open("wb") as file:
-                _write_csv_rows(file, recordings)
+                write_csv_rows(file, recordings)
             beside.unlink(missing_ok=True)
 
 
-def _write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings) -> None:
+def write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings, header: bool = True) -> None:
+    """Writes the rows of a .csv file, after a header that names the columns."""
     # File names may be invalid UTF-8.
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.writer(text)
-    rows.writerow(_CSV_COLUMNS)
+    rows = csv.writer(codecs.getwriter("utf-8")(file, "surrogateescape"))
+    if header:
+        rows.writerow(_CSV_COLUMNS)
     for name, embeddings in recordings:
         for time, values in zip(embeddings.times, embeddings.values, strict=True):
             # str writes the fewest digits that read back as the same float32.
             rows.writerow([name, f"{time:.2f}", *map(str, values)])
-    text.flush()
-    text.detach()
 
 
 def _read_options_beside(path: Path) -> bytes | None:
@@ -326,8 +398,7 @@ def _read_options_beside(path: Path) -> bytes | None:
         return None
 
 
-def _read_csv_rows(path: Path) -> Rows:
-    files, times = [], []
+def _read_csv_lines(path: Path) -> Iterator[list[str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
         try:
@@ -336,11 +407,35 @@ def _read_csv_rows(path: Path) -> Rows:
             for row in rows:
                 if len(row) != len(_CSV_COLUMNS):
                     raise ValueError(f"line {rows.line_num} has {len(row)} of {len(_CSV_COLUMNS)} columns")
-                files.append(row[0])
-                times.append(float(row[1]))
+                yield row
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path} contains no embeddings, or is damaged: {error_message(error)}") from error
+            raise _not_csv(path, error) from error
+
+
+def _not_csv(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} contains no embeddings, or is damaged: {error_message(error)}")
+
+
+def _read_csv_rows(path: Path) -> Rows:
+    files, times = [], []
+    for row in _read_csv_lines(path):
+        files.append(row[0])
+        try:
+            times.append(float(row[1]))
+        except ValueError as error:
+            raise _not_csv(path, error) from error
     return Rows(files, times, None)
+
+
+def _read_csv_chunks(path: Path) -> Iterator[_Chunk]:
+    dtype = embedding_dtype(read_options(path).get("postprocess"))
+    lines = _read_csv_lines(path)
+    while rows := list(itertools.islice(lines, _CSV_ROWS)):
+        try:
+            numbers = np.array([row[1:] for row in rows]).astype(np.float64)
+        except ValueError as error:
+            raise _not_csv(path, error) from error
+        yield _Chunk([row[0] for row in rows], numbers[:, 0], numbers[:, 1:].astype(dtype))
 
 
 # === .parquet ===
@@ -424,6 +519,18 @@ def _read_parquet_rows(path: Path) -> Rows:
         raise ValueError(f"{path} is not a Parquet file of embeddings: {error_message(error)}") from error
 
 
+def _read_parquet_chunks(path: Path) -> Iterator[_Chunk]:
+    pyarrow = _pyarrow()
+    try:
+        columns = ["file", "time", "embedding"]
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_PER_GROUP, columns=columns):
+            names, times, embeddings = (batch.column(name) for name in columns)
+            values = embeddings.flatten().to_numpy(zero_copy_only=False).reshape(len(names), params.EMBEDDING_SIZE)
+            yield _Chunk(names.to_pylist(), times.to_numpy(zero_copy_only=False), values)
+    except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not a Parquet file of embeddings: {error_message(error)}") from error
+
+
 _WRITERS: dict[str, Callable[[IO[bytes], NamedEmbeddings, str | None], None]] = {
     ".npz": _write_npz,
     ".parquet": _write_parquet,
@@ -438,4 +545,9 @@ _ROWS_READERS: dict[str, Callable[[Path], Rows]] = {
     ".npz": _read_npz_rows,
     ".csv": _read_csv_rows,
     ".parquet": _read_parquet_rows,
+}
+_CHUNK_READERS: dict[str, Callable[[Path], Iterator[_Chunk]]] = {
+    ".npz": _read_npz_chunks,
+    ".csv": _read_csv_chunks,
+    ".parquet": _read_parquet_chunks,
 }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import counted
+
 if TYPE_CHECKING:
     import pandas
 
@@ -51,7 +53,7 @@ class Embeddings:
         return values.copy() if copy else values
 
     def __repr__(self) -> str:
-        examples = "1 example" if len(self) == 1 else f"{len(self)} examples"
+        examples = counted(len(self), "example")
         seconds = f", {round(float(self.times[0]), 3)} to {round(float(self.times[-1]), 3)} s" if len(self) else ""
         return f"Embeddings({examples}{seconds}, {self.values.dtype} {list(self.values.shape)})"
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 
-Padding = Literal["valid", "same"]
+Padding = Literal["short", "valid", "same"]
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
@@ -44,13 +44,16 @@ def count_examples(num_samples: Any, hop_samples: int, padding: Padding) -> Any:
     Args:
         num_samples: Length of the waveform at 16 kHz: an int or an integer tensor of any shape.
         hop_samples: Distance between examples in samples.
-        padding: "valid" counts whole examples; "same" counts as many as it takes to cover every sample, at least one.
+        padding: "short" counts whole examples, at least one; "valid" counts whole examples; "same" counts as many as it
+            takes to cover every sample, at least one.
 
     Returns:
         The number of examples: an int or a tensor, like `num_samples`.
     """
     if padding == "valid":
         return _positive((num_samples - params.EXAMPLE_SAMPLES) // hop_samples + 1)
+    if padding == "short":
+        return 1 + _positive((num_samples - params.EXAMPLE_SAMPLES) // hop_samples)
     # If the hop is longer than an example, the samples in the gaps need no example of their own.
     beyond_first = num_samples - max(params.EXAMPLE_SAMPLES, hop_samples)
     return 1 + _positive(-(-beyond_first // hop_samples))
@@ -69,28 +72,33 @@ def cut_segments(
     Args:
         blocks: float32 [samples] of any lengths.
         hop_samples: Distance between examples.
-        padding: "same" or "valid", as in `VGGish`.
+        padding: "short", "valid" or "same", as in `VGGish`.
 
     Yields:
         float32 [15600]; as many segments as `count_examples` counts examples.
     """
     size, hop = params.EXAMPLE_SAMPLES, hop_samples
-    buffer = np.zeros(0, np.float32)
+    pending, waiting = [np.zeros(0, np.float32)], 0
     skip = 0  # samples until the next segment, if the hop reaches beyond the buffer
     any_segment = False
     for block in blocks:
-        buffer = np.concatenate([buffer, block[skip:]])
+        pending.append(block[skip:])
+        waiting += len(pending[-1])
         skip = max(0, skip - len(block))
-        start = 0
+        if waiting < size:
+            continue
+        buffer, start = np.concatenate(pending), 0
         while len(buffer) - start >= size:
             yield buffer[start : start + size]
             any_segment = True
             start += hop
         skip = max(skip, start - len(buffer))
-        buffer = buffer[start:]
+        pending = [buffer[start:]]
+        waiting = len(pending[0])
+    buffer = np.concatenate(pending)
     # The last segment already covers the start of the remainder; only the rest still needs padding.
-    uncovered = len(buffer) - max(0, size - hop) if any_segment else 1
-    if padding == "same" and uncovered > 0:
+    uncovered = len(buffer) - max(0, size - hop)
+    if (padding != "valid" and not any_segment) or (padding == "same" and uncovered > 0):
         yield np.pad(buffer, (0, size - len(buffer)))
 
 

@@ -4,42 +4,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._validation import check_choice
 from vggish_keras.framing import PADDINGS, Padding, count_examples, hop_to_frames, hop_to_samples
+from vggish_keras.mel import hann_window, mel_matrix
 
-# === Spectrogram ===
-
-
-def hann_window() -> NDArray[np.float64]:
-    """Returns the periodic Hann window, float64 [400]: computed in float32 it would leak into quiet mel bands."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.STFT_WINDOW_SAMPLES) / params.STFT_WINDOW_SAMPLES)
-
-
-def hz_to_mel(hz: Any) -> Any:
-    """Converts a frequency to the HTK mel scale."""
-    return params.MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(hz, np.float64) / params.MEL_BREAK_HZ)
-
-
-def mel_matrix() -> NDArray[np.float64]:
-    """Returns the weights that turn spectrogram bins into mel bands: triangles that are linear in mel.
-
-    Returns:
-        float64 [257, 64]. The DC bin has no weight.
-    """
-    bins = hz_to_mel(np.linspace(0, params.SAMPLE_RATE / 2, params.FFT_SIZE // 2 + 1))[:, np.newaxis]
-    edges = np.linspace(hz_to_mel(params.MEL_MIN_HZ), hz_to_mel(params.MEL_MAX_HZ), params.NUM_MEL_BANDS + 2)
-    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins - lower) / (center - lower)
-    falling = (upper - bins) / (upper - center)
-    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
-    return weights
-
-
-# === Layer ===
+_MIN_POWER = 1e-30
+"""Keeps the gradient of the magnitude finite in silence, and is far too small to change a result."""
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
@@ -47,12 +20,13 @@ class LogMelExamples(keras.layers.Layer):
     """Cuts 16 kHz waveforms into the log-mel examples that VGGish was trained on.
 
     Like the published NumPy front end, the spectrogram is neither centered nor padded: an example of 96 frames needs
-    15,600 samples. It is computed in float32 under any dtype policy.
+    15,600 samples. Values are within 2e-6 of the published ones under any dtype policy.
 
     Args:
         hop_seconds: Distance between examples in seconds, any multiple of 10 ms.
-        padding: "valid" returns whole examples only; "same" pads the end with zeros so that every sample is covered
-            and there is at least one example.
+        padding: "short" returns whole examples, and pads a clip shorter than one (15,600 samples) to one; "valid"
+            returns whole examples only; "same" pads the end with zeros so that every sample is covered and there is
+            at least one example.
 
     Input shape:
         float32 [batch, samples] in [-1, 1]; or a dictionary of these as "waveform" and int32 [batch] as "num_samples",
@@ -73,7 +47,7 @@ class LogMelExamples(keras.layers.Layer):
     """
 
     def __init__(
-        self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: Padding = "valid", **kwargs: Any
+        self, hop_seconds: float = params.EXAMPLE_HOP_SECONDS, padding: Padding = "short", **kwargs: Any
     ) -> None:
         check_choice("padding", padding, PADDINGS)
         frames = hop_to_frames(hop_seconds)
@@ -82,7 +56,7 @@ class LogMelExamples(keras.layers.Layer):
         self.padding = padding
         self.hop_frames = frames
         self.hop_samples = frames * params.STFT_HOP_SAMPLES
-        self._window = hann_window().astype(np.float32)
+        self._window = hann_window()
         self._mel_matrix = mel_matrix().astype(np.float32)
         self._mask = ExampleMask(hop_seconds, padding)
 
@@ -96,7 +70,7 @@ class LogMelExamples(keras.layers.Layer):
         samples = _length(waveform)
         if num_samples is not None:
             waveform = silence_beyond(waveform, num_samples)
-        if self.padding == "same":
+        if self.padding != "valid":
             examples = count_examples(samples, self.hop_samples, self.padding)
             covered = (examples - 1) * self.hop_samples + params.EXAMPLE_SAMPLES
             missing = tf.maximum(0, covered - samples)
@@ -107,11 +81,17 @@ class LogMelExamples(keras.layers.Layer):
 
     def log_mel(self, waveform: tf.Tensor) -> tf.Tensor:
         """Computes the spectrogram: float32 [batch, samples] -> [batch, (samples - 240) // 160, 64]."""
-        frames = tf.signal.frame(waveform, params.STFT_WINDOW_SAMPLES, params.STFT_HOP_SAMPLES) * self._window
+        frames = tf.signal.frame(waveform, params.STFT_WINDOW_SAMPLES, params.STFT_HOP_SAMPLES)
+        # In float32, the rounding errors of loud sounds exceed what is in quiet mel bands.
+        frames = tf.cast(frames, tf.float64) * self._window
         # Not tf.signal.stft: its rfft does not pad empty batches.
         frames = tf.pad(frames, [[0, 0], [0, 0], [0, params.FFT_SIZE - params.STFT_WINDOW_SAMPLES]])
-        spectrum = tf.signal.rfft(frames)
-        return tf.math.log(tf.matmul(tf.abs(spectrum), self._mel_matrix) + params.LOG_OFFSET)
+        spectrum = tf.cast(tf.signal.rfft(frames), tf.complex64)
+        # Not tf.abs: it is slower.
+        power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
+        magnitude = tf.sqrt(tf.maximum(power, _MIN_POWER))
+        # Not tf.matmul: it multiplies each clip separately.
+        return tf.math.log(tf.tensordot(magnitude, self._mel_matrix, 1) + params.LOG_OFFSET)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         # A layer, because Keras 3 also calls compute_mask with symbolic tensors.

@@ -130,7 +130,7 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
         >>> hear.get_scene_embeddings(np.zeros((2, 16_000)), hear_model).shape
         TensorShape([2, 128])
     """
-    front_end = LogMelExamples(padding="same")
+    front_end = LogMelExamples()
     sounds = [model.embed_examples(front_end(sound[tf.newaxis])[0]) for sound in _check_audio(audio)]
     return tf.stack([tf.reduce_mean(embeddings, axis=0) for embeddings in sounds])
 

@@ -4,11 +4,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import network, params, weights as weight_files
 from vggish_keras._fork import check_not_forked
-from vggish_keras._validation import POSTPROCESSINGS, PathLike, Postprocessing, check_choice
+from vggish_keras._keras import keras
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.framing import PADDINGS, Padding, hop_to_frames
 from vggish_keras.frontend import LogMelExamples
 from vggish_keras.network import PoolExamples, Pooling
@@ -41,6 +41,11 @@ class WaveformModel(keras.Model):
 
 
 def _mono(waveform: Any) -> Any:
+    """Averages channels; raises a TypeError for integers, which Keras would cast but not scale."""
+    dtype = getattr(waveform, "dtype", None)  # of NumPy, TensorFlow or Keras
+    if "int" in str(dtype):
+        name = getattr(dtype, "name", dtype)
+        raise TypeError(f"expected a waveform of floats in [-1, 1], got {name}: divide int16 samples by 32768")
     if len(getattr(waveform, "shape", ())) != 3:
         return waveform
     # Keras accepts no dictionary that mixes arrays and tensors.
@@ -51,32 +56,35 @@ def VGGish(
     weights: PathLike | None = params.AUDIOSET,
     input: Input = "waveform",
     hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-    padding: Padding = "valid",
+    padding: Padding = "short",
     pooling: Pooling | None = None,
     postprocess: Postprocessing | None = None,
     lengths: bool = False,
     name: str = "vggish",
     *,
+    pca_params: PcaParams = params.AUDIOSET,
     dtype: str | None = None,
 ) -> keras.Model:
     """Builds VGGish as a functional Keras model.
 
     Args:
         weights: "audioset" for the published weights, from the cache or downloaded and verified; the path of a TF-Slim
-            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5) or an
-            exported SavedModel; or None for random weights.
-        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1] (Keras casts integers but does not
-            scale them), or [batch, samples, channels], whose channels are averaged; "examples" for float32
-            [batch, 96, 64] log-mel examples.
+            checkpoint (V1 or V2), a Keras model (.keras) that contains VGGish, a Keras weights file (.weights.h5), an
+            exported SavedModel or an ONNX file; or None for random weights.
+        input: "waveform" for float32 [batch, samples], 16 kHz mono in [-1, 1], or [batch, samples, channels], whose
+            channels are averaged; integers are rejected, because Keras casts them and does not scale them. "examples"
+            for float32 [batch, 96, 64] log-mel examples.
         hop_seconds: Distance between examples, any multiple of 10 ms.
-        padding: "valid" uses whole examples only, so a clip shorter than 15,600 samples has none; "same" pads the end
-            with zeros so that every sample is covered and there is at least one example.
+        padding: "short" uses whole examples, and pads a clip shorter than one (15,600 samples) to one; "valid" uses
+            whole examples only, so a shorter clip has none; "same" pads the end with zeros so that every sample is
+            covered and there is at least one example.
         pooling: None, or "avg" or "max" over a clip's examples. The result for a clip without examples is zero.
         postprocess: None; "pca" for float32 whitened principal components; "quantized" for components clipped to
             [-2, 2] and truncated to uint8, as in the released AudioSet embeddings. It follows the pooling.
         lengths: True makes the inputs a dictionary of "waveform" and "num_samples", int32 [batch]: examples beyond
             a clip's own length are zero and masked, so later layers and the pooling ignore them.
         name: The model's name.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
         dtype: Dtype policy of the network, such as "mixed_bfloat16"; None uses Keras' global policy. Front end,
             embedding and post-processing are float32 under any policy.
 
@@ -87,7 +95,7 @@ def VGGish(
 
     Raises:
         ValueError: An invalid argument, or weights that do not fit or are not finite.
-        TypeError: `hop_seconds` is not a number, or `weights` is not a path.
+        TypeError: `hop_seconds` is not a number, or `weights` is not a path; or the model is called with integers.
         FileNotFoundError: The weights do not exist, or the published ones are not available. Random weights are never
             used instead.
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
@@ -97,7 +105,7 @@ def VGGish(
         >>> vggish(np.zeros((2, 32_000), np.float32)).shape
         TensorShape([2, 128])
     """
-    _check_arguments(input, hop_seconds, padding, pooling, postprocess, lengths)
+    _check_arguments(input, hop_seconds, padding, pooling, postprocess, lengths, pca_params)
     check_not_forked()
     weights_file = None if weights is None else weight_files.locate(weights)
 
@@ -112,7 +120,7 @@ def VGGish(
     if pooling:
         outputs = PoolExamples(pooling, name="pool_examples")(outputs)
     if postprocess:
-        outputs = Postprocess(params.AUDIOSET, quantize=postprocess == "quantized", name="postprocess")(outputs)
+        outputs = Postprocess(pca_params, quantize=postprocess == "quantized", name="postprocess")(outputs)
     model = (WaveformModel if input == "waveform" else keras.Model)(inputs, outputs, name=name)
     if weights_file is not None:
         weight_files.load(model, weights_file)
@@ -126,10 +134,11 @@ def _check_arguments(
     pooling: Pooling | None,
     postprocess: Postprocessing | None,
     lengths: bool,
+    pca_params: PcaParams,
 ) -> None:
     check_choice("input", input, INPUTS)
     check_choice("pooling", pooling, POOLINGS)
-    check_choice("postprocess", postprocess, POSTPROCESSINGS)
+    check_postprocess(postprocess, pca_params)
     check_choice("padding", padding, PADDINGS)
     hop_to_frames(hop_seconds)
     if input == "examples" and (pooling or lengths):

@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._validation import check_choice
 
 Pooling = Literal["avg", "max"]
@@ -22,9 +22,11 @@ class FoldExamples(keras.layers.Layer):
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        images = tf.reshape(inputs, [-1, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS, 1])
-        missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
-        return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        examples = tf.reshape(inputs, [-1, params.EXAMPLE_FRAMES * params.NUM_MEL_BANDS])
+        missing = tf.cast(tf.equal(tf.shape(examples)[0], 0), tf.int32)
+        examples = tf.pad(examples, [[0, missing], [0, 0]])
+        # Reshaped last: padding loses the static shape, without which LiteRT converts no convolution.
+        return tf.reshape(examples, [-1, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS, 1])
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
         """Returns None: images are not masked, and `UnfoldExamples` restores the mask."""
@@ -55,7 +57,7 @@ class UnfoldExamples(keras.layers.Layer):
 
 def zero_masked(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """Returns `values` [..., size] with zeros where `mask` [...] is False, even in place of NaN."""
-    return values if mask is None else tf.where(mask[..., tf.newaxis], values, tf.zeros([], values.dtype))
+    return values if mask is None else tf.where(tf.expand_dims(mask, -1), values, tf.zeros([], values.dtype))
 
 
 @keras.utils.register_keras_serializable(package="vggish_keras")
@@ -73,7 +75,7 @@ class PoolExamples(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:
         exists = tf.ones(tf.shape(inputs)[:2], bool) if mask is None else mask
         if self.pooling == "max":
-            lowest = tf.where(exists[..., tf.newaxis], inputs, inputs.dtype.min)
+            lowest = tf.where(tf.expand_dims(exists, -1), inputs, inputs.dtype.min)
             return zero_masked(tf.reduce_max(lowest, axis=1), tf.reduce_any(exists, axis=1))
         total = tf.reduce_sum(zero_masked(inputs, exists), axis=1)
         count = tf.reduce_sum(tf.cast(exists, inputs.dtype), axis=1, keepdims=True)

@@ -1,19 +1,17 @@
 """Plots of a recording and its embeddings on a common time axis."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import read_waveform
-
-if TYPE_CHECKING:
-    from vggish_keras.spectrogram_overview import SpectrogramOverview
+from vggish_keras.spectrogram_overview import SpectrogramOverview
 
 _MAX_EMBEDDINGS = 1_000
 """More than an image has pixels; beyond that, neighbors are averaged."""
@@ -86,19 +84,17 @@ def _figure(title: str, height: float) -> Any:
 def _save(figure: Any, path: PathLike) -> None:
     path = Path(path)
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+        figure.savefig(partial, dpi=120, format=file_suffix(path)[1:])
 
 
-def _overview(source: audio.Source) -> "SpectrogramOverview":
-    from vggish_keras.spectrogram_overview import SpectrogramOverview  # which loads TensorFlow
-
+def _overview(source: audio.Source) -> SpectrogramOverview:
     overview = SpectrogramOverview()
     for block in read_waveform(source):
         overview.add(block)
     return overview
 
 
-def _draw_overview(figure: Any, wave_axes: Any, mel_axes: Any, overview: "SpectrogramOverview") -> None:
+def _draw_overview(figure: Any, wave_axes: Any, mel_axes: Any, overview: SpectrogramOverview) -> None:
     seconds, (log_mel, lowest, highest) = overview.seconds, overview.columns
     edges = np.linspace(0, seconds, len(log_mel) + 1)
     wave_axes.stairs(highest, edges, baseline=lowest, fill=True)

@@ -2,22 +2,20 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
 from vggish_keras._npz import read_npz
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PcaParams, is_published
 from vggish_keras.network import zero_masked
 from vggish_keras.published_files import fetch
-
-PcaParams: TypeAlias = PathLike | Mapping[str, Any] | Sequence[Any]
 
 _PCA_SHAPES: dict[str, list[tuple[int, ...]]] = {
     params.PCA_EIGEN_VECTORS: [(params.EMBEDDING_SIZE, params.EMBEDDING_SIZE)],
@@ -41,7 +39,7 @@ def read_pca_params(source: PcaParams) -> tuple[NDArray[np.float32], NDArray[np.
             objects are never loaded.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = fetch(params.PCA_PARAMS) if source == params.AUDIOSET else Path(source)
+        path = fetch(params.PCA_PARAMS) if is_published(source) else Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"no PCA parameters at {path}")
         origin = str(path)
@@ -119,7 +117,7 @@ class Postprocess(keras.layers.Layer):
         self.supports_masking = True
         self.quantize = bool(quantize)
         # A constructor downloads nothing: the published parameters are fetched when the layer is built.
-        self._is_published = isinstance(pca_params, str) and pca_params == params.AUDIOSET
+        self._is_published = is_published(pca_params)
         if not self._is_published:
             self._add_weights(*(_zeros() if pca_params is None else read_pca_params(pca_params)))
 

@@ -4,21 +4,23 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vggish_keras import params
-from vggish_keras._atomic import atomic_write
+from vggish_keras._atomic import atomic_write, replace
 from vggish_keras._errors import error_message
+from vggish_keras._lock import locked
 
-_DOWNLOAD = ".download-"
-"""Part of the names of folders that hold downloads."""
+_logger = logging.getLogger(__name__)
+
 _CHECKSUMS = ".checksums.json"
 """The file in the cache that remembers the checksum of each file, with its size and modification time."""
+_CHECKSUMS_LOCK = ".checksums.lock"
 
 
 def cache_dir() -> Path:
@@ -37,7 +39,8 @@ def fetch(file: params.PublishedFile) -> Path:
     """Returns the path of a published file in the cache, and downloads it if it is missing.
 
     An existing file may have been placed by hand, but it must be the published one. A download gets its final name only
-    after its checksum was verified; the next call removes the remains of a killed download.
+    after its checksum was verified; the next call removes the remains of a killed download. A call waits while a
+    different process downloads the file.
 
     Args:
         file: `params.CHECKPOINT` or `params.PCA_PARAMS`.
@@ -51,11 +54,9 @@ def fetch(file: params.PublishedFile) -> Path:
         ValueError: The file in the cache is not the published one, as in `check`.
     """
     path = published_path(file)
-    _remove_half_downloads(path)
-    if path.is_file():
+    if path.is_file() or not _download(file, path):
+        _remove_half_download(path)
         check(file)
-    else:
-        _download(file, path)
     return path
 
 
@@ -78,13 +79,16 @@ def check(file: params.PublishedFile, use_remembered: bool = True) -> None:
     published = _describe(path, file.checksum)  # before the file is read: it may change meanwhile
     if use_remembered and _read_checksums(path.parent).get(path.name) == published:
         return
+    _logger.debug("verifying %s", path)
     algorithm, _, _ = file.checksum.partition(":")
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, functools.partial(hashlib.new, algorithm, usedforsecurity=False))
     checksum = f"{algorithm}:{digest.hexdigest()}"
     _remember_checksum(path, {**published, "checksum": checksum})
     if checksum != file.checksum:
-        usage = "Postprocess(PATH)" if file.name == params.PCA_PARAMS.name else "--weights PATH or weights=PATH"
+        usage = (
+            "--pca PATH or pca_params=PATH" if file.name == params.PCA_PARAMS.name else "--weights PATH or weights=PATH"
+        )
         raise ValueError(
             f"{path} is not the published file: its checksum is {checksum}, expected {file.checksum}. "
             f"To use it, pass its path ({usage}). To use the published file, remove it, and the next use downloads it."
@@ -105,20 +109,44 @@ def _read_checksums(cache: Path) -> dict[str, Any]:
 
 
 def _remember_checksum(path: Path, description: dict[str, str | int]) -> None:
-    checksums = {**_read_checksums(path.parent), path.name: description}
-    with contextlib.suppress(OSError), atomic_write(path.with_name(_CHECKSUMS)) as partial:
-        partial.write_text(json.dumps(checksums))
-        partial.chmod(0o644)  # a cache may be shared
+    with contextlib.suppress(OSError), locked(path.with_name(_CHECKSUMS_LOCK), on_wait=lambda: None):
+        checksums = {**_read_checksums(path.parent), path.name: description}
+        with atomic_write(path.with_name(_CHECKSUMS)) as partial:
+            partial.write_text(json.dumps(checksums))
+            partial.chmod(0o644)  # a cache may be shared
 
 
-def _download(file: params.PublishedFile, path: Path) -> None:
-    import pooch
+def _download(file: params.PublishedFile, path: Path) -> bool:
+    """Downloads and verifies a published file; returns False if a different process has placed it meanwhile."""
     from requests import ConnectionError
 
     url = params.PUBLISHED_URL + file.name
-    pooch.get_logger().setLevel("WARNING")
     try:
-        with _progress(file.name, url) as progress, _download_folder(path) as folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(_lock_of(path), on_wait=lambda: _announce_wait(file.name)):
+            if path.is_file():
+                return False
+            _retrieve(file, url, path)
+    except (OSError, ValueError) as error:
+        reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
+        raise FileNotFoundError(
+            f"{file.name} is not in the cache and could not be downloaded ({reason}). "
+            f"Download {url} ({file.checksum}) on a machine with a network and place it at {path}, "
+            "or set VGGISH_KERAS_HOME to the folder that contains it."
+        ) from error
+    return True
+
+
+def _retrieve(file: params.PublishedFile, url: str, path: Path) -> None:
+    import pooch
+
+    _logger.info("downloading %s to %s", url, path)
+    pooch.get_logger().setLevel("WARNING")
+    folder = _download_folder(path)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed download
+    folder.mkdir()
+    try:
+        with _progress(file.name, url) as progress:
             # pooch verifies the download, so that no process ever sees an incomplete file.
             pooch.retrieve(
                 url,
@@ -127,56 +155,27 @@ def _download(file: params.PublishedFile, path: Path) -> None:
                 path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=progress, timeout=(10, 60)),
             )
-            (folder / path.name).chmod(0o644)  # pooch makes files private, and a cache may be shared
-            description = _describe(folder / path.name, file.checksum)
-            (folder / path.name).replace(path)
-            _remember_checksum(path, description)
-    except (OSError, ValueError) as error:
-        reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
-        raise FileNotFoundError(
-            f"{file.name} is not in the cache and could not be downloaded ({reason}). "
-            f"Download {url} ({file.checksum}) on a machine with a network and place it at {path}, "
-            "or set VGGISH_KERAS_HOME to the folder that contains it."
-        ) from error
-
-
-@contextlib.contextmanager
-def _download_folder(path: Path) -> Iterator[Path]:
-    """Yields a folder beside `path` that no other process removes during the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        _lock(path.parent, exclusive=False),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{_DOWNLOAD}") as folder,
-    ):
-        yield Path(folder)
-
-
-def _remove_half_downloads(path: Path) -> None:
-    """Removes the remains of killed downloads of `path`, unless a download is running."""
-    if left := list(path.parent.glob(f".{path.name}{_DOWNLOAD}*")):
-        with contextlib.suppress(OSError), _lock(path.parent, exclusive=True):
-            for folder in left:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, exclusive: bool) -> Iterator[None]:
-    """Locks a folder until the block or the process ends; an OSError if an exclusive lock is not available."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which does not remove open files
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if exclusive:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            with contextlib.suppress(OSError):  # a file system without locks, on which nothing is removed either
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
+        (folder / path.name).chmod(0o644)  # pooch makes files private, and a cache may be shared
+        description = _describe(folder / path.name, file.checksum)
+        replace({folder / path.name: path})
+        _remember_checksum(path, description)
     finally:
-        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_half_download(path: Path) -> None:
+    """Removes the remains of a killed download of `path`, unless a download is running."""
+    if _download_folder(path).exists():
+        with contextlib.suppress(OSError), locked(_lock_of(path)):
+            shutil.rmtree(_download_folder(path), ignore_errors=True)
+
+
+def _download_folder(path: Path) -> Path:
+    return path.with_name(f".{path.name}.download")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 class _Bar:
@@ -231,13 +230,22 @@ def _in_brackets(size: int) -> str:
     return f" ({decimal(size, precision=0)})" if size else ""
 
 
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, force_jupyter=False)
+
+
+def _announce_wait(name: str) -> None:
+    _console().print(f"Waiting for a different process to download {name}", soft_wrap=True)
+
+
 @contextlib.contextmanager
 def _progress(name: str, url: str) -> Iterator[_Bar | _Lines]:
     """A bar on a terminal, lines elsewhere, such as in a log or a notebook."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True, markup=False, highlight=False, force_jupyter=False)
+    console = _console()
     if not console.is_terminal:
         yield _Lines(console, name, url)
         return

@@ -4,13 +4,16 @@ import codecs
 import functools
 import glob
 import itertools
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from vggish_keras._validation import PathLike
+from vggish_keras._validation import PathLike, file_suffix
+
+_logger = logging.getLogger(__name__)
 
 _PLAIN = ".wav .wave .rf64 .bw64 .w64 .aif .aiff .aifc .au .snd .caf .voc .sph .nist"
 _COMPRESSED = ".flac .mp3 .mp2 .ogg .oga .opus .spx .aac .m4a .m4b .wma .amr .awb .ac3 .eac3 .dts .ape"
@@ -122,9 +125,10 @@ class _Search:
     def _in_folder(self, folder: str) -> list[Path]:
         audio = []
         for path in _files(folder, self._output):
-            if path.suffix.lower() in AUDIO_SUFFIXES:
+            if file_suffix(path) in AUDIO_SUFFIXES:
                 audio.append(path)
             else:
+                _logger.debug("left out %s: not a suffix of audio or video files", path)
                 self._others[self._entry(path)] = path
         return sorted(audio)
 
@@ -133,7 +137,7 @@ class _Search:
 
 
 def _count_suffixes(files: Iterable[Path]) -> Counter[str]:
-    return Counter(path.suffix.lower() for path in files)
+    return Counter(map(file_suffix, files))
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

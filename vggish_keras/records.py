@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import counted
 from vggish_keras._validation import PathLike
 from vggish_keras.postprocess import dequantize
 from vggish_keras.segments import read_class_names
@@ -150,7 +151,9 @@ def _record_offsets(path: Path) -> Iterator[int]:
             if checksum != _masked_crc32c(header[:8]):
                 raise _damage_error(path, index, offset, "has a length that does not match its checksum")
             if end > size:
-                raise _damage_error(path, index, offset, f"has a length of {length} bytes, which exceeds the file")
+                raise _damage_error(
+                    path, index, offset, f"has a length of {counted(length, 'byte')}, which exceeds the file"
+                )
             if length > _MAX_RECORD_SIZE:
                 reason = f"has a length of {length} bytes, which exceeds the limit of {_MAX_RECORD_SIZE}"
                 raise _damage_error(path, index, offset, reason)

@@ -8,18 +8,20 @@ table `resampy_table`.
 The fractions repeat after 16000 / gcd(sample_rate, 16000) output samples, the phases of the rate. So the filters of
 successive output samples are the columns of a matrix, each shifted down by its p, and a block of output samples is one
 row of a matrix product: [blocks, span] @ [span, columns], where the span is the input samples that all columns need.
-More columns make a faster product, and a matrix with more zeros in it. Rates with thousands of phases need a
-different compromise:
+More columns make a faster product, and a matrix with more zeros in it. The two modules that resample compromise
+differently:
 
-- Here, all filters are computed once per rate and cached, in several matrices of few columns each.
-- In `exporting.graph_resample`, whose rates are known only at run time and which must stay small, the filters become
-  polynomials in the fraction.
+- Here, all filters are computed once per rate and cached, in many matrices of few columns each. Blocks are so long that
+  their spans do not overlap: BLAS then reads the rows of the product from the waveform itself.
+- In `exporting.graph_resample`, whose rates are known only at run time and which must stay small, there is a single
+  matrix; for rates with thousands of phases, the filters become polynomials in the fraction.
 
 Both modules use the same names for the same things.
 """
 
 import functools
 import importlib.metadata
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -32,36 +34,61 @@ from vggish_keras.audio import Channels, Source, check_sample_rate, open_audio
 
 __all__ = ["load_audio", "read_waveform", "resample", "resample_blocks"]
 
-TARGET_COLUMNS = 128
+_GROUP_COLUMNS = 16
 """Output samples per matrix: fewer make the product slow, more fill the matrix with zeros."""
-# Rates with more phases than this have fewer columns per matrix, because all their matrices take memory together: fewer
-# columns leave fewer zeros. (The graph's single matrix affords more.)
-_MAX_PHASES, _MANY_PHASES_COLUMNS = 4_096, 16
-_OUTPUTS_PER_STEP = 32_768
-"""Enough rows for a fast product."""
+_PART_COLUMNS = 10 * _GROUP_COLUMNS
+"""Output samples, 10 ms, that are returned at a time with low latency."""
+_MAX_COLUMNS = 16_000
+"""Limit of the output samples per block, whose matrices take memory together; no rate needs more."""
+_OUTPUTS_PER_STEP, _MIN_ROWS = 32_768, 8
+"""Enough rows for fast products."""
+_MAX_PRODUCT = 1 << 18
+"""Multiplications per product: OpenBLAS would divide larger ones among threads, which costs more than it saves."""
+
+
+class Part(NamedTuple):
+    """The filters of some successive output samples.
+
+    Attributes:
+        matrices: A float32 [span, columns] matrix for each group of successive output samples, [groups, span, columns].
+        start: The input sample at which the first group's span starts, counted from the block's first.
+        end: The input sample at which the last group's span ends.
+    """
+
+    matrices: NDArray[np.float32]
+    start: int
+    end: int
+
+    @property
+    def columns(self) -> int:
+        """Output samples: the columns of all matrices."""
+        return len(self.matrices) * len(self.matrices[0, 0])
 
 
 class FilterBank(NamedTuple):
     """The filters of a sample rate, which repeat every `advance` input samples and `columns` output samples.
 
     Attributes:
-        matrices: A float32 [span, columns] matrix for each group of successive output samples.
-        starts: For each matrix, the input sample at which its span starts, counted from the block's first.
+        parts: All filters, in order.
+        stride: Input samples from group to group in a part, the same for all: spans that start a little earlier than
+            they need to are the rows of a single array.
         advance: Input samples from block to block.
         columns: Output samples per block: the columns of all matrices.
         reach: Input samples that the filters reach back before the block's first.
     """
 
-    matrices: tuple[NDArray[np.float32], ...]
-    starts: tuple[int, ...]
+    parts: tuple[Part, ...]
+    stride: int
     advance: int
     columns: int
     reach: int
 
     @property
-    def span(self) -> int:
-        """Input samples that a block needs."""
-        return max(start + len(matrix) for start, matrix in zip(self.starts, self.matrices, strict=True))
+    def max_rows(self) -> int:
+        """Blocks per product."""
+        matrices = self.parts[0].matrices
+        per_row = matrices.size // len(matrices)
+        return max(4, _MAX_PRODUCT // per_row // 4 * 4)  # BLAS takes four at a time
 
 
 def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
@@ -97,15 +124,20 @@ def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
     return output.reshape(*waveform.shape[:-1], length)
 
 
-def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float32]]:
+def resample_blocks(
+    blocks: Iterable[NDArray[np.floating]], sample_rate: int, *, low_latency: bool = False
+) -> Iterator[NDArray[np.float32]]:
     """Resamples a stream to 16 kHz; the output does not depend on how the stream is cut into blocks.
 
     Args:
         blocks: Float arrays [samples] of any lengths.
         sample_rate: Their rate in Hz.
+        low_latency: Whether to return at most 10 ms at a time, as soon as the filters permit: when 50 more samples, of
+            the lower of both rates, were received. This takes about four times as long as steps of 2 s.
 
     Yields:
-        float32 arrays [samples], which together equal what `resample` returns for the whole stream.
+        float32 arrays [samples], which together equal what `resample` returns for the whole stream. With low latency
+        they differ by rounding.
 
     Raises:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000.
@@ -121,33 +153,62 @@ def resample_blocks(blocks: Iterable[NDArray[np.floating]], sample_rate: int) ->
         yield from map(_check_floats, blocks)
         return
     bank = filter_bank(sample_rate)
-    # Every product has the same shape, the last one padded with silence, so that its rounding is also the same.
-    rows = max(1, _OUTPUTS_PER_STEP // bank.columns)
-    needed = (rows - 1) * bank.advance + bank.span
-    pending, waiting = [np.zeros(bank.reach, np.float32)], bank.reach
-    received = produced = 0
+    # The shapes of the products do not depend on the blocks, so neither does their rounding.
+    products = rows = 1
+    steps: list[tuple[Part, ...]] = [(part,) for part in bank.parts]
+    if not low_latency:
+        rows = min(bank.max_rows, max(_MIN_ROWS, _OUTPUTS_PER_STEP // bank.columns))
+        products, steps = max(1, _OUTPUTS_PER_STEP // (bank.columns * rows)), [bank.parts]
+    window = _Window(map(_check_floats, blocks), bank.reach)
+    produced = 0
+    for parts in itertools.cycle(steps):
+        window.fill((products * rows - 1) * bank.advance + parts[-1].end)
+        left = window.received * params.SAMPLE_RATE // sample_rate - produced
+        if window.ended:
+            if left <= 0:
+                return
+            blocks_left = math.ceil(left / bank.columns)
+            products = min(products, math.ceil(blocks_left / rows))
+            rows = min(rows, math.ceil(blocks_left / products))
+        output = _filter(window.samples, bank, parts, products, rows)
+        yield output[:left] if window.ended else output
+        produced += len(output)
+        if parts[-1] is bank.parts[-1]:
+            window.drop(products * rows * bank.advance)
 
-    for block in blocks:
-        pending.append(_check_floats(block))
-        waiting += len(block)
-        received += len(block)
-        if waiting < needed:
-            continue
-        buffer, start = np.concatenate(pending), 0
-        while len(buffer) - start >= needed:
-            yield _filter(buffer[start:], bank, rows)
-            produced += rows * bank.columns
-            start += rows * bank.advance
-        pending, waiting = [buffer[start:]], len(buffer) - start
 
-    length = received * params.SAMPLE_RATE // sample_rate
-    buffer = np.concatenate(pending)
-    while produced < length:
-        step = np.zeros(needed, np.float32)
-        step[: len(buffer)] = buffer[:needed]
-        yield _filter(step, bank, rows)[: length - produced]
-        produced += rows * bank.columns
-        buffer = buffer[rows * bank.advance :]
+class _Window:
+    """The samples of a stream from a position on.
+
+    Args:
+        blocks: float32 [samples] each.
+        silence: Samples of silence before the first block.
+    """
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]], silence: int) -> None:
+        self._blocks = blocks
+        self.samples = np.zeros(silence, np.float32)
+        self.received = 0
+        self.ended = False
+
+    def fill(self, size: int) -> None:
+        """Reads blocks until there are `size` samples; adds silence if the stream ends before."""
+        pending, missing = [self.samples], size - len(self.samples)
+        while missing > 0:
+            block = next(self._blocks, None)
+            if block is None:
+                self.ended = True
+                block = np.zeros(missing, np.float32)
+            else:
+                self.received += len(block)
+            pending.append(block)
+            missing -= len(block)
+        if len(pending) > 1:
+            self.samples = np.concatenate(pending)
+
+    def drop(self, count: int) -> None:
+        """Moves the position forward."""
+        self.samples = self.samples[count:]
 
 
 def load_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> NDArray[np.float32]:
@@ -155,8 +216,8 @@ def load_audio(source: Source, sample_rate: int | None = None, channels: Channel
 
     Example:
         >>> waveform = vk.load_audio("recording.wav")
-        >>> waveform.shape, waveform.dtype  # 2.5 s
-        ((40000,), dtype('float32'))
+        >>> waveform.shape, waveform.dtype  # 3 s
+        ((48000,), dtype('float32'))
 
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads, and the first audio
@@ -205,8 +266,8 @@ def read_waveform(
 
     Example:
         >>> blocks = list(vk.resample.read_waveform("recording.wav"))
-        >>> np.concatenate(blocks).shape  # 2.5 s
-        (40000,)
+        >>> np.concatenate(blocks).shape  # 3 s
+        (48000,)
     """
     opened = open_audio(source, sample_rate, channels)
     blocks = opened.blocks if on_audio is None else _report(opened.blocks, opened.sample_rate, on_audio)
@@ -228,44 +289,60 @@ def _check_floats(block: ArrayLike) -> NDArray[np.float32]:
     return block.astype(np.float32, copy=False)
 
 
-def _filter(samples: NDArray[np.float32], bank: FilterBank, rows: int) -> NDArray[np.float32]:
-    output = np.empty((rows, bank.columns), np.float32)
+def _filter(
+    samples: NDArray[np.float32], bank: FilterBank, parts: tuple[Part, ...], products: int, rows: int
+) -> NDArray[np.float32]:
+    """The output of some parts of `products * rows` blocks; each matrix is multiplied by `rows` of them at a time."""
+    output = np.empty((products, rows, sum(part.columns for part in parts)), np.float32)
     column = 0
-    for start, matrix in zip(bank.starts, bank.matrices, strict=True):
-        span, columns = matrix.shape
-        blocks = np.lib.stride_tricks.sliding_window_view(samples[start:], span)[:: bank.advance][:rows]
-        # BLAS does not accept overlapping rows, and NumPy's own product without it is slow: copy them.
-        np.matmul(np.ascontiguousarray(blocks), matrix, out=output[:, column : column + columns])
-        column += columns
+    for part in parts:
+        groups, span, columns = part.matrices.shape
+        strides = 4 * bank.stride, 4 * bank.advance * rows, 4 * bank.advance, 4
+        spans = np.ndarray((groups, products, rows, span), np.float32, samples, 4 * part.start, strides)
+        if bank.advance < span:
+            # BLAS does not accept overlapping rows, and NumPy's own product without it is slow: copy them.
+            spans = np.ascontiguousarray(spans)
+        outputs = output[..., column : column + part.columns].reshape(products, rows, groups, columns)
+        np.matmul(spans, part.matrices[:, np.newaxis], out=outputs.transpose(2, 0, 1, 3))
+        column += part.columns
     return output.reshape(-1)
 
 
 @functools.lru_cache(maxsize=4)
 def filter_bank(sample_rate: int) -> FilterBank:
     """The filters that convert `sample_rate` to 16 kHz."""
-    phases = params.SAMPLE_RATE // math.gcd(sample_rate, params.SAMPLE_RATE)
-    columns = phases * max(1, TARGET_COLUMNS // phases)
+    taps = _interpolated_filters(sample_rate, np.zeros(1)).shape[1]
+    columns = _block_columns(sample_rate, taps)
     index = np.arange(columns)
     positions, fractions = index * sample_rate // params.SAMPLE_RATE, index * sample_rate % params.SAMPLE_RATE
     filters = _interpolated_filters(sample_rate, fractions / params.SAMPLE_RATE)
-    taps = filters.shape[1]
+    stride = _GROUP_COLUMNS * sample_rate // params.SAMPLE_RATE
 
-    matrices, starts = [], []
-    target = TARGET_COLUMNS if phases <= _MAX_PHASES else _MANY_PHASES_COLUMNS
-    for group in np.array_split(index, max(1, round(columns / target))):
-        start = positions[group[0]]
-        matrices.append(_band_matrix(filters[group], positions[group] - start))
-        starts.append(int(start))
-    advance = columns * sample_rate // params.SAMPLE_RATE
-    return FilterBank(tuple(matrices), tuple(starts), advance, columns, taps // 2 - 1)
+    parts = []
+    for first in range(0, columns, _PART_COLUMNS):
+        part = index[first : first + _PART_COLUMNS]
+        start = int(positions[first])
+        offsets = positions[part] - start - stride * ((part - first) // _GROUP_COLUMNS)
+        matrices = _band_matrices(filters[part], offsets)
+        parts.append(Part(matrices, start, start + stride * (len(matrices) - 1) + matrices.shape[1]))
+    return FilterBank(tuple(parts), stride, columns * sample_rate // params.SAMPLE_RATE, columns, taps // 2 - 1)
 
 
-def _band_matrix(filters: NDArray[np.float64], offsets: NDArray[np.int_]) -> NDArray[np.float32]:
-    """Filters [columns, taps] as columns [span, columns], each shifted down by its offset [columns]."""
-    columns, taps = filters.shape
-    matrix = np.zeros((offsets[-1] + taps, columns), np.float32)
-    matrix[offsets + np.arange(taps)[:, np.newaxis], np.arange(columns)] = filters.T
-    return matrix
+def _block_columns(sample_rate: int, taps: int) -> int:
+    """Output samples after which the filters repeat, enough that the spans of successive blocks do not overlap."""
+    phases = params.SAMPLE_RATE // math.gcd(sample_rate, params.SAMPLE_RATE)
+    unit = math.lcm(phases, _GROUP_COLUMNS)
+    apart = math.ceil(taps * params.SAMPLE_RATE / sample_rate) + 2 * _GROUP_COLUMNS
+    return unit * min(math.ceil(apart / unit), _MAX_COLUMNS // unit)
+
+
+def _band_matrices(filters: NDArray[np.float64], offsets: NDArray[np.int_]) -> NDArray[np.float32]:
+    """Filters [groups * 16, taps] as columns [groups, span, 16], each shifted down by its offset [groups * 16]."""
+    count, taps = filters.shape
+    matrices = np.zeros((count // _GROUP_COLUMNS, offsets.max() + taps, _GROUP_COLUMNS), np.float32)
+    group, column = np.divmod(np.arange(count)[:, np.newaxis], _GROUP_COLUMNS)
+    matrices[group, offsets[:, np.newaxis] + np.arange(taps), column] = filters
+    return matrices
 
 
 def _interpolated_filters(sample_rate: int, fractions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras import params
-from vggish_keras.frontend import LogMelExamples
+from vggish_keras.mel import log_mel
 
 _FRAMES_PER_BLOCK = 6_000
 _BLOCK_SAMPLES = _FRAMES_PER_BLOCK * params.STFT_HOP_SAMPLES
@@ -41,7 +41,6 @@ class SpectrogramOverview:
 
     def __init__(self, max_columns: int = 4_000) -> None:
         self._max_columns = max_columns
-        self._front_end = LogMelExamples()
         self._num_samples = 0
         self._samples = np.zeros(0, np.float32)  # not yet analyzed
         self._frames = _no_rows()  # too few for the next column
@@ -74,9 +73,9 @@ class SpectrogramOverview:
 
     def _analyze(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Computes a row per frame: its log-mel spectrum, its lowest and its highest sample."""
-        log_mel = np.asarray(self._front_end.log_mel(samples[np.newaxis]))[0]
-        steps = samples[: len(log_mel) * params.STFT_HOP_SAMPLES].reshape(-1, params.STFT_HOP_SAMPLES)
-        return np.column_stack([log_mel, steps.min(axis=1), steps.max(axis=1)])
+        spectra = log_mel(samples)
+        steps = samples[: len(spectra) * params.STFT_HOP_SAMPLES].reshape(-1, params.STFT_HOP_SAMPLES)
+        return np.column_stack([spectra, steps.min(axis=1), steps.max(axis=1)])
 
     def _add_frames(self, frames: NDArray[np.float32]) -> None:
         frames = np.concatenate([self._frames, frames])

@@ -1,23 +1,27 @@
 """Weights of the network: TF-Slim checkpoints, read and written, and Keras weight files."""
 
-import hashlib
+import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._atomic import replace
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike, check_choice
+from vggish_keras._keras import keras
+from vggish_keras._onnx_file import read_tensors
+from vggish_keras._validation import PathLike, check_choice, file_suffix
+from vggish_keras.exported_options import is_onnx, is_saved_model
 from vggish_keras.network import network_layers, restore_initializers, slim_variables
 from vggish_keras.published_files import fetch
-from vggish_keras.saved_model_options import is_saved_model
+
+_logger = logging.getLogger(__name__)
 
 SlimFormat = Literal["v1", "v2"]
 SLIM_FORMATS: tuple[SlimFormat, ...] = get_args(SlimFormat)
@@ -27,8 +31,8 @@ def locate(weights: PathLike) -> Path:
     """Resolves `weights` to a file, so that a wrong name fails before the model is built.
 
     Args:
-        weights: "audioset", or the path of a TF-Slim checkpoint, a Keras model or weights file or an exported
-            SavedModel.
+        weights: "audioset", or the path of a TF-Slim checkpoint, a Keras model or weights file, an exported SavedModel
+            or an ONNX file.
 
     Returns:
         The path; for a V2 checkpoint its prefix.
@@ -45,7 +49,7 @@ def locate(weights: PathLike) -> Path:
     if not path.is_file() and not _v2_index(path).is_file() and not is_saved_model(path):
         raise FileNotFoundError(
             f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .keras or .h5 file, an exported "
-            f"SavedModel or {params.AUDIOSET!r}"
+            f"SavedModel or .onnx file, or {params.AUDIOSET!r}"
         )
     return path
 
@@ -55,29 +59,28 @@ def load(model: keras.Model, path: PathLike) -> None:
 
     Args:
         model: The model.
-        path: A TF-Slim checkpoint, a Keras model (.keras) that contains VGGish, a Keras weights file (.h5) or an
-            exported SavedModel.
+        path: A TF-Slim checkpoint, a Keras model (.keras) that contains VGGish, a Keras weights file (.h5), an
+            exported SavedModel or an ONNX file.
 
     Raises:
         ValueError: The file does not hold the weights of this network, or they are not finite.
     """
-    if Path(path).suffix == ".keras":
+    _logger.info("loading weights from %s", path)
+    if file_suffix(path) == ".keras":
         _load_keras_model(model, Path(path))
-    elif Path(path).suffix == ".h5":
+    elif file_suffix(path) == ".h5":
         _load_keras_weights(model, Path(path))
     elif is_saved_model(path):
         _load_saved_model(model, Path(path))
+    elif is_onnx(path):
+        _load_onnx(model, Path(path))
     else:
         load_slim_checkpoint(model, path)
     restore_initializers(model)
 
 
 def _load_keras_model(model: keras.Model, path: Path) -> None:
-    try:
-        loaded = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises arbitrary exceptions for malformed files
-        hint = "if it needs layers of your own, pass what save_slim_checkpoint writes instead"
-        raise ValueError(f"{path} cannot be loaded as a Keras model ({hint}): {error_message(error)}") from error
+    loaded = read_keras_model(path, "save_slim_checkpoint")
     try:
         values = slim_variables(loaded)
     except ValueError as error:
@@ -111,6 +114,12 @@ def _load_saved_model(model: keras.Model, path: Path) -> None:
     _assign(model, path, values, "expected a SavedModel written by export_saved_model")
 
 
+def _load_onnx(model: keras.Model, path: Path) -> None:
+    tensors = read_tensors(path)
+    values = {name: tensors[name] for name in slim_variables(model) if name in tensors}
+    _assign(model, path, values, "expected an ONNX file written by export_onnx")
+
+
 def _assign(model: keras.Model, path: Path, values: Mapping[str, Any], expected: str) -> None:
     """Assigns the values of a file to the variables of a model, unless names or shapes differ."""
     variables = slim_variables(model)
@@ -120,6 +129,15 @@ def _assign(model: keras.Model, path: Path, values: Mapping[str, Any], expected:
     check_finite(path, values)
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
+
+
+def read_keras_model(path: Path, writer: str) -> keras.Model:
+    """Loads a .keras file; raises a ValueError that names it, and the function whose output does not need its code."""
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises arbitrary exceptions for malformed files
+        hint = f"if it needs layers of your own, pass what {writer} writes instead"
+        raise ValueError(f"{path} cannot be loaded as a Keras model ({hint}): {error_message(error)}") from error
 
 
 def read_saved_model(path: Path) -> Any:
@@ -135,14 +153,6 @@ def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:
     bad = [name for name, value in values.items() if not tf.reduce_all(tf.math.is_finite(value))]
     if bad:
         raise ValueError(f"{path}: weights must be finite numbers, got NaN or infinity in {', '.join(bad)}")
-
-
-def hash_variables(variables: Iterable[Any]) -> str:
-    """Returns "sha256:" and the SHA-256 of the float32 values of variables, one after the other."""
-    digest = hashlib.sha256()
-    for variable in variables:
-        digest.update(np.ascontiguousarray(variable, np.float32).data)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
@@ -236,8 +246,8 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
         except tf.errors.OpError as error:  # such as a full disk
             raise OSError(f"cannot write {path}: {error.message}") from error
         # The index makes a V2 checkpoint valid: it comes last, and beside a V1 file it would be read instead.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
-            file.replace(path.parent / file.name)
+        files = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index")
+        replace({file: path.parent / file.name for file in files})
         if format == "v1":
             _v2_index(path).unlink(missing_ok=True)
 

@@ -50,7 +50,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
         >>> files = ["recording.wav"]
         >>> corpus = beam.EmbedCorpus(files, "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")
         >>> beam.summarize(beam.run(corpus, options))  # doctest: +SKIP
-        Summary(recordings=1, failures=0, seconds=2.5, left_out={})
+        Summary(recordings=1, failures=0, seconds=3.0, left_out={})
     """
     if _has_records(corpus.prefix):
         suffix = corpus_lib.RECORDS_SUFFIX
@@ -136,7 +136,7 @@ def summarize(result: PipelineResult) -> Summary:
         >>> pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)
         >>> decoded = (pipeline | beam.MatchAudio(["recording.wav"])).recordings | beam.DecodeAudio()
         >>> beam.summarize(pipeline.run())
-        Summary(recordings=1, failures=0, seconds=2.5, left_out={})
+        Summary(recordings=1, failures=0, seconds=3.0, left_out={})
     """
 
     def count(namespace: str) -> Mapping[str, int]:

@@ -18,11 +18,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from numpy.typing import NDArray
 
-from vggish_keras import audio, corpus as corpus_lib, embedding_files, params, saved_model_options
+from vggish_keras import audio, corpus as corpus_lib, embedding_files, exported_options, params
+from vggish_keras._atomic import sync
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, Postprocessing, check_choice
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import Dtype
@@ -243,7 +244,7 @@ class DecodeAudio(beam.PTransform):
 
     Args:
         hop_seconds: Distance between examples, any multiple of 10 ms.
-        padding: "same" or "valid", as in `Embedder`.
+        padding: "short", "valid" or "same", as in `Embedder`.
         channels: "mix" or the index of a channel, as in `Embedder`.
 
     Input:
@@ -268,7 +269,7 @@ class DecodeAudio(beam.PTransform):
     def __init__(
         self,
         hop_seconds: float = params.EXAMPLE_HOP_SECONDS,
-        padding: Padding = "same",
+        padding: Padding = "short",
         channels: audio.Channels = "mix",
     ) -> None:
         super().__init__()
@@ -340,6 +341,7 @@ class EmbedAudio(beam.PTransform):
         batch_size: Examples per call of the network. The last batch of a bundle is padded, so that a recording's
             embeddings are identical to the bit however the recordings are distributed.
         dtype: As in `Embedder`.
+        pca_params: As in `Embedder`. Workers must be able to read a path.
 
     Input:
         A pair of PCollections: `examples` and `recordings` of `Decoded`.
@@ -358,9 +360,17 @@ class EmbedAudio(beam.PTransform):
         postprocess: Postprocessing | None = None,
         batch_size: int = 32,
         dtype: Dtype = "float32",
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         super().__init__()
-        options = {"weights": weights, "postprocess": postprocess, "batch_size": batch_size, "dtype": dtype}
+        check_postprocess(postprocess, pca_params)
+        options = {
+            "weights": weights,
+            "postprocess": postprocess,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "pca_params": pca_params,
+        }
         self._handler = _EmbedderHandler(options)
         self._dtype = embedding_dtype(postprocess)
 
@@ -450,7 +460,7 @@ class WriteAudioSetRecords(beam.PTransform):
         )
 
     def expand(self, embedded: Any) -> Any:
-        return embedded | beam.MapTuple(_serialize) | self._write
+        return embedded | beam.MapTuple(_serialize) | self._write | beam.Map(_sync)
 
 
 def _serialize(path: bytes, embedded: Embedded) -> bytes:
@@ -505,7 +515,7 @@ class WriteParquet(beam.PTransform):
     def expand(self, embedded: Any) -> Any:
         # Each table becomes a row group.
         batches = embedded | beam.BatchElements(_RECORDINGS_PER_TABLE, _RECORDINGS_PER_TABLE)
-        return batches | beam.Map(_table, self._schema) | self._write
+        return batches | beam.Map(_table, self._schema) | self._write | beam.Map(_sync)
 
 
 def _table(batch: Sequence[tuple[bytes, Embedded]], schema: Any) -> Any:
@@ -554,11 +564,19 @@ class WriteFailures(beam.PTransform):
         )
 
     def expand(self, failures: Any) -> Any:
-        return failures | beam.Flatten() | beam.Map(_failures_row) | self._write
+        return failures | beam.Flatten() | beam.Map(_failures_row) | self._write | beam.Map(_sync)
 
 
 def _failures_row(failure: Failure) -> bytes:
     return corpus_lib.failures_row(*map(os.fsdecode, failure))
+
+
+def _sync(path: str) -> str:
+    """Waits until a local file is on the disk; returns its path. Beam moves files to their final paths earlier."""
+    if not is_remote(path):
+        with contextlib.suppress(FileNotFoundError):  # written on a different machine of a cluster
+            sync(Path(path))
+    return path
 
 
 # === All of it ===
@@ -581,7 +599,7 @@ class EmbedCorpus(beam.PTransform):
     Args:
         patterns: As in `MatchAudio`.
         prefix: PREFIX, a local path or one of a Beam file system.
-        weights: As in `EmbedAudio`. A SavedModel must have PCA parameters.
+        weights: As in `EmbedAudio`. A SavedModel must have the output `quantized`.
         hop_seconds: As in `Embedder`; the options of a SavedModel are read when the transform is made.
         padding: As in `Embedder`.
         batch_size: As in `EmbedAudio`.
@@ -590,6 +608,7 @@ class EmbedCorpus(beam.PTransform):
         segments: As in `MatchAudio`.
         labels: As in `MatchAudio`.
         shards: As in `WriteAudioSetRecords`.
+        pca_params: As in `EmbedAudio`.
 
     Raises:
         ValueError: An argument is invalid.
@@ -615,6 +634,7 @@ class EmbedCorpus(beam.PTransform):
         segments: str | None = None,
         labels: str | None = None,
         shards: int = 0,
+        pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
         super().__init__()
         self.prefix = prefix
@@ -623,8 +643,8 @@ class EmbedCorpus(beam.PTransform):
         self._write_failures = WriteFailures(prefix)
         if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
             _check_is_local(weights)
-        self._decode = DecodeAudio(*saved_model_options.resolve_options(weights, hop_seconds, padding), channels)
-        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype)
+        self._decode = DecodeAudio(*exported_options.resolve_options(weights, hop_seconds, padding), channels)
+        self._embed = EmbedAudio(weights, "quantized", batch_size, dtype, pca_params)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:
         found = pipeline | self._match

@@ -7,13 +7,21 @@ from typing import Any
 
 import click
 
+from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.options import embedder_options
+from vggish_keras.cli.options import OutputPath, embedder_options
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Embed recordings with Apache Beam.")
 @click.option("--input", "inputs", multiple=True, required=True, help="A file, folder or pattern; may be repeated.")
-@click.option("--output", "prefix", required=True, metavar="PREFIX", help="Prefix of the output files.")
+@click.option(
+    "--output",
+    "prefix",
+    required=True,
+    type=OutputPath(path_type=str),
+    metavar="PREFIX",
+    help="Prefix of the output files.",
+)
 @click.option(
     "--shards",
     type=click.IntRange(1),
@@ -56,7 +64,7 @@ def beam(
     except RuntimeError as error:  # contains the traceback of a worker
         raise click.ClickException(str(error).strip().splitlines()[-1]) from error
     parts = [
-        f"{summary.recordings} file{'s' * (summary.recordings != 1)}",
+        counted(summary.recordings, "file"),
         f"{summary.seconds / 3600:.2f} h of audio",
         f"{summary.failures} failed" if summary.failures else "",
         describe_left_out(summary.left_out),

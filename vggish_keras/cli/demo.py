@@ -7,7 +7,7 @@ import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli import demo_recording
-from vggish_keras.cli.options import weights_option
+from vggish_keras.cli.options import OutputPath, weights_option
 from vggish_keras.cli.tables import print_embeddings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _UNTRAINED = "published weights are not available: these embeddings come from ra
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=OutputPath(file_okay=False, exists=True),
     default=".",
     help="Folder of the output files.  [default: the current folder]",
 )
@@ -33,13 +33,15 @@ def demo(file: Path | None, output: Path, weights: str) -> None:
     """
     load_tensorflow()
     from vggish_keras import embedding_files
+    from vggish_keras._atomic import atomic_write
     from vggish_keras.plot import plot_recording
 
     if file is None:
         import soundfile
 
         file = output / "vggish_demo.wav"
-        soundfile.write(file, demo_recording.synthesize(), demo_recording.SAMPLE_RATE)
+        with atomic_write(file) as partial:
+            soundfile.write(partial, demo_recording.synthesize(), demo_recording.SAMPLE_RATE, format="WAV")
     embedder, note = _open_embedder(weights)
     embeddings = embedder.embed(file)
     print_embeddings(str(file), embeddings)

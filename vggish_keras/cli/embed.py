@@ -2,14 +2,26 @@
 
 import functools
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras.cli.errors import describe_error
-from vggish_keras.cli.options import embedder_options
+from vggish_keras._validation import file_suffix
+from vggish_keras.cli.errors import describe_error, exit_if_missing
+from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
+from vggish_keras.cli.streams import (
+    DASH,
+    StandardInput,
+    StandardOutput,
+    copy_standard_input,
+    read_paths,
+    standard_input,
+)
 from vggish_keras.cli.tables import print_embeddings
 
 if TYPE_CHECKING:
@@ -17,6 +29,16 @@ if TYPE_CHECKING:
     from vggish_keras._validation import Postprocessing
     from vggish_keras.cli.progress import Progress
     from vggish_keras.embeddings import Embeddings
+    from vggish_keras.recordings import Recordings
+
+
+def _parse_format(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    from vggish_keras.recordings import AUDIO_SUFFIXES
+
+    suffix = None if name is None else f".{name.lower().removeprefix('.')}"
+    if suffix is not None and suffix not in AUDIO_SUFFIXES:
+        raise click.BadParameter(f"expected the suffix of audio or video files, such as wav or mp3, got {name!r}")
+    return suffix
 
 
 @click.command(short_help="Embed recordings.")
@@ -28,12 +50,20 @@ if TYPE_CHECKING:
     help="Also embed the files listed in this file (- for standard input), one per line or NUL-separated.",
 )
 @click.option(
+    "--format",
+    "suffix",
+    metavar="SUFFIX",
+    callback=_parse_format,
+    help="Read one recording with this suffix from standard input, as in vggish embed - --format wav.",
+)
+@click.option(
     "-o",
     "--output",
-    metavar="PATH",
+    type=click.Path(),
     help="A folder of .npz files (an existing folder, or a name that ends with / or has no suffix), or a single .npz, "
-    ".csv, .parquet or .tfrecord file.  [default: print tables]",
+    ".csv, .parquet or .tfrecord file, or - for CSV on standard output.  [default: print tables]",
 )
+@click.option("--json", "as_json", is_flag=True, help="With -o -, write JSON lines instead of CSV.")
 @click.option("--resume", is_flag=True, help="Keep the embeddings that the output has, and add those that it lacks.")
 @click.option("--overwrite", is_flag=True, help="Replace the embeddings that the output has.")
 @click.option(
@@ -58,17 +88,15 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False),
     help="AudioSet's class_labels_indices.csv, for --segments.",
 )
-@click.option(
-    "--postprocess",
-    type=click.Choice(["pca", "quantized"]),
-    help='"pca" applies PCA and whitening; "quantized" also quantizes to 8 bits.',
-)
+@postprocess_option
 @embedder_options
-@click.option("--quiet", is_flag=True, help="Show neither progress nor the summary.")
+@click.option("-q", "--quiet", is_flag=True, help="Show neither progress nor the summary.")
 def embed(
     inputs: tuple[str, ...],
     listed: Any,
+    suffix: str | None,
     output: str | None,
+    as_json: bool,
     resume: bool,
     overwrite: bool,
     accept_failures: bool,
@@ -81,8 +109,8 @@ def embed(
 ) -> None:
     """Embed INPUTS and print tables, or write the embeddings to the output given by -o.
 
-    INPUTS are recordings, folders to search for recordings, or patterns such as 'audio/**/*.wav'. For a file named -,
-    use ./-.
+    INPUTS are recordings, folders to search for recordings, patterns such as 'audio/**/*.wav', or - for a list of paths
+    on standard input; with --format, - is a recording on standard input. For a file named -, use ./-.
 
     Unreadable files are reported and skipped; the exit status is then 1. With -o they are also listed in failures.csv
     in the output folder, or in OUTPUT.failures.csv beside the output file.
@@ -93,37 +121,97 @@ def embed(
     """
     from vggish_keras import corpus
     from vggish_keras.cli.progress import Progress
-    from vggish_keras.recordings import read_list
 
+    _check_streams(inputs, listed, suffix, output, as_json, resume)
+    target = None if output == DASH else output
     try:
-        names = read_list(listed) if listed else []
+        found, names = _read_lists(inputs, listed, suffix)
         plan = corpus.plan(
-            inputs, output, names, resume, postprocess, shards, segments, labels, overwrite, accept_failures
+            found, target, names, resume, postprocess, shards, segments, labels, overwrite, accept_failures
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if done := _already_done(plan, output):
+    if done := _already_done(plan, target):
         if not quiet:
             click.echo(done)
         return
-    _check_inputs(plan)
+    check_pca(embedder_options["pca_params"], plan.postprocess)
+    if suffix is None:
+        exit_if_missing(plan.missing_inputs())
     plan.check_output()
-    load_tensorflow()
-    from vggish_keras.embedder import Embedder
-
-    embedder = Embedder(postprocess=plan.postprocess, **embedder_options)
-    with Progress(len(plan.recordings.paths), quiet or output is None) as progress:
-        show = functools.partial(_show_result, progress, output is None)
+    embedder = _open_embedder(plan, suffix, embedder_options)
+    write = _open_writer(output, as_json)
+    with Progress(len(plan.recordings.paths), quiet or _is_shown(output)) as progress:
+        show = functools.partial(_show_result, progress, write)
         try:
             summary = corpus.embed_corpus(embedder, plan, progress.audio, show)
         except KeyboardInterrupt:
-            if output is not None:
+            if target is not None and suffix is None:
                 click.echo(f"Interrupted: {progress.describe_saved()}; continue with --resume.", err=True)
             raise
     if not quiet:
-        _show_summary(plan, summary, progress.describe())
+        _show_summary(plan, summary, output, progress.describe())
     if summary.failures and not accept_failures:
         sys.exit(1)
+
+
+def _check_streams(
+    inputs: tuple[str, ...], listed: Any, suffix: str | None, output: str | None, as_json: bool, resume: bool
+) -> None:
+    """Raises a usage error if the options for standard input and output do not fit the others."""
+    if suffix is not None and (inputs != (DASH,) or listed):
+        raise click.UsageError("--format requires - as the only input, for a recording on standard input")
+    if suffix is not None and resume:
+        raise click.UsageError("--resume cannot be used with --format: standard input is read only once")
+    if as_json and output != DASH:
+        raise click.UsageError("--json requires -o - (standard output)")
+
+
+def _read_lists(
+    inputs: tuple[str, ...], listed: Any, suffix: str | None
+) -> "tuple[tuple[str, ...] | Recordings, list[str]]":
+    """The inputs, or the recording on standard input if this has a suffix; and the paths in lists."""
+    from vggish_keras.recordings import Recordings
+
+    if suffix is not None:
+        return Recordings([Path(DASH)], Path.cwd()), []
+    names = read_paths(listed) if listed else []
+    if DASH in inputs:
+        names += read_paths(standard_input())
+        inputs = tuple(name for name in inputs if name != DASH)
+        if not inputs and not names:
+            raise click.UsageError("standard input lists no files")
+    return inputs, names
+
+
+def _open_embedder(plan: "corpus.Plan", suffix: str | None, options: dict[str, Any]) -> "corpus.CorpusEmbedder":
+    """Opens the embedder, of the recording on standard input if this has a suffix."""
+    from vggish_keras import corpus
+    from vggish_keras.exported_options import needs_tensorflow
+
+    file = None
+    if suffix is not None:
+        folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="vggish-"))
+        file = Path(folder, f"recording{suffix}")
+        copy_standard_input(file)
+    if needs_tensorflow(options["weights"]) or (plan.target and file_suffix(plan.target.path) == corpus.RECORDS_SUFFIX):
+        load_tensorflow()
+    from vggish_keras.embedder import Embedder
+
+    embedder = Embedder(postprocess=plan.postprocess, **options)
+    return embedder if file is None else StandardInput(embedder, file)
+
+
+def _open_writer(output: str | None, as_json: bool) -> Callable[[str, "Embeddings"], object] | None:
+    """What shows the embeddings of a recording on standard output, if anything."""
+    if output is None:
+        return print_embeddings
+    return StandardOutput(as_json).add if output == DASH else None
+
+
+def _is_shown(output: str | None) -> bool:
+    """Whether the embeddings appear where a progress bar would disturb them."""
+    return output is None or (output == DASH and sys.stdout.isatty())
 
 
 def _already_done(plan: "corpus.Plan", output: str | None) -> str:
@@ -131,52 +219,45 @@ def _already_done(plan: "corpus.Plan", output: str | None) -> str:
     if plan.is_complete():
         return f"{output} is already complete"
     if failed := plan.complete_without_failures():
-        return f"{output} is complete without the {_count(failed, 'recording')} that failed"
+        return f"{output} is complete without the {counted(failed, 'recording')} that failed"
     return ""
 
 
-def _check_inputs(plan: "corpus.Plan") -> None:
-    """Reports the inputs and exits, if none of them exists and nothing else can be done."""
-    missing = plan.missing_inputs()
-    for path in missing:
-        click.echo(f"Error: no audio file at {path}", err=True)
-    if missing:
-        sys.exit(1)
-
-
-def _show_result(progress: "Progress", as_table: bool, path: Path, result: "Embeddings | Exception | None") -> None:
+def _show_result(
+    progress: "Progress",
+    write: Callable[[str, "Embeddings"], object] | None,
+    path: Path,
+    result: "Embeddings | Exception | None",
+) -> None:
     if isinstance(result, Exception):
         click.echo(f"Error: {describe_error(result, path)}", err=True)
     elif result is not None:
-        if as_table:
-            print_embeddings(str(path), result)
+        if write is not None:
+            write(str(path), result)
         if not len(result.times):
-            click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding same", err=True)
+            click.echo(f"{path}: shorter than an example (0.975 s), no embeddings; use --padding short", err=True)
     progress.file(path, "skipped" if result is None else "failed" if isinstance(result, Exception) else "saved")
 
 
-def _show_summary(plan: "corpus.Plan", summary: "corpus.Summary", speed: str) -> None:
+def _show_summary(plan: "corpus.Plan", summary: "corpus.Summary", output: str | None, speed: str) -> None:
     from vggish_keras.recordings import describe_left_out
 
     left_out = describe_left_out(plan.recordings.left_out)
-    if plan.target is None:
+    if output is None:
         if left_out:
             click.echo(left_out, err=True)
         return
+    name = "standard output" if plan.target is None else plan.target.path
     parts = [
-        f"{_count(summary.embeddings, 'embedding')} of {_count(summary.embedded, 'file')}",
+        f"{counted(summary.embeddings, 'embedding')} of {counted(summary.embedded, 'file')}",
         speed,
         f"{summary.skipped} already done" if summary.skipped else "",
         f"{len(summary.failures)} failed" if summary.failures else "",
         left_out,
     ]
-    click.echo(f"{plan.target.path}: {', '.join(filter(None, parts))}")
+    click.echo(f"{name}: {', '.join(filter(None, parts))}", err=plan.target is None)
     if summary.unfinished is not None:
         click.echo(
-            f"{summary.unfinished} is kept because {_count(len(summary.failures), 'recording')} failed: retry them "
-            "with --resume, or finish without them with --resume --accept-failures"
+            f"{summary.unfinished} is kept because {counted(len(summary.failures), 'recording')} failed: retry with "
+            "--resume, or finish without the failed recordings with --resume --accept-failures"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

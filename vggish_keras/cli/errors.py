@@ -1,7 +1,11 @@
 """Error messages of the command line."""
 
+import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+
+import click
 
 from vggish_keras._errors import error_message
 
@@ -24,3 +28,11 @@ def describe_error(error: Exception, recording: Path | None = None) -> str:
         return f"{recording}: {described} ({_BUG}: report it with the recording to the project's issue tracker)"
     advice = "run `vggish --debug COMMAND` again and report the traceback to the project's issue tracker"
     return f"{described} ({_BUG}: {advice})"
+
+
+def exit_if_missing(paths: Sequence[Path]) -> None:
+    """Reports recordings that do not exist and exits, if there are any."""
+    for path in paths:
+        click.echo(f"Error: no audio file at {path}", err=True)
+    if paths:
+        sys.exit(1)

@@ -4,13 +4,15 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from vggish_keras import __version__
-from vggish_keras.cli import beam, check, demo, embed, export, plot, show, weights
+from vggish_keras.cli import beam, check, demo, embed, export, fad, plot, predict, show, weights
 from vggish_keras.cli.errors import describe_error
+from vggish_keras.cli.log import verbose_option
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells."""
@@ -37,7 +39,7 @@ class _Commands(click.Group):
                 raise click.ClickException(describe_error(error)) from error
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vggish")
 @click.option("--debug", is_flag=True, help="Show the traceback of any error.")
 def main(debug: bool) -> None:
@@ -48,13 +50,25 @@ for _command in (
     demo.demo,
     check.check,
     embed.embed,
+    predict.predict,
     show.show,
     export.export,
     weights.weights,
     plot.plot,
+    fad.fad,
     beam.beam,
 ):
     main.add_command(_command)
+
+
+def _all_commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from _all_commands(subcommand)
+
+
+for _command in _all_commands(main):
+    _command.params.append(verbose_option)
 
 
 def run() -> None:

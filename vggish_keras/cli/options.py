@@ -1,18 +1,50 @@
 """Options shared by several commands."""
 
+import glob
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from vggish_keras import params
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class OutputPath(click.Path):
+    """A path to write, which must not be the - that stands for standard output elsewhere."""
+
+    def __init__(self, path_type: type[str] | type[Path] = Path, **options: Any) -> None:
+        super().__init__(path_type=path_type, **options)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "-":
+            self.fail("this command cannot write to standard output; for a file named -, use ./-", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+class PublishedOrPath(click.Path):
+    """A path or the word "audioset", which shells complete as well."""
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if not params.AUDIOSET.startswith(incomplete):
+            return super().shell_complete(context, parameter, incomplete)
+        # Shells that receive a word do not look for files.
+        return [CompletionItem(name) for name in (params.AUDIOSET, *sorted(glob.glob(f"{glob.escape(incomplete)}*")))]
+
+
 weights_option = click.option(
     "--weights",
+    type=PublishedOrPath(),
     default="audioset",
     show_default=True,
-    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file or an '
-    "exported SavedModel.",
+    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, an '
+    "exported SavedModel or an exported .onnx file.",
 )
 
 
@@ -36,9 +68,33 @@ hop_option = click.option(
 )
 padding_option = click.option(
     "--padding",
-    type=click.Choice(["same", "valid"]),
-    help='"same" pads the end so that every sample is covered; "valid" uses whole examples only.  '
-    "[default: same, or as exported]",
+    type=click.Choice(["short", "valid", "same"]),
+    help='"short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses whole '
+    'examples only; "same" pads the end so that every sample is covered.  [default: short, or as exported]',
+)
+postprocess_option = click.option(
+    "--postprocess",
+    type=click.Choice(["pca", "quantized"]),
+    help='"pca" applies PCA and whitening; "quantized" also quantizes to 8 bits.',
+)
+
+
+def _check_pca(_context: click.Context, _parameter: click.Parameter, pca: str) -> str:
+    from vggish_keras import params
+
+    if pca != params.AUDIOSET and not os.path.isfile(pca):
+        raise click.BadParameter(f"no file at {pca}")
+    return pca
+
+
+pca_option = click.option(
+    "--pca",
+    "pca_params",
+    type=PublishedOrPath(),
+    default="audioset",
+    show_default=True,
+    callback=_check_pca,
+    help='PCA parameters for --postprocess: "audioset" (the published ones), or an .npz file.',
 )
 dtype_option = click.option(
     "--dtype",
@@ -47,6 +103,12 @@ dtype_option = click.option(
     show_default=True,
     help="Data type in which the network computes; it does not change the type of the embeddings.",
 )
+
+
+def check_pca(pca_params: str, postprocess: str | None) -> None:
+    """Raises a usage error for PCA parameters that nothing would use."""
+    if pca_params != "audioset" and postprocess is None:
+        raise click.UsageError("--pca requires --postprocess")
 
 
 def _parse_channels(_context: click.Context, _parameter: click.Parameter, channels: str) -> str | int:
@@ -74,6 +136,14 @@ batch_size_option = click.option(
 
 def embedder_options(command: Command) -> Command:
     """Adds the options of `Embedder`, other than `postprocess`, under the names of its arguments."""
-    for option in (batch_size_option, channels_option, dtype_option, padding_option, hop_option, weights_option):
+    for option in (
+        batch_size_option,
+        channels_option,
+        dtype_option,
+        pca_option,
+        padding_option,
+        hop_option,
+        weights_option,
+    ):
         command = option(command)
     return command

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bar,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+from vggish_keras._errors import counted
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,8 +45,8 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         console = Console(stderr=True, markup=False, highlight=False)
         self._lines = not quiet and not console.is_terminal
-        columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[audio]}"), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=console, disable=quiet or self._lines, transient=True)
+        options: dict[str, Any] = {"console": console, "disable": quiet or self._lines, "transient": True}
+        self._bar = Bar(*_columns(console.width), expand=True, redirect_stdout=False, **options)
         self._task = self._bar.add_task("", total=files, audio="")
 
     def __enter__(self) -> "Progress":
@@ -53,14 +63,17 @@ class Progress:
 
     def describe(self) -> str:
         """Describes the audio that this run saved, and its speed."""
+        described = f"{_clock(self.seconds)} of audio in {_clock(self.elapsed)}"
+        if not self.seconds:
+            return described
         speed = self.seconds / max(self.elapsed, 1e-9)
-        return f"{_clock(self.seconds)} of audio in {_clock(self.elapsed)}, {speed:.0f} times real time"
+        return f"{described}, {speed:{'#.2g' if speed < 9.95 else '.0f'}} times real time"
 
     def describe_saved(self) -> str:
         """Describes what a resumed run will find."""
         saved, skipped = self._counts["saved"], self._counts["skipped"]
         audio = f"{_clock(self.seconds)} of audio" + (f" and {skipped} from earlier runs" if skipped else "")
-        return f"{saved + skipped} of {self._files} files are saved ({audio})"
+        return f"{saved + skipped} of {counted(self._files, 'file')} saved ({audio})"
 
     def audio(self, file: Path, seconds: float) -> None:
         """Counts audio that was read from a file. Thread-safe."""
@@ -92,13 +105,25 @@ class Progress:
             if processed:
                 seconds = self.elapsed / processed * (self._files - done)
                 remaining = f", {_clock(seconds)} left"
-            self._bar.console.print(f"{done} of {self._files} files, {self._describe_now()}{remaining}", soft_wrap=True)
+            line = f"{done} of {counted(self._files, 'file')}, {self._describe_now()}{remaining}"
+            self._bar.console.print(line, soft_wrap=True)
 
     def _describe_now(self) -> str:
         """Describes the audio that was saved and, so that long recordings show progress, the audio read ahead of it."""
         with self._lock:
             ahead = round(sum(self._read.values()))
         return self.describe() + (f", {_clock(ahead)} read ahead" if ahead else "")
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """The number of files, which is never cut, and what fits beside it on a terminal of this width."""
+    bar = min(20, width - 70)
+    return [
+        MofNCompleteColumn(),
+        *([BarColumn(bar)] if bar > 0 else []),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[audio]}", table_column=Column(ratio=1, no_wrap=True)),
+    ]
 
 
 def _clock(seconds: float) -> str:

@@ -3,13 +3,17 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vggish_keras.corpus import Contents
 
 
@@ -19,12 +23,16 @@ if TYPE_CHECKING:
 def show(path: Path, as_json: bool) -> None:
     """Show what FILE|FOLDER, an output of `vggish embed`, contains and how it was made.
 
-    A file is an .npz, .csv, .parquet or .tfrecord file, or the OUTPUT.unfinished of an interrupted run. Times are the
-    starts of the first and the last example. The exit status is 1 if files of a folder are damaged.
+    A file is an .npz, .csv, .parquet or .tfrecord file, the OUTPUT.unfinished of an interrupted run, or the statistics
+    that `vggish fad` saved. Times are the starts of the first and the last example. The exit status is 1 if files of a
+    folder are damaged.
     """
-    from vggish_keras import corpus, embedding_files
+    from vggish_keras import corpus, embedding_files, frechet
 
-    if path.suffix == embedding_files.RECORDS_SUFFIX and not path.is_dir():
+    if file_suffix(path) == ".npz" and path.is_file() and frechet.holds_statistics(path):
+        _show_statistics(path, as_json)
+        return
+    if file_suffix(path) == embedding_files.RECORDS_SUFFIX and not path.is_dir():
         load_tensorflow()
     contents = corpus.read_contents(path)
     if as_json:
@@ -38,14 +46,28 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def _show(path: Path, contents: "Contents") -> None:
-    click.echo(
-        f"{path}: {contents.rows} embeddings of {contents.recordings} recording{'s' * (contents.recordings != 1)}"
-    )
+    click.echo(f"{path}: {counted(contents.rows, 'embedding')} of {counted(contents.recordings, 'recording')}")
     if contents.first_time is not None:
         click.echo(f"times: {contents.first_time:.2f} to {contents.last_time:.2f} s")
     if contents.dtype is not None:
         click.echo(f"embeddings: {contents.dtype}")
-    for name, value in contents.options.items():
+    _show_options(contents.options)
+
+
+def _show_statistics(path: Path, as_json: bool) -> None:
+    from vggish_keras.frechet import Statistics
+
+    statistics = Statistics.load(path)
+    if as_json:
+        values = {"n": statistics.n, "recordings": statistics.recordings, "options": statistics.options}
+        click.echo(json.dumps({"path": str(path), **values}, indent=2))
+        return
+    click.echo(f"{path}: statistics of {statistics.describe()}")
+    _show_options(statistics.options)
+
+
+def _show_options(options: "Mapping[str, Any]") -> None:
+    for name, value in options.items():
         click.echo(f"{name}: {'none' if value is None else value}")
-    if not contents.options:
+    if not options:
         click.echo("made with: unknown options")

@@ -1,10 +1,13 @@
 """The commands `weights fetch`, `weights show` and `weights convert`."""
 
+import tempfile
 from pathlib import Path
 
 import click
 
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
+from vggish_keras.cli.options import OutputPath, PublishedOrPath
 
 
 @click.group()
@@ -49,8 +52,8 @@ def show() -> None:
 
 
 @weights.command()
-@click.argument("source")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("source", type=PublishedOrPath())
+@click.argument("target", type=OutputPath())
 @click.option("--v2", is_flag=True, help="Write a V2 checkpoint (several files) instead of V1.")
 def convert(source: str, target: Path, v2: bool) -> None:
     """Convert weights to a Keras weights file or a TF-Slim checkpoint.
@@ -61,17 +64,21 @@ def convert(source: str, target: Path, v2: bool) -> None:
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:
         raise click.UsageError("--v2 requires a checkpoint, and .weights.h5 is a Keras weights file")
-    if not keras_file and target.suffix in (".h5", ".keras"):
+    if not keras_file and file_suffix(target) in (".h5", ".keras"):
         raise click.UsageError(f"expected a Keras weights file to end in .weights.h5, got {target}")
     if not target.parent.is_dir():
         raise click.UsageError(f"folder {target.parent} does not exist")
     load_tensorflow()
+    from vggish_keras._atomic import replace
     from vggish_keras.model import VGGish
     from vggish_keras.weights import save_slim_checkpoint
 
     model = VGGish(source, input="examples")
     if keras_file:
-        model.save_weights(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            made = Path(folder, target.name)
+            model.save_weights(made)
+            replace({made: target})
     else:
         save_slim_checkpoint(model, target, "v2" if v2 else "v1")
     click.echo(target)

@@ -6,8 +6,8 @@ from vggish_keras.corpus.audioset import (
     failures_row,
     make_record,
 )
-from vggish_keras.corpus.contents import Contents, read_contents
-from vggish_keras.corpus.run import Plan, Summary, embed_corpus, plan
+from vggish_keras.corpus.contents import Contents, find_embeddings, read_contents, read_folder_options
+from vggish_keras.corpus.run import CorpusEmbedder, Plan, Summary, embed_corpus, plan
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 
 __all__ = [
@@ -15,11 +15,14 @@ __all__ = [
     "FAILURES_HEADER",
     "RECORDS_SUFFIX",
     "Contents",
+    "CorpusEmbedder",
     "Plan",
     "Summary",
     "embed_corpus",
     "failures_row",
+    "find_embeddings",
     "make_record",
     "plan",
     "read_contents",
+    "read_folder_options",
 ]

@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vggish_keras import embedding_files
-from vggish_keras._validation import PathLike
-from vggish_keras.corpus.output import OPTIONS_FILE, OPTIONS_FILE_0_1, DatabaseErrors, connect_to_read
+from vggish_keras._validation import PathLike, file_suffix
+from vggish_keras.corpus.output import (
+    OPTIONS_FILE,
+    OPTIONS_FILE_0_1,
+    UNFINISHED,
+    UNFINISHED_FOLDER,
+    DatabaseErrors,
+    connect_to_read,
+)
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import embedding_dtype
-
-_UNFINISHED = ".unfinished"
 
 
 class Contents(NamedTuple):
@@ -55,13 +60,13 @@ def read_contents(path: PathLike) -> Contents:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == RECORDS_SUFFIX:
+    if file_suffix(path) == RECORDS_SUFFIX:
         return _read_records(path)
     if not path.is_file():
-        unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
+        unfinished = path.with_name(f"{path.name}{UNFINISHED}")
         found = f"; {unfinished} contains the results of an interrupted run" if unfinished.is_file() else ""
         raise FileNotFoundError(f"{path} does not exist{found}")
-    return _read_database(path) if path.suffix == _UNFINISHED else _read_file(path)
+    return _read_database(path) if path.suffix == UNFINISHED else _read_file(path)
 
 
 class _Count:
@@ -96,9 +101,9 @@ def _read_file(path: Path) -> Contents:
 
 
 def _read_folder(folder: Path) -> Contents:
-    files = sorted(folder.rglob("*.npz"))
-    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
-    if stored is None and not files:
+    files = find_embeddings(folder)
+    options = read_folder_options(folder)
+    if options is None and not files:
         raise ValueError(f"{folder} contains no embeddings")
     count, damaged = _Count(), {}
     for file in files:
@@ -108,7 +113,23 @@ def _read_folder(folder: Path) -> Contents:
             damaged[str(file)] = str(error)
         else:
             count.add(rows.times, 1, rows.dtype)
-    return count.contents({} if stored is None else embedding_files.parse_options(stored.read_bytes(), stored), damaged)
+    return count.contents(options or {}, damaged)
+
+
+def find_embeddings(folder: Path) -> list[Path]:
+    """Returns the .npz files in a folder, other than the unfinished ones of a killed run."""
+    return sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
+
+
+def read_folder_options(folder: Path) -> dict[str, Any] | None:
+    """Reads how the embeddings in a folder were made; None if the folder does not say.
+
+    Raises:
+        ValueError: The options are damaged.
+        OSError: The options cannot be read.
+    """
+    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
+    return None if stored is None else embedding_files.parse_options(stored.read_bytes(), stored)
 
 
 def _read_records(path: Path) -> Contents:

@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vggish_keras._errors import error_message
-from vggish_keras._validation import PathLike, Postprocessing
+from vggish_keras._validation import PathLike, Postprocessing, file_suffix
 from vggish_keras.corpus.audioset import RecordWriter
 from vggish_keras.corpus.output import (
     EmbeddingsWriter,
@@ -29,11 +30,23 @@ from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings, find_recordings
 from vggish_keras.segments import read_segments
 
-if TYPE_CHECKING:
-    from vggish_keras.embedder import Embedder
+_logger = logging.getLogger(__name__)
 
 _NAME_ERRORS = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 """Errors caused by a file name that the output's file system rejects, or that conflicts with a different file."""
+
+
+class CorpusEmbedder(Protocol):
+    """The part of `Embedder` that embeds a corpus."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As in `Embedder`."""
+
+    def embed_many(
+        self, paths: Iterable[Path], on_audio: Callable[[Path, float], object]
+    ) -> Generator[tuple[Path, Embeddings | Exception], None, None]:
+        """As in `Embedder`."""
 
 
 class Plan(NamedTuple):
@@ -95,7 +108,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    inputs: Iterable[PathLike],
+    inputs: Iterable[PathLike] | Recordings,
     output: str | None = None,
     listed: Iterable[PathLike] = (),
     resume: bool = False,
@@ -109,7 +122,7 @@ def plan(
     """Plans a run without loading TensorFlow.
 
     Args:
-        inputs: As in `find_recordings`.
+        inputs: As in `find_recordings`, or its result.
         output: A folder, or an .npz, .csv, .parquet or .tfrecord file; None only passes embeddings to the caller.
         listed: As in `find_recordings`.
         resume: True continues an interrupted run.
@@ -125,9 +138,9 @@ def plan(
             the options of `vggish embed`.
         OSError: A folder or a list cannot be read.
     """
-    recordings = find_recordings(inputs, listed, output)
+    recordings = inputs if isinstance(inputs, Recordings) else find_recordings(inputs, listed, output)
     target = None if output is None else parse_target(output)
-    as_records = target is not None and not target.is_folder and target.path.suffix == RECORDS_SUFFIX
+    as_records = target is not None and not target.is_folder and file_suffix(target.path) == RECORDS_SUFFIX
     if as_records and postprocess == "pca":
         raise ValueError(f"{RECORDS_SUFFIX} output stores 8-bit embeddings: use --postprocess quantized")
     if not as_records and (shards > 1 or segments):
@@ -136,7 +149,7 @@ def plan(
         raise ValueError("--labels requires --segments")
     for option, given in (("--resume", resume), ("--overwrite", overwrite), ("--accept-failures", accept_failures)):
         if given and target is None:
-            raise ValueError(f"{option} requires --output (-o)")
+            raise ValueError(f"{option} requires an output file or folder (-o)")
     if resume and overwrite:
         raise ValueError("--resume keeps existing embeddings and --overwrite replaces them: choose one")
     old_results: OldResults = "keep" if resume else "replace" if overwrite else "refuse"
@@ -169,7 +182,7 @@ class Summary(NamedTuple):
 
 
 def embed_corpus(
-    embedder: "Embedder",
+    embedder: CorpusEmbedder,
     plan: Plan,
     on_audio: Callable[[Path, float], object],
     on_result: Callable[[Path, Embeddings | Exception | None], object],
@@ -203,6 +216,8 @@ def embed_corpus(
                 on_result(path, None)
             else:
                 missing.append(path)
+        done = len(paths) - len(missing) - len(failures)
+        _logger.info("recordings: %d to embed, %d already done, %d refused", len(missing), done, len(failures))
         try:
             with contextlib.closing(embedder.embed_many(missing, on_audio)) as results:
                 for path, result in results:

@@ -1,7 +1,7 @@
 """Read recordings of any format as blocks of samples.
 
-libsndfile reads plain samples after a header, FFmpeg compressed audio. A file's content decides between them, never its
-suffix. Both read a file completely, or report what is missing.
+Plain samples after a common header are read here, rare formats by libsndfile, and compressed audio by FFmpeg. A file's
+content decides between them, never its suffix. All read a file completely, or report what is missing.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 """Compressed audio and containers, including video files, read by FFmpeg's libraries through PyAV."""
 
 import itertools
-import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import counted, warn_caller
 from vggish_keras.decoding import lengths
 from vggish_keras.decoding.plain import BLOCK_FRAMES, UnsupportedError
 from vggish_keras.decoding.section import Section
@@ -138,7 +138,7 @@ class _Frames:
             except (av.FFmpegError, IndexError) as error:
                 if not self._declared or self._declared.missing(self._length):
                     raise self._damaged(error) from error
-                warnings.warn(f"{self._name}: the bytes after its declared end are not audio", stacklevel=2)
+                warn_caller(f"{self._name}: the bytes after its declared end are not audio")
                 break
             if packet is None:
                 break
@@ -178,12 +178,12 @@ class _Frames:
         """Finds missing frames by their numbers in FLAC, where FFmpeg silently skips frames it does not recognize."""
         if self._format == "flac" and frame.pts is not None:
             if self._next_pts is not None and frame.pts > self._next_pts:
-                raise self._damaged(ValueError(f"{frame.pts - self._next_pts} samples are missing"))
+                raise self._damaged(ValueError(f"it lacks {counted(frame.pts - self._next_pts, 'sample')}"))
             self._next_pts = frame.pts + frame.samples
 
     def _damaged(self, error: Exception) -> ValueError:
         reason = str(getattr(error, "strerror", None) or error)
-        return ValueError(f"{self._name} is damaged after {self._length.samples} samples: {reason}")
+        return ValueError(f"{self._name} is damaged after {counted(self._length.samples, 'sample')}: {reason}")
 
     def _check(self) -> None:
         if self._declared:
@@ -194,7 +194,7 @@ class _Frames:
         if self._format in _STOPS_AFTER_FIRST_FILE and self._is_repeated():
             raise ValueError(f"{self._name} holds several concatenated files: split it")
         if self._skipped:
-            warnings.warn(f"{self._name}: skipped {self._skipped} bytes that are not audio", stacklevel=2)
+            warn_caller(f"{self._name}: skipped {counted(self._skipped, 'byte')} that are not audio")
 
     def _is_repeated(self) -> bool:
         self._file.seek(0)

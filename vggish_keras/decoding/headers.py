@@ -5,9 +5,10 @@ The headers are not left to libsndfile, which trusts wrong sizes and loops forev
 
 import math
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
+
+from vggish_keras._errors import counted, warn_caller
 
 _MAX_CHUNKS = 10_000
 MAX_MISSING_FRAMES = 16
@@ -163,8 +164,8 @@ def _resolve_size(
         return present
     if declared > present:
         if declared - present > MAX_MISSING_FRAMES * frame_bytes or not present:
-            raise ValueError(f"{name} is truncated: it has {present} of {declared} bytes")
-        warnings.warn(f"{name}: the header declares {declared} bytes of samples, the file has {present}", stacklevel=2)
+            raise ValueError(f"{name} is truncated: it has {present} of {counted(declared, 'byte')}")
+        warn_caller(f"{name}: the header declares {counted(declared, 'byte')} of samples, the file has {present}")
         return present
     return declared if _ends_at(file, name, start, declared, length, layout) else present
 
@@ -297,7 +298,7 @@ def _read_aiff(file: BinaryIO, name: str) -> Header:
         declared = max(0, declared - 8 - offset)
     size = _resolve_size(file, name, start, declared, frame_bytes, layout)
     if encoding and frames - size // frame_bytes > MAX_MISSING_FRAMES and not is_placeholder(frames):
-        raise ValueError(f"{name} is truncated: it has {size // frame_bytes} of {frames} samples")
+        raise ValueError(f"{name} is truncated: it has {size // frame_bytes} of {counted(frames, 'sample')}")
     return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size)
 
 

@@ -13,10 +13,10 @@
 """
 
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from vggish_keras._errors import warn_caller
 from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, is_placeholder
 
 _TOLERATED_SECONDS = 0.1
@@ -64,7 +64,7 @@ class Declared(NamedTuple):
         if self.missing(length):
             raise ValueError(f"{name} is truncated: it has {described}")
         if present < self.amount and self.unit != "seconds":
-            warnings.warn(f"{name} is shorter than its header declares: it has {described}", stacklevel=2)
+            warn_caller(f"{name} is shorter than its header declares: it has {described}")
 
 
 def declared_length(file: BinaryIO, name: str, container: Any, stream: Any) -> Declared | None:
@@ -181,7 +181,7 @@ def _ogg_streams(file: BinaryIO, name: str) -> list[_OggStream]:
             current.last = granule
         current.has_end = bool(flags & _LAST_PAGE)
     if links and not links[-1].has_end:
-        warnings.warn(f"{name}: the last page is not marked as the last: the end may be missing", stacklevel=2)
+        warn_caller(f"{name}: the last page is not marked as the last: the end may be missing")
     return links
 
 

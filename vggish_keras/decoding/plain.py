@@ -1,15 +1,23 @@
-"""Plain samples after a header, read by libsndfile."""
+"""Plain samples after a header; those in containers that `headers` does not know are read by libsndfile."""
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._errors import counted
 from vggish_keras.decoding.headers import MAX_MISSING_FRAMES, Header
 from vggish_keras.decoding.section import Section
 
 BLOCK_FRAMES = 1 << 16
+
+_DTYPES: dict[str | None, str] = {
+    **{"PCM_S8": "i1", "PCM_U8": "u1", "PCM_16": "i2", "PCM_32": "i4"},
+    **{"FLOAT": "f4", "DOUBLE": "f8"},
+}
 
 # FFmpeg reads these to their end; libsndfile also mistakes other files for MPEG audio, and prints messages about them.
 _LEFT_TO_FFMPEG = frozenset(["MP3", "OGG", "FLAC"])
@@ -30,23 +38,51 @@ def read_plain(file: BinaryIO, header: Header, name: str) -> Iterator[NDArray[An
         name: The file's name in messages.
 
     Yields:
-        int16 or float32 [frames, channels].
+        Floats or integer PCM [frames, channels], as `audio.mono_blocks` accepts them.
 
     Raises:
-        ValueError: While reading: the file holds no samples.
+        ValueError: The file holds no samples, or has become shorter since its header was read.
     """
-    samples = Section(file, header.start, header.size - header.size % header.frame_bytes)
-    order = "BIG" if header.big_endian else "LITTLE"
-    sound = _open(
-        samples,
-        name,
-        format="RAW",
-        subtype=header.encoding,
-        endian=order,
-        samplerate=1,  # any value: it does not affect the samples
-        channels=header.channels,
-    )
-    return _read(sound, name)
+    size = header.size - header.size % header.frame_bytes
+    if not size:
+        raise ValueError(f"{name} holds no samples")
+    samples = Section(file, header.start, size)
+    for start in range(0, size, BLOCK_FRAMES * header.frame_bytes):
+        block = np.empty(min(BLOCK_FRAMES * header.frame_bytes, size - start), np.uint8)
+        read = 0
+        while read < len(block):
+            count = samples.readinto(block[read:])
+            if not count:
+                raise ValueError(f"{name} is truncated: it has {start + read} of {size} bytes")
+            read += count
+        yield _decode(block, header).reshape(-1, header.channels)
+
+
+def _decode(block: NDArray[np.uint8], header: Header) -> NDArray[Any]:
+    if header.encoding == "PCM_24":
+        return _decode_24_bits(block, header.big_endian)
+    if header.encoding in ("ALAW", "ULAW"):
+        return _law_table(header.encoding)[block]
+    dtype = np.dtype(_DTYPES[header.encoding])
+    return block.view(dtype.newbyteorder(">" if header.big_endian else "<"))
+
+
+def _decode_24_bits(block: NDArray[np.uint8], big_endian: bool) -> NDArray[np.int32]:
+    """Each sample as the upper bytes of 32 bits, read together with a neighbor's byte, which is then cleared."""
+    padded = np.pad(block, (0, 1) if big_endian else (1, 0))
+    return np.ndarray(len(block) // 3, ">i4" if big_endian else "<i4", padded, strides=3) & np.int32(-256)
+
+
+@functools.cache
+def _law_table(encoding: str) -> NDArray[np.int16]:
+    """The samples that the 256 bytes of G.711's A-law or mu-law stand for."""
+    code = np.arange(256) ^ (0x55 if encoding == "ALAW" else 0xFF)
+    exponent, mantissa = code >> 4 & 7, code & 15
+    if encoding == "ALAW":
+        size = np.where(exponent, 2 * mantissa + 33 << exponent + 2, 2 * mantissa + 1 << 3)
+        return np.where(code & 128, size, -size).astype(np.int16)
+    size = (2 * mantissa + 33 << exponent + 2) - 132
+    return np.where(code & 128, -size, size).astype(np.int16)
 
 
 def open_sound(file: BinaryIO, header: Header | None, name: str) -> tuple[int, Iterator[NDArray[Any]]]:
@@ -98,12 +134,14 @@ def _check_length(sound: Any, section: Section, name: str) -> None:
         section.seek(position)
     declared = max((int(found[1]) for found in re.finditer(_FRAMES, log)), default=0)
     if declared - sound.frames > MAX_MISSING_FRAMES:
-        raise ValueError(f"{name} is truncated: it has {sound.frames} of {declared} samples")
+        raise ValueError(f"{name} is truncated: it has {sound.frames} of {counted(declared, 'sample')}")
     for found in re.finditer(_SIZES, log):
         if int(found[1]) > int(found[2]):
             raise ValueError(f"{name} is truncated: it has {found[2]} of {found[1]} bytes")
     if "truncated" in log:
-        raise ValueError(f"{name} is truncated: it has {sound.frames} samples, fewer than its header declares")
+        raise ValueError(
+            f"{name} is truncated: it has {counted(sound.frames, 'sample')}, fewer than its header declares"
+        )
 
 
 def _open(file: Any, name: str, **options: Any) -> Any:
@@ -126,7 +164,7 @@ def _read(sound: Any, name: str) -> Iterator[NDArray[Any]]:
             try:
                 block = sound.read(BLOCK_FRAMES, dtype=dtype, always_2d=True)
             except soundfile.LibsndfileError as error:
-                raise ValueError(f"{name} is damaged after {read} samples: {error.error_string}") from error
+                raise ValueError(f"{name} is damaged after {counted(read, 'sample')}: {error.error_string}") from error
             if not len(block):
                 break
             read += len(block)
@@ -134,4 +172,4 @@ def _read(sound: Any, name: str) -> Iterator[NDArray[Any]]:
         if not read:
             raise ValueError(f"{name} holds no samples")
         if read < sound.frames:
-            raise ValueError(f"{name} is truncated: it has {read} of {sound.frames} samples")
+            raise ValueError(f"{name} is truncated: it has {read} of {counted(sound.frames, 'sample')}")

@@ -1,11 +1,11 @@
 """The protocol of engines, and the types of its arguments."""
 
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Output = Literal["embedding", "pca", "quantized"]
+Output = Literal["embedding", "pca", "quantized", "scores"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -16,7 +16,8 @@ class Engine(Protocol):
     Any object with these members can be handed to `Embedder`.
 
     Attributes:
-        outputs: What the engine can compute: "embedding" and, with PCA parameters, "pca" or "quantized".
+        outputs: What the engine can compute: "embedding" and, with PCA parameters, "pca" or "quantized"; a classifier
+            only "scores".
         dtype: What the network computes in, such as "float32".
 
     Example:
@@ -49,5 +50,22 @@ class Engine(Protocol):
             output: One of `outputs`.
 
         Returns:
-            [batch, 128]: float32 or, for "quantized", uint8.
+            [batch, 128]: float32 or, for "quantized", uint8; float32 [batch, classes] for "scores".
         """
+
+
+@runtime_checkable
+class ClassifierEngine(Engine, Protocol):
+    """An engine whose output "scores" has a value for each class.
+
+    Attributes:
+        class_names: The classes in the order of their scores; the name of an unnamed class is its index.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+
+def default_output(engine: Engine) -> Output:
+    """Returns "scores" for a classifier, and else "embedding"."""
+    return "scores" if isinstance(engine, ClassifierEngine) else "embedding"

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._fork import check_not_forked
-from vggish_keras._validation import PathLike, Postprocessing
+from vggish_keras._hashing import hash_variables
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.model import VGGish
 from vggish_keras.network import slim_variables
 from vggish_keras.postprocess import Postprocess
-from vggish_keras.weights import hash_variables
 
 
 class KerasModel:
@@ -22,8 +22,9 @@ class KerasModel:
 
     Args:
         weights: As in `VGGish`.
-        postprocess: None, or "pca" or "quantized", for which the published PCA parameters are needed.
+        postprocess: None, "pca" or "quantized".
         dtype: What the network computes in.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`.
 
     Raises:
         ValueError: The weights do not fit or are not finite.
@@ -31,13 +32,15 @@ class KerasModel:
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
     """
 
-    def __init__(self, weights: PathLike | None, postprocess: Postprocessing | None, dtype: Dtype) -> None:
+    def __init__(
+        self, weights: PathLike | None, postprocess: Postprocessing | None, dtype: Dtype, pca_params: PcaParams
+    ) -> None:
         # Not a mixed policy, under which each call would convert the weights anew.
         self._model = VGGish(weights, dtype=dtype)
         self.dtype = dtype
         self._postprocess: dict[Output, Any] = {}
         if postprocess is not None:
-            self._postprocess[postprocess] = Postprocess(params.AUDIOSET, quantize=postprocess == "quantized")
+            self._postprocess[postprocess] = Postprocess(pca_params, quantize=postprocess == "quantized")
             self._postprocess[postprocess].build([None, None, params.EMBEDDING_SIZE])
         self.outputs: tuple[Output, ...] = ("embedding", *self._postprocess)
         # One trace per output: only the number of segments varies.

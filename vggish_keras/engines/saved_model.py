@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._fork import check_not_forked
+from vggish_keras._hashing import hash_variables
 from vggish_keras.embeddings import embedding_dtype
 from vggish_keras.engines.engine import Dtype, Output
-from vggish_keras.weights import check_finite, hash_variables, read_saved_model
+from vggish_keras.weights import check_finite, read_saved_model
 
 _EXPECTED = "expected a SavedModel written by export_saved_model"
 
@@ -62,24 +63,30 @@ class SavedModel:
 
 def _check_signature(path: Path, signatures: Mapping[str, Any]) -> tuple[Output, ...]:
     """Returns the outputs that a SavedModel computes; a ValueError if `export_saved_model` did not write it."""
+    outputs = waveform_signature(path, signatures).structured_outputs
+    if "embedding" not in outputs:
+        found = ", ".join(sorted(outputs)) or "none"
+        raise ValueError(f"{path} has no output embedding (outputs: {found}), {_EXPECTED}")
+    known = tuple(output for output in get_args(Output) if output in outputs and output != "scores")
+    for output in known:
+        _check_embeddings(path, output, outputs[output])
+    return known
+
+
+def waveform_signature(path: Path, signatures: Mapping[str, Any]) -> Any:
+    """Returns the signature `serving_default`; a ValueError unless its input is float32 [batch, samples]."""
     if "serving_default" not in signatures:
         found = ", ".join(sorted(signatures)) or "none"
         raise ValueError(f"{path} has no signature serving_default (signatures: {found}), {_EXPECTED}")
     signature = signatures["serving_default"]
-    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
+    inputs = signature.structured_input_signature[1]
     segments = tf.TensorShape([None, params.EXAMPLE_SAMPLES])
     accepted = [
         name for name, spec in inputs.items() if spec.dtype == tf.float32 and segments.is_subtype_of(spec.shape)
     ]
     if not list(inputs) == accepted == ["waveform"]:
         raise ValueError(f"{path} has the input {_specs(inputs)}, expected waveform float32 [batch, samples]")
-    if "embedding" not in outputs:
-        found = ", ".join(sorted(outputs)) or "none"
-        raise ValueError(f"{path} has no output embedding (outputs: {found}), {_EXPECTED}")
-    known = tuple(output for output in get_args(Output) if output in outputs)
-    for output in known:
-        _check_embeddings(path, output, outputs[output])
-    return known
+    return signature
 
 
 def _check_embeddings(path: Path, output: Output, spec: tf.TensorSpec) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
+from vggish_keras._keras import keras
 from vggish_keras.network import UnfoldExamples, nested_models
 
 
@@ -17,6 +17,8 @@ class ClassifierHead:
 
     Attributes:
         size: Number of values in an output.
+        rank: Number of axes of the output: 2 for a score per clip, 3 for a score per example.
+        submodels: The layers as models, each applied to the output of the one before.
 
     Raises:
         ValueError: The model has more than one output, or depends on more than embeddings [batch, n, 128].
@@ -34,13 +36,13 @@ class ClassifierHead:
                 f"model {model.name!r} must be functional or sequential, with one output that depends on waveforms "
                 "only through VGGish's embeddings"
             )
-        self._submodels = submodels
-        self.size = int(output.shape[-1])
+        self.submodels = submodels
+        self.size, self.rank = int(output.shape[-1]), len(output.shape)
 
     def __call__(self, embedding: tf.Tensor, mask: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         """Applies the layers to embeddings [batch, n, 128]; examples where `mask` [batch, n] is False are ignored."""
         outputs = tf.identity(embedding)  # Keras attaches the mask to the tensor that it receives
-        for submodel in self._submodels:
+        for submodel in self.submodels:
             has_example_axis = len(submodel.inputs[0].shape) == 3
             if len(submodel.inputs) == 2:
                 exists = tf.ones(tf.shape(embedding)[:2], bool) if mask is None else mask

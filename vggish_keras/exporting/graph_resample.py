@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import params
-from vggish_keras.resample import TARGET_COLUMNS, resampy_table
+from vggish_keras.resample import resampy_table
 
+_TARGET_COLUMNS = 128
+"""Output samples per block where the filters repeat: fewer make the product slow, more fill the matrix with zeros."""
 # A matrix of all phases is made only if it is small, both in total and for each output sample: unlike the matrices of
 # `vggish_keras.resample`, which are limited by the number of phases, it is made anew in each call.
 _MAX_ENTRIES, _MAX_ENTRIES_PER_OUTPUT = 1 << 19, 8
@@ -57,7 +59,7 @@ def filter_bank(sample_rate: tf.Tensor, outputs: tf.Tensor) -> FilterBank:
     """
     common = tf.reduce_max(tf.where(sample_rate % _DIVISORS == 0, _DIVISORS, _ONE))
     phases = _RATE // common
-    columns = phases * tf.maximum(TARGET_COLUMNS // phases, 1)
+    columns = phases * tf.maximum(_TARGET_COLUMNS // phases, 1)
     taps = 2 * _wing(sample_rate)
     entries = columns * (_position(columns, sample_rate) + taps)
     repeating = entries <= tf.minimum(outputs * _MAX_ENTRIES_PER_OUTPUT, _MAX_ENTRIES)

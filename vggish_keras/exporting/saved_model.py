@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
-from tensorflow import keras
 
-from vggish_keras import params, saved_model_options
-from vggish_keras._validation import PathLike
-from vggish_keras.exporting.classifier_head import ClassifierHead
+from vggish_keras import exported_options, params
+from vggish_keras._atomic import replace
+from vggish_keras._keras import keras
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing
+from vggish_keras.class_names import CLASS_NAMES
+from vggish_keras.exporting.preparation import check_target, take_apart
 from vggish_keras.exporting.signatures import ServedModel
-from vggish_keras.model import VGGish
-from vggish_keras.postprocess import PcaParams, Postprocess
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
-CLASS_NAMES = Path("assets") / "class_names.txt"
 
 
 def export_saved_model(
     model: keras.Model | PathLike,
     path: PathLike,
-    postprocess: PcaParams | None = None,
+    postprocess: Postprocessing | None = None,
     overwrite: bool = False,
     *,
     class_names: Sequence[str] | None = None,
+    pca_params: PcaParams = params.AUDIOSET,
 ) -> Path:
     """Writes a SavedModel that needs only TensorFlow.
 
@@ -42,10 +42,11 @@ def export_saved_model(
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
             them, for a model with its defaults.
         path: The folder to write. For TF Serving its last part is a version number.
-        postprocess: PCA parameters as `Postprocess` accepts them, for the output `quantized`; None omits this output.
+        postprocess: "pca" or "quantized" adds an output of this name, computed as in `VGGish`; None adds none.
         overwrite: Whether to replace what exists at `path`.
         class_names: The classes of the model's scores, in their order; written to `assets/class_names.txt`, one per
             line. None exports only the embeddings.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
 
     Returns:
         `path`.
@@ -64,34 +65,14 @@ def export_saved_model(
         >>> sorted(vggish.signatures)
         ['examples', 'padded', 'serving_default', 'wav']
     """
-    path = Path(path)
-    if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"{path} exists: choose a different path, or pass overwrite=True (--overwrite)")
-    if not isinstance(model, keras.Model):
-        own = saved_model_options.resolve_options(model, default_padding="valid")
-        model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)
-    head = None
-    if class_names is not None:
-        head = ClassifierHead(model)
-        _check_class_names(class_names, head.size)
-    layer = None if postprocess is None else Postprocess(postprocess)
-    if layer is not None:
-        layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
-    served = ServedModel(model, layer, head)
+    path = check_target(path, overwrite)
+    served = take_apart(model, postprocess, class_names, pca_params)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / "new"
         _write(new, served, class_names)
-        _replace(path, new, backup=Path(folder) / "old")
+        replace({new: path})
     return path
-
-
-def _check_class_names(names: Sequence[str], count: int) -> None:
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"expected {count} distinct class names, one per score of the model, got {list(names)}")
-    for name in names:
-        if not isinstance(name, str) or name.splitlines() != [name]:
-            raise ValueError(f"a class name must be a single line of text, got {name!r}")
 
 
 def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -> None:
@@ -101,20 +82,8 @@ def _write(path: Path, served: ServedModel, class_names: Sequence[str] | None) -
         names.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         reusable.class_names = tf.saved_model.Asset(str(names))
     tf.saved_model.save(reusable, str(path), signatures=served.signatures())
-    saved_model_options.write_options(path, served.options)
+    exported_options.write_options(path, served.options)
     _write_warmup(path)
-
-
-def _replace(path: Path, new: Path, backup: Path) -> None:
-    """Moves a folder to `path`; what was at `path` is moved away first, and back if this fails."""
-    if os.path.lexists(path):
-        path.rename(backup)
-    try:
-        new.rename(path)
-    except BaseException:
-        if os.path.lexists(backup):
-            backup.rename(path)
-        raise
 
 
 # === Warm-up ===

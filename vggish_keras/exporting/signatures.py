@@ -18,9 +18,10 @@ import math
 from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
 from vggish_keras import params
+from vggish_keras._keras import keras
+from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import graph_resample, graph_wav
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.graph_resample import ceil_div
@@ -28,7 +29,6 @@ from vggish_keras.framing import count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
 from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
 from vggish_keras.postprocess import Postprocess
-from vggish_keras.saved_model_options import SavedModelOptions
 
 _BATCH_SIZE = 64
 _STEP = params.STFT_HOP_SAMPLES
@@ -39,15 +39,19 @@ _MAX_ROWS_PER_EXAMPLE = 64
 
 
 class ServedModel:
-    """The functions of a SavedModel.
+    """The functions of a SavedModel, and what other exports take from the model.
 
     Args:
         model: A Keras model that contains a VGGish.
-        postprocess: The layer that computes the output `quantized`.
+        postprocess: The layer that computes the output `quantized` or `pca`.
         head: The layers that compute the output `scores`.
 
     Attributes:
         options: How recordings are cut into examples.
+        network: The network's variables by their names in TF-Slim.
+        dtype: What the network computes in.
+        postprocess: As passed.
+        head: As passed.
     """
 
     def __init__(
@@ -58,16 +62,22 @@ class ServedModel:
         self._front_end = next((layer for layer in all_layers if isinstance(layer, LogMelExamples)), LogMelExamples())
         self._network = keras.Model(layers["conv1"].input, layers["fc2"].output)
         self._fold, self._unfold = FoldExamples(dtype="float32"), UnfoldExamples()
-        self._postprocess = postprocess
-        self._head = head
+        self.postprocess = postprocess
+        self.head = head
         padding = self._front_end.padding
-        self.options = SavedModelOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
-        self._trainable = list(slim_variables(model).values())
+        self.options = ExportedOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
+        self.network = slim_variables(model)
+        self.dtype: str = layers["conv1"].compute_dtype
+        self._trainable = list(self.network.values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
         if head is not None:
             for variable in model.variables:
                 if not any(variable is known for known in self._trainable):
                     (self._trainable if variable.trainable else self._frozen).append(variable)
+
+    @property
+    def all_variables(self) -> list[Any]:
+        return [*self._trainable, *self._frozen]
 
     def reusable(self) -> tf.train.Checkpoint:
         """The object to save: functions and variables, without any Keras object."""
@@ -83,8 +93,8 @@ class ServedModel:
                 traced.get_concrete_function(tf.TensorSpec(shape, tf.float32, "waveform"), training=training)
         module = tf.train.Checkpoint()
         # hub.KerasLayer finds variables only in these lists, and not those that Keras 3 wraps.
-        module.trainable_variables = [_plain(variable) for variable in self._trainable]
-        module.variables = [_plain(variable) for variable in [*self._trainable, *self._frozen]]
+        module.trainable_variables = [plain_variable(variable) for variable in self._trainable]
+        module.variables = [plain_variable(variable) for variable in self.all_variables]
         module.regularization_losses = []
         module.__call__ = traced
         return module
@@ -104,7 +114,7 @@ class ServedModel:
     def call(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[batch, samples] -> [batch, n, 128], or the scores of a classifier."""
         embedding = self.embed_waveforms(waveform, training)
-        return embedding if self._head is None else self._head(embedding, training=training)
+        return embedding if self.head is None else self.head(embedding, training=training)
 
     def embed_waveforms(self, waveform: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[batch, samples] -> [batch, n, 128]."""
@@ -143,7 +153,7 @@ class ServedModel:
     def serving_default(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         # A server passes on tensors of any rank.
         waveform = self._require_samples(tf.ensure_shape(waveform, [None, None]))
-        return self._outputs(self.embed_waveforms(waveform))
+        return self.outputs(self.embed_waveforms(waveform))
 
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         examples = tf.ensure_shape(examples, [None, params.EXAMPLE_FRAMES, params.NUM_MEL_BANDS])
@@ -201,7 +211,7 @@ class ServedModel:
         existing = self._embed_in_batches(steps, example_starts, ends)
         shape = tf.concat([tf.shape(mask, tf.int64), [params.EMBEDDING_SIZE]], 0)
         embedding = tf.scatter_nd(where, existing, shape)
-        return {**self._outputs(embedding, mask), "num_examples": num_examples, "times": self._times(mask)}
+        return {**self.outputs(embedding, mask), "num_examples": num_examples, "times": self._times(mask)}
 
     def _times(self, mask: tf.Tensor) -> tf.Tensor:
         """The start of each example in seconds, float32 [clips, n], zero where `mask` is False."""
@@ -221,12 +231,13 @@ class ServedModel:
     def _count_examples(self, num_samples: tf.Tensor) -> tf.Tensor:
         return count_examples(num_samples, self._front_end.hop_samples, self._front_end.padding)
 
-    def _outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    def outputs(self, embedding: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """[batch, n, 128] -> the outputs of the waveform signatures; examples where `mask` is False are ignored."""
         outputs = {"embedding": embedding}
-        if self._postprocess is not None:
-            outputs["quantized"] = self._postprocess(embedding, mask=mask)
-        if self._head is not None:
-            outputs["scores"] = self._head(embedding, mask)
+        if self.postprocess is not None:
+            outputs["quantized" if self.postprocess.quantize else "pca"] = self.postprocess(embedding, mask=mask)
+        if self.head is not None:
+            outputs["scores"] = self.head(embedding, mask)
         return outputs
 
 
@@ -247,6 +258,6 @@ def _check_rows(num_examples: tf.Tensor, max_examples: tf.Tensor) -> tf.Operatio
     return tf.debugging.Assert(rows <= _MAX_ROWS_PER_EXAMPLE * existing, [message])
 
 
-def _plain(variable: Any) -> tf.Variable:
-    """The `tf.Variable` that a Keras 3 variable wraps; variables of Keras 2 are `tf.Variable`s already."""
+def plain_variable(variable: Any) -> tf.Variable:
+    """Returns the `tf.Variable` that a Keras 3 variable wraps; variables of Keras 2 are `tf.Variable`s already."""
     return variable if isinstance(variable, tf.Variable) else variable.value

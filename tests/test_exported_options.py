@@ -3,18 +3,18 @@ import sys
 
 import pytest
 
-from vggish_keras import saved_model_options
-from vggish_keras.saved_model_options import OPTIONS_FILE, SavedModelOptions
+from vggish_keras import exported_options
+from vggish_keras.exported_options import OPTIONS_FILE, ExportedOptions
 
 
-@pytest.mark.parametrize("options", [SavedModelOptions(0.96, "valid"), SavedModelOptions(0.5, "same")])
+@pytest.mark.parametrize("options", [ExportedOptions(0.96, "valid"), ExportedOptions(0.5, "same")])
 def test_round_trip(tmp_path, options):
-    saved_model_options.write_options(tmp_path, options)
-    assert saved_model_options.read_options(tmp_path) == options
+    exported_options.write_options(tmp_path, options)
+    assert exported_options.read_options(tmp_path) == options
 
 
 def test_folder_without_options(tmp_path):
-    assert saved_model_options.read_options(tmp_path) is None
+    assert exported_options.read_options(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ def test_damaged_file_is_named(tmp_path, content, message):
     file = tmp_path / OPTIONS_FILE
     file.parent.mkdir()
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"vggish\.json does not hold the options of a SavedModel: .*{message}"):
-        saved_model_options.read_options(tmp_path)
+    with pytest.raises(ValueError, match=rf"vggish\.json does not hold the options of an exported model: .*{message}"):
+        exported_options.read_options(tmp_path)
 
 
 def test_reading_loads_neither_tensorflow_nor_keras(tmp_path):
-    saved_model_options.write_options(tmp_path, SavedModelOptions(0.48, "same"))
+    exported_options.write_options(tmp_path, ExportedOptions(0.48, "same"))
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None
-from vggish_keras import saved_model_options
-print(saved_model_options.read_options({str(tmp_path)!r}).hop_seconds)
+from vggish_keras import exported_options
+print(exported_options.read_options({str(tmp_path)!r}).hop_seconds)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "0.48\n"

@@ -1,0 +1,216 @@
+"""The command `fad`, and `show` of the statistics that it saves. Only recordings need TensorFlow."""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+import vggish_keras as vk
+from tests.fakes import FakeEngine
+from vggish_keras import embedding_files
+from vggish_keras.cli import main
+
+OPTIONS = {"weights": "sha256:0", "hop_seconds": 0.96, "padding": "short", "postprocess": None, "channels": "mix"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(main, ["fad", *map(str, arguments)])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def write(path, seed, mean=0.0, count=20, options=OPTIONS):
+    rng = np.random.default_rng(seed)
+    shape = (10, 128)
+    recordings = [(f"{seed}/{index}.wav", rng.normal(mean, 1, shape).astype(np.float32)) for index in range(count)]
+    named = [(name, vk.Embeddings(0.96 * np.arange(10), rows)) for name, rows in recordings]
+    embedding_files.write(path, named, options)
+    return dict(recordings)
+
+
+@pytest.fixture
+def sets(tmp_path):
+    return write(tmp_path / "a.npz", 0), write(tmp_path / "b.csv", 1, 0.1)
+
+
+def test_result_is_on_standard_output_and_warnings_are_not(run, sets):
+    expected = vk.fad(*sets)
+    status, output, errors = run("a.npz", "b.csv")
+    low, high = expected.interval
+    assert status == 0
+    assert output.splitlines() == [
+        f"FAD (VGGish) {expected.value:.4g}   corrected {expected.corrected:.4g} +- {expected.standard_error:.2g} "
+        f"(95 %: {low:.4g} to {high:.4g})",
+        "baseline     200 embeddings of 20 recordings   a.npz",
+        "evaluated    200 embeddings of 20 recordings   b.csv",
+    ]
+    assert errors.splitlines() == [f"Warning: {warning}" for warning in expected.warnings]
+    assert len(expected.warnings) == 3
+
+
+def test_several_sets_kernel_distance_and_json(run, tmp_path, sets):
+    write(tmp_path / "c.npz", 2, 0.2, options={**OPTIONS, "hop_seconds": 0.5})
+    status, output, errors = run("a.npz", "b.csv", "c.npz", "--json", "--kad", "--bandwidth", "evaluated")
+    first, second = map(json.loads, output.splitlines())
+    assert status == 0
+    assert first["value"] == pytest.approx(vk.fad(*sets).value, rel=1e-12)
+    rows = [np.concatenate(list(recordings.values())) for recordings in sets]
+    assert first["kad"] == pytest.approx(vk.kad(*rows, "evaluated")._asdict(), rel=1e-9)
+    assert second["evaluated"] == {"n": 200, "recordings": 20, "options": {**OPTIONS, "hop_seconds": 0.5}}
+    assert "Warning: c.npz: the baseline was made with hop_seconds 0.96" in errors
+
+
+def test_saved_statistics_are_compared_and_shown(run, sets):
+    assert run("a.npz", "--save", "s.npz") == (0, "wrote s.npz\n", "")
+    assert run("s.npz", "b.csv")[1].splitlines()[0] == run("a.npz", "b.csv")[1].splitlines()[0]
+    show = CliRunner().invoke(main, ["show", "s.npz"]).stdout
+    assert show.splitlines()[:2] == ["s.npz: statistics of 200 embeddings of 20 recordings", "weights: sha256:0"]
+    shown = json.loads(CliRunner().invoke(main, ["show", "s.npz", "--json"]).stdout)
+    assert shown == {"path": "s.npz", "n": 200, "recordings": 20, "options": OPTIONS}
+
+
+def test_ranking(run, sets):
+    status, _, errors = run("a.npz", "b.csv", "--per-recording", "r.csv")
+    assert (status, errors.splitlines()[-1]) == (0, "wrote r.csv")
+    with open("r.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = vk.fad_per_recording(*sets)
+    assert [row["recording"] for row in rows] == [row.recording for row in expected]
+    assert [float(row["influence"]) for row in rows] == pytest.approx([row.influence for row in expected], rel=1e-6)
+    assert [float(row["fad"]) for row in rows] == pytest.approx([row.fad for row in expected], rel=1e-6)
+    assert {row["examples"] for row in rows} == {"10"}
+
+
+def test_plot(run, sets, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn, save = [], figure.savefig
+    monkeypatch.setattr(
+        figure, "savefig", lambda self, *args, **options: drawn.append(self) or save(self, *args, **options)
+    )
+    status, output, _ = run("a.npz", "b.csv", "--plot", "fad.png")
+    assert status == 0
+    assert Path("fad.png").stat().st_size > 10_000
+    (figure,) = drawn
+    sizes, planes, bars = figure.axes
+    assert figure.get_suptitle() == output.splitlines()[0]
+    subsets, line, level, *_ = sizes.lines
+    expected = vk.fad(*sets)
+    assert list(level.get_ydata()) == [expected.value] * 2
+    assert subsets.get_xdata()[-1] == pytest.approx(1 / 200)
+    assert subsets.get_ydata()[-1] == pytest.approx(expected.value, rel=1e-10)
+    assert line.get_ydata()[0] < line.get_ydata()[1]
+    baseline, evaluated = (np.concatenate(list(recordings.values())).astype(float) for recordings in sets)
+    axis = np.linalg.eigh(np.cov(baseline.T))[1][:, -1]
+    expected_points = (evaluated - baseline.mean(axis=0)) @ axis
+    points = planes.lines[1].get_xdata()
+    assert np.abs(points) == pytest.approx(np.abs(expected_points), abs=1e-6)
+    widths = [bar.get_width() for bar in bars.patches][::-1]
+    assert widths == pytest.approx([row.influence for row in vk.fad_per_recording(*sets)][:20], rel=1e-6)
+    # Statistics and rows without names have less to show.
+    run("a.npz", "--save", "s.npz")
+    np.save("c.npy", evaluated)
+    assert run("s.npz", "c.npy", "--plot", "fad.svg")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["a.npz", "b.csv", "--plot", "x.bmp"], 2, "--plot requires a single EVALUATED set and a .png or .svg file"),
+        (["a.npz"], 2, "name a set to evaluate, or save the statistics of BASELINE with --save"),
+        (["a.npz", "--save", "s.csv"], 2, "expected an .npz file for statistics, got s.csv"),
+        (["a.npz", "b.csv", "b.csv", "--per-recording", "r.csv"], 2, "requires a single EVALUATED set"),
+        (["a.npz", "b.csv", "--per-recording", "r.txt"], 2, "requires a single EVALUATED set and a .csv file"),
+        (["a.npz", "b.csv", "--like", "google", "--hop", "0.5"], 2, "--like chooses the options --hop itself"),
+        (["a.npz", "b.csv", "--bandwidth", "3"], 2, "--bandwidth requires --kad"),
+        (["a.npz", "b.csv", "--kad", "--bandwidth", "x"], 2, 'expected a number, "reference" or "evaluated", got x'),
+        (["a.npz", "b.csv", "--relu", "--postprocess", "pca"], 2, "relu requires raw embeddings"),
+        (["a.npz", "b.csv", "--cache", "c", "--level", "peak"], 2, "it excludes level and like"),
+        (["a.npz", "b.csv", "--pca", "a.npz"], 2, "--pca requires --postprocess"),
+        (["a.npz", "missing.csv"], 1, "missing.csv does not exist"),
+        (["a.npz", "missing.npz"], 1, "no .npz file at missing.npz"),
+    ],
+)
+@pytest.mark.usefixtures("sets")
+def test_wrong_arguments(run, arguments, status, message):
+    got, output, errors = run(*arguments)
+    assert (got, output) == (status, "")
+    assert message in " ".join(errors.split())
+
+
+# === Recordings ===
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Three recordings, one of them damaged; all runs use a quick engine."""
+    from vggish_keras.embedder import Embedder
+
+    engine = FakeEngine()
+
+    def fake(weights=None, pca_params=None, dtype=None, **options):
+        return Embedder(engine, **options)
+
+    monkeypatch.setattr("vggish_keras.embedder.Embedder", fake)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        soundfile.write(folder / f"{index}.wav", 0.1 * rng.normal(size=40_000), 16_000, subtype="FLOAT")
+    (folder / "bad.wav").write_text("no audio")
+    return folder
+
+
+@pytest.mark.usefixtures("sets")
+def test_a_recording_that_fails_is_reported_and_the_rest_compared(run, corpus):
+    status, output, errors = run("a.npz", "corpus", "--kad", "--weights", "fake")
+    assert status == 1  # different weights
+    assert "the evaluated set with weights fake" in errors
+    status, output, errors = run("corpus", "corpus", "--quiet")
+    assert status == 1
+    assert "4 embeddings of 2 recordings" in output
+    assert errors.count("Error: corpus/bad.wav cannot be read as audio") == 2
+    assert "could not be read" not in errors
+
+
+@pytest.mark.usefixtures("sets")
+def test_cache_resumes(run, corpus):
+    first = run("corpus", "--save", "s.npz", "--cache", "cache", "--quiet")
+    assert first[0] == 1
+    files = {file: file.stat().st_mtime_ns for file in Path("cache").rglob("*.npz")}
+    assert sorted(file.name for file in files) == ["0.wav.npz", "1.wav.npz"]
+    assert run("corpus", "--save", "t.npz", "--cache", "cache", "--quiet")[0] == 1
+    assert {file: file.stat().st_mtime_ns for file in Path("cache").rglob("*.npz")} == files
+    np.testing.assert_array_equal(vk.Statistics.load("s.npz").covariance, vk.Statistics.load("t.npz").covariance)
+    assert run("corpus", "--save", "u.npz", "--quiet")[0] == 1
+    assert vk.Statistics.load("u.npz").options == vk.Statistics.load("s.npz").options
+    status, _, errors = run("corpus", "--save", "t.npz", "--cache", "cache", "--hop", "0.5", "--quiet")
+    assert (status, "hop_seconds" in errors) == (1, True)
+
+
+@pytest.mark.timing
+def test_saved_sets_are_compared_at_once(tmp_path):
+    for index in range(2):
+        write(tmp_path / f"{index}.npz", index, 0.1 * index, count=1_000)
+    command = [Path(sys.executable).with_name("vggish"), "fad", "0.npz", "1.npz"]
+
+    def seconds():
+        start = time.perf_counter()
+        output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stdout
+        assert output.startswith(b"FAD (VGGish) ")
+        return time.perf_counter() - start
+
+    assert statistics.median(seconds() for _ in range(5)) <= 0.5

@@ -1,0 +1,15 @@
+"""What identifies weights, whichever file they come from."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def hash_variables(variables: Iterable[Any]) -> str:
+    """Returns "sha256:" and the SHA-256 of the float32 values of variables, one after the other."""
+    digest = hashlib.sha256()
+    for variable in variables:
+        digest.update(np.ascontiguousarray(variable, np.float32).data)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,116 @@
+"""Read what an ONNX file holds without the packages that run it: metadata and tensors.
+
+An ONNX file is one message of protocol buffers, whose fields are skipped by their length. So the metadata at its end is
+read in a moment, and tensors are not copied.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Numbers of fields in onnx.proto
+_GRAPH, _METADATA = 7, 14
+_INITIALIZER = 5
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
+_FLOAT = 1
+
+KERNEL_AXES = (3, 2, 0, 1)
+"""The axes of a convolution kernel of TF-Slim in the order of ONNX."""
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Reads the metadata of an ONNX model.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: Not an ONNX file, or a damaged one.
+    """
+    entries = (dict(_fields(value)) for number, value in _model_fields(path) if number == _METADATA)
+    try:
+        return {bytes(entry[1]).decode(): bytes(entry.get(2, b"")).decode() for entry in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Reads the float32 tensors of an ONNX model.
+
+    Returns:
+        Name -> tensor, most as a view of the file; convolution kernels have the axes of TF-Slim.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: Not an ONNX file, or a damaged one.
+    """
+    tensors = {}
+    try:
+        for graph in (value for number, value in _model_fields(path) if number == _GRAPH):
+            for message in (value for number, value in _fields(graph) if number == _INITIALIZER):
+                fields = list(_fields(message))
+                values = dict(fields)
+                if values[_DATA_TYPE] == _FLOAT:
+                    shape = [value for number, value in fields if number == _DIMS]
+                    tensor = np.frombuffer(values[_RAW_DATA], "<f4").reshape(shape)
+                    if tensor.ndim == len(KERNEL_AXES):
+                        tensor = tensor.transpose(np.argsort(KERNEL_AXES))
+                    tensors[bytes(values[_NAME]).decode()] = tensor
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return tensors
+
+
+def _model_fields(path: Path) -> list[tuple[int, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no ONNX model at {path}")
+    try:
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        fields = list(_fields(content))
+    except ValueError as error:  # also an empty file
+        raise _damaged(path, error) from error
+    if _GRAPH not in dict(fields):
+        raise ValueError(f"{path} is not an ONNX model")
+    return fields
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not an ONNX model, or is damaged or incomplete ({error})")
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """Yields the number and the value of each field of a message: an integer, or bytes."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        kind = tag & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            size, position = _varint(message, position)
+        elif kind in (1, 5):
+            size = {1: 8, 5: 4}[kind]
+        else:
+            raise ValueError("unexpected content")
+        if position + size > len(message):
+            raise ValueError("its end is missing")
+        yield tag >> 3, message[position : position + size]
+        position += size
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Reads an integer of 7 bits per byte; returns it and the position after it."""
+    value = shift = 0
+    while position < len(message) and shift < 64:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError("its end is missing")
