@@ -293,7 +293,7 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
 
 def test_classifier_without_operators_raises(model, tmp_path):
     layers = (keras.layers.Dense(3), keras.layers.Lambda(tf.math.lgamma))
-    with pytest.raises(ValueError, match=r"LiteRT cannot (run it|compute the classifier's layers)"):
+    with pytest.raises(ValueError, match=r"LiteRT cannot compute the classifier's layers: .* for Lgamma"):
         vk.export_litert(after_vggish(model, *layers), tmp_path / "x.tflite", class_names=CLASSES)
     assert os.listdir(tmp_path) == []
 

@@ -54,8 +54,6 @@ def read_metadata(path: Path) -> str:
                 if archive.getinfo(METADATA).file_size > _MAX_METADATA_BYTES:
                     raise ValueError(f"{METADATA} is too large")
                 return archive.read(METADATA).decode()
-        except OSError:
-            raise
         except Exception as error:  # zipfile raises arbitrary exceptions for malformed files
             raise ValueError(f"{path} was not written by export_litert, or is damaged or incomplete") from error
 
