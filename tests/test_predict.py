@@ -1,7 +1,9 @@
 """The command `predict`."""
 
 import csv
+import functools
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+import vggish_keras as vk
 from tests.fakes import FakeClassifier, fake_embeddings
 from tests.published import assert_close
 from tests.test_classifier import per_example, randomized
@@ -254,16 +257,53 @@ def test_wrong_arguments_are_reported_before_the_classifier_is_loaded(run, recor
     assert message in errors
 
 
+EXPORTS = {
+    ".keras": lambda model, path: model.save(path),
+    "": functools.partial(vk.export_saved_model, class_names=NAMES),
+    ".onnx": functools.partial(vk.export_onnx, class_names=NAMES),
+    ".tflite": functools.partial(vk.export_litert, class_names=NAMES),
+}
+
+
+@pytest.fixture(params=EXPORTS)
+def classifier_file(request, run, narrow_network):
+    """A classifier of 3 classes in each format, in the current folder, and its Keras model."""
+    model = randomized(per_example())
+    path = Path(f"classifier{request.param}")
+    EXPORTS[request.param](model, path)
+    return path, model
+
+
 @pytest.mark.keras
-@pytest.mark.usefixtures("narrow_network")
-def test_labels_are_those_of_the_keras_model(run, recordings):
-    model = randomized(per_example(padding="short"))
-    model.save("classifier.keras")
+def test_labels_are_those_of_the_model(run, classifier_file, recordings):
+    path, model = classifier_file
     Path("names.txt").write_text("\n".join(NAMES))
-    status, output, errors = run("classifier.keras", "first.wav", "-o", "-", "--class-names", "names.txt")
+    names = ["--class-names", "names.txt"] if path.suffix == ".keras" else []
+    status, output, errors = run(path, "first.wav", "-o", "-", *names)
     assert (status, errors) == (0, "")
     expected = model.predict(recordings["first.wav"][np.newaxis], verbose=0)[0]
     found = rows(output)
     assert [row[1] for row in found[::3]] == ["0.00", "0.96", "1.92"]
     assert [row[2] for row in found] == [NAMES[index] for index in np.argsort(-expected, axis=1).ravel()]
     assert_close([float(row[3]) for row in found], -np.sort(-expected, axis=1).ravel())
+
+
+@pytest.mark.parametrize("classifier_file", [".onnx", ".tflite"], indirect=True)
+def test_onnx_and_litert_classifiers_run_without_tensorflow(run, classifier_file, recordings):
+    path, _ = classifier_file
+    script = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"  # importing them fails
+        "from vggish_keras.cli import run; run()"
+    )
+    command = [sys.executable, "-c", script, "predict", path, "first.wav", "-o", "-"]
+    result = subprocess.run(command, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode() == run(path, "first.wav", "-o", "-")[1]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_onnx_and_litert_files_without_scores_are_reported(run, suffix, recordings, narrow_network):
+    path = f"x{suffix}"
+    {".onnx": vk.export_onnx, ".tflite": vk.export_litert}[suffix](vk.VGGish(None), path)
+    message = f"Error: {path} computes no scores, only embedding: export it with class_names\n"
+    assert run(path, "first.wav") == (1, "", message)

@@ -134,26 +134,29 @@ def _add_log_mel(graph: Graph, waveform: str, batch: str, samples: str) -> str:
     frames = graph("Div", graph("Sub", blocks, ints(window_blocks - hop_blocks)), ints(hop_blocks))
     index = graph("Add", _range(graph, frames, hop_blocks), np.arange(window_blocks))
     windows = graph("Gather", reshaped(graph, waveform, batch, blocks, ints(_BLOCK)), index, axis=1)
-    windows = reshaped(graph, windows, batch, ints(1), frames, ints(params.STFT_WINDOW_SAMPLES))
+    windows = reshaped(graph, windows, graph("Mul", batch, frames), ints(params.STFT_WINDOW_SAMPLES))
     mel = mel_matrix()
     bins = np.flatnonzero(mel.any(axis=1))
     spectrum = graph("MatMul", windows, _fourier_matrix(graph, bins))
-    magnitudes = graph("ReduceL2", spectrum, ints(1), keepdims=0)
+    parts = reshaped(graph, spectrum, graph("Mul", batch, frames), ints(2, len(bins)))
+    magnitudes = graph("ReduceL2", parts, ints(1), keepdims=0)
     bands = graph("Add", graph("MatMul", magnitudes, mel[bins]), np.float64(params.LOG_OFFSET))
-    return graph("Cast", graph("Log", bands), to=_tensor_dtype(np.float32))
+    log_mel = graph("Cast", graph("Log", bands), to=_tensor_dtype(np.float32))
+    return reshaped(graph, log_mel, batch, frames, ints(params.NUM_MEL_BANDS))
 
 
 def _fourier_matrix(graph: Graph, bins: NDArray[np.int64]) -> str:
-    """The windowed cosine and sine of frequencies, float64 [2, 400, bins].
+    """The windowed cosines, and then the sines, of frequencies: float64 [400, 2 * bins].
 
-    Engines compute this constant from small tables when they load the file, which would be 1.5 MB larger with it.
+    Engines compute this constant from a small table when they load the file, which would be 1.5 MB larger with it.
     """
-    angles = 2 * np.pi * np.arange(params.FFT_SIZE) / params.FFT_SIZE
-    index = graph("Mul", np.arange(params.STFT_WINDOW_SAMPLES)[:, np.newaxis], bins)
-    tables = graph(
-        "Gather", np.stack([np.cos(angles), np.sin(angles)]), graph("Mod", index, np.int64(params.FFT_SIZE)), axis=1
-    )
-    return graph("Mul", tables, hann_window()[:, np.newaxis])
+    period = np.arange(params.FFT_SIZE)
+    cosines = np.cos(2 * np.pi * period / params.FFT_SIZE)
+    quarters = np.array([[0], [3 * params.FFT_SIZE // 4]])  # a sine is a cosine three quarters of a period later
+    samples = np.arange(params.STFT_WINDOW_SAMPLES)[:, np.newaxis, np.newaxis]
+    index = graph("Mod", graph("Add", graph("Mul", samples, bins), quarters), np.int64(params.FFT_SIZE))
+    windowed = graph("Mul", graph("Gather", cosines, index), hann_window()[:, np.newaxis, np.newaxis])
+    return graph("Reshape", windowed, ints(params.STFT_WINDOW_SAMPLES, 2 * len(bins)))
 
 
 def _tensor_dtype(dtype: Any) -> int:
