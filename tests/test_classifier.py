@@ -158,7 +158,7 @@ def test_paths_that_are_no_classifier_raise(tmp_path, name):
     ):
         open_classifier(path)
     path.mkdir() if name == "folder" else path.touch()
-    with pytest.raises(ValueError, match=rf"{name} is not a classifier: expected a \.keras model .*, or a folder"):
+    with pytest.raises(ValueError, match=rf"{name} is not a classifier: expected a .*, or a model exported"):
         open_classifier(path)
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 import vggish_keras as vk
 from tests.fakes import FakeEngine
+from tests.published import assert_close
 from vggish_keras import embedding_files, params, published_files
 from vggish_keras._errors import counted
 from vggish_keras.cli import main
@@ -81,12 +82,12 @@ def test_embed_writes_npz(run, tmp_path, recordings, embedder):
     with np.load(tmp_path / "one.npz") as file:
         assert sorted(file) == ["files", "options", "times", "values"]
         np.testing.assert_array_equal(file["times"], expected[0].times)
-        np.testing.assert_allclose(file["values"], expected[0].values, atol=1e-5)
+        assert_close(file["values"], expected[0].values, 1e-5)
     assert run("embed", *recordings, "-o", "two.npz")[0] == 0
     with np.load(tmp_path / "two.npz") as file:
         names = [str(path) for path, part in zip(recordings, expected, strict=True) for _ in part.times]
         assert file["files"].tolist() == names
-        np.testing.assert_allclose(file["values"], np.concatenate([part.values for part in expected]), atol=1e-5)
+        assert_close(file["values"], np.concatenate([part.values for part in expected]), 1e-5)
 
 
 @pytest.mark.usefixtures("one_embedder")
@@ -101,7 +102,7 @@ def test_embed_writes_csv(run, tmp_path, recordings, embedder):
     ]
     np.testing.assert_allclose([float(row[1]) for row in rows], np.concatenate([part.times for part in expected]))
     values = np.array([row[2:] for row in rows], np.float32)
-    np.testing.assert_allclose(values, np.concatenate([part.values for part in expected]), atol=1e-5)
+    assert_close(values, np.concatenate([part.values for part in expected]), 1e-5)
 
 
 @pytest.mark.usefixtures("one_embedder")
@@ -297,7 +298,7 @@ def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
     assert output.startswith("made: 4 embeddings of 2 files, ")
     for path in recordings:
         with np.load(tmp_path / "made" / f"{path.relative_to(tmp_path)}.npz") as file:
-            np.testing.assert_allclose(file["values"], embedder.embed(path).values, atol=1e-5)
+            assert_close(file["values"], embedder.embed(path).values, 1e-5)
     _, output, _ = run("embed", ".", "-o", "made", "--resume")
     assert output.startswith("made: 0 embeddings of 0 files, ")
     assert output.endswith(", 2 already done\n")

@@ -122,19 +122,8 @@ def test_lengths_outside_the_waveform_raise(lengths):
         LogMelExamples()(inputs)
 
 
-def require_xla(jit_compile):
-    """Skips a test of XLA if this version of TensorFlow compiles no Fourier transform in float64, as 2.16 does not."""
-    if not jit_compile:
-        return
-    try:
-        tf.function(tf.signal.rfft, jit_compile=True)(tf.zeros([1, 512], tf.float64))
-    except tf.errors.InvalidArgumentError:
-        pytest.skip("XLA of this version of TensorFlow has no Fourier transform in float64")
-
-
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_a_graph(batch, jit_compile):
-    require_xla(jit_compile)
     layer = LogMelExamples()
     static = tf.function(layer, input_signature=[tf.TensorSpec(batch.shape)], jit_compile=jit_compile)
     assert_batch_published(static(batch), batch)
@@ -147,7 +136,6 @@ def test_in_a_graph(batch, jit_compile):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_same_padding_in_a_graph(batch, jit_compile):
-    require_xla(jit_compile)
     layer = LogMelExamples(padding="same")
     padded = np.pad(batch, ((0, 0), (0, 15_360 * 3 + 15_600 - batch.shape[1])))
     static = tf.function(layer, input_signature=[tf.TensorSpec(batch.shape)], jit_compile=jit_compile)
@@ -172,7 +160,6 @@ def test_in_a_saved_model(batch, tmp_path):
 @pytest.fixture(params=[False, True], ids=["plain", "xla"])
 def gradient(request):
     """Returns the gradient of the sum of a batch's examples."""
-    require_xla(request.param)
     layer = LogMelExamples()
 
     @tf.function(jit_compile=request.param)

@@ -87,7 +87,6 @@ def float32_file(model, tmp_path_factory):
 # === Conversion by TensorFlow's own converter ===
 
 
-@pytest.mark.skipif(tf.__version__ < "2.17", reason="the converter of TensorFlow 2.16 aborts on models of Keras 3")
 @pytest.mark.keras
 @pytest.mark.parametrize("classify", [False, True])
 def test_tensorflow_converts_the_keras_model(classify):
@@ -295,7 +294,7 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
     ("function", "message"),
     [
         (tf.math.bessel_i0e, "LiteRT cannot compute the classifier's layers: .* built-in operator for BesselI0e$"),
-        (tf.math.lgamma, r"x\.tflite was not written: LiteRT cannot run it"),
+        (tf.math.lgamma, r"LiteRT cannot (run it|compute the classifier's layers)"),  # by version of TensorFlow
     ],
 )
 def test_classifier_without_operators_raises(function, message, model, tmp_path):
@@ -410,7 +409,6 @@ def verified_bytes(path):
     return description["model_bytes"]
 
 
-@pytest.mark.skipif(tf.__version__ < "2.17", reason="the converter of TensorFlow 2.16 aborts on models of Keras 3")
 def test_model_of_other_programs_raises(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     path = tmp_path / "x.tflite"

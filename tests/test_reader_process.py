@@ -129,7 +129,7 @@ def test_decoder_that_hangs_or_crashes_fails_only_its_file(
     assert time.monotonic() - start < time_limit(30)
     with pytest.raises(ValueError, match="the file is empty"):
         list(readers.read(tmp_path / "empty.wav"))
-    assert re.fullmatch(f"replacing the process that read {recording}: {reason}", "".join(caplog.messages))
+    assert re.fullmatch(f"replacing the process that read {left_to_libsndfile}: {reason}", "".join(caplog.messages))
 
 
 def test_closing_ends_a_decoder_that_never_returns(left_to_libsndfile, broken_decoder, children, caplog):

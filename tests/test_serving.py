@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
+from tests.published import assert_close
 from tests.serving import Served, grpc, grpc_server, predict_pb2, rest_server
 
 model_server_config_pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
@@ -118,7 +119,7 @@ def test_embed_returns_each_clip(grpc_client, rest_client, target, url, recordin
             assert (times.dtype, values.dtype) == (np.float64, np.float32)
             assert times.tolist() == [index * 15_360 / 16_000 for index in range(len(single))]
             assert values.shape == single.shape
-            np.testing.assert_allclose(values, single, rtol=1e-4, atol=1e-5)
+            assert_close(values, single, 1e-5)
 
 
 def test_only_a_short_clip(run, recordings):
@@ -140,7 +141,7 @@ def test_writes_npz(run, recordings, expected):
     assert run(*recordings, "-o", "out.npz") == (0, "out.npz: 9 embeddings\n", "")
     with np.load("out.npz") as file:
         np.testing.assert_allclose(file["times"], [0, 0.96, 1.92, 0, 0, 0, 0.96, 1.92, 2.88], rtol=0)
-        np.testing.assert_allclose(file["values"], np.concatenate(expected), rtol=1e-4, atol=1e-5)
+        assert_close(file["values"], np.concatenate(expected), 1e-5)
         assert file["files"].tolist() == [str(recordings[index]) for index in (0, 0, 0, 1, 2, 3, 3, 3, 3)]
 
 
@@ -265,13 +266,13 @@ def test_every_signature(grpc_client, target, recordings, expected):
     samples = soundfile.read(recordings[0], dtype="float32")[0]
     waveform = np.stack([samples, np.pad(samples[:20_000], (0, 28_000))])
     default = predict(grpc_client, target, "", waveform=samples[np.newaxis])
-    np.testing.assert_allclose(default["embedding"], expected[:1], rtol=1e-4, atol=1e-5)
+    assert_close(default["embedding"], expected[:1], 1e-5)
     assert default["quantized"].dtype == np.uint8
     padded = predict(grpc_client, target, "padded", waveform=waveform, num_samples=np.int32([48_000, 20_000]))
     assert padded["num_examples"].tolist() == [3, 1]
     np.testing.assert_array_equal(padded["times"], np.float32([[0, 0.96, 1.92], [0, 0, 0]]))
-    np.testing.assert_allclose(padded["embedding"][0], expected[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(padded["embedding"][1, 0], expected[0][0], rtol=1e-4, atol=1e-5)
+    assert_close(padded["embedding"][0], expected[0], 1e-5)
+    assert_close(padded["embedding"][1, 0], expected[0][0], 1e-5)
     assert not padded["embedding"][1, 1:].any()
     examples = predict(grpc_client, target, "examples", examples=np.zeros((2, 96, 64), np.float32))
     assert examples["embedding"].shape == (2, 128)

@@ -480,7 +480,7 @@ def test_wrong_file_in_the_cache_is_an_error(server, cache, published_file):
     published_files.fetch(published_file)
     assert server.requests == 1
     (cache / params.PCA_PARAMS.name).write_bytes(b"other parameters")
-    with pytest.raises(ValueError, match=r"pass its path \(Postprocess\(PATH\)\)"):
+    with pytest.raises(ValueError, match=r"pass its path \(--pca PATH or pca_params=PATH\)"):
         vk.Postprocess("audioset")(np.zeros((1, 128), "f"))
 
 
