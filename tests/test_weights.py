@@ -66,7 +66,7 @@ def test_tf_slim_reads_what_is_written(tmp_path, slim, vggish, version):
     if version == "v1":
         assert [file.name for file in tmp_path.iterdir()] == ["written.ckpt"]
     got = run_slim(path, slim.examples)
-    np.testing.assert_allclose(got, slim.embeddings, atol=1e-5)
+    assert_close(got, slim.embeddings, 1e-5)
 
 
 @pytest.mark.keras
