@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -88,6 +89,12 @@ def single(corpus, home, slim, tmp_path_factory):
     return serialized(f"{prefix}.tfrecord"), failures(f"{prefix}.tfrecord.failures.csv")
 
 
+@pytest.fixture
+def options(slim):
+    """How the embeddings of the single-machine command are made."""
+    return vk.Embedder(slim.v1, postprocess="quantized").options
+
+
 def command(*arguments, status=0):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == status, (result.output, result.exception)
@@ -133,15 +140,17 @@ class Writing(apache_beam.PTransform):
 # === Runners ===
 
 
-def test_one_process_writes_the_single_machine_output(corpus, single, slim, tmp_path):
+def test_one_process_writes_the_single_machine_output(corpus, single, options, slim, tmp_path):
     out = command("beam", "--input", corpus, "--output", tmp_path / "out" / "x", "--weights", slim.v2, status=1)
     assert (written(tmp_path / "out" / "x"), failures(tmp_path / "out" / "x-failures.csv")) == single
     assert f"{len(single[0])} files, 0.0" in out
     assert f"{BAD} failed" in out
+    assert json.loads((tmp_path / "out" / "x.tfrecord.vggish.json").read_text()) == options
     # Everything in the corpus, and no leftovers.
     assert len(single[0]) == GOOD + 1 + len(list(corpus.glob("real/*")))
     assert len(single[1]) == BAD
-    assert all("-of-" in path.name or path.name == "x-failures.csv" for path in (tmp_path / "out").iterdir())
+    others = {path.name for path in (tmp_path / "out").iterdir() if "-of-" not in path.name}
+    assert others == {"x-failures.csv", "x.tfrecord.vggish.json"}
 
 
 @pytest.fixture
@@ -157,11 +166,13 @@ def job_service(tmp_path):
         process.terminate()
 
 
-def test_job_service_writes_the_single_machine_output(corpus, single, exported, tmp_path, job_service):
+def test_job_service_writes_the_single_machine_output(corpus, single, options, exported, tmp_path, job_service):
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
     arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--weights", exported, "--shards", 3]
     command("beam", *arguments, *portable, status=1)
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
+    made_with = json.loads((tmp_path / "x.tfrecord.vggish.json").read_text())
+    assert made_with == {**options, "engine": "SavedModel", "dtype": "as exported"}
 
 
 @contextlib.contextmanager
@@ -371,6 +382,18 @@ def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_
     beam.run(transform, PipelineOptions([]))
     assert segments.count(1) == 600
     assert max(itertools.accumulate(segments)) < 100
+
+
+def test_workers_with_different_networks_are_reported(exported_narrow, tmp_path, monkeypatch):
+    """Such as a path that names different weights on each of them."""
+    networks = itertools.cycle({"weights": f"sha256:{digit}", "dtype": "float32"} for digit in "01")
+    monkeypatch.setattr(beam.transforms._Network, "made_with", lambda _: json.dumps(next(networks)))
+    soundfile.write(tmp_path / "x.wav", np.zeros(40_000), 16_000)
+    embed = beam.EmbedCorpus([str(tmp_path / "x.wav")], str(tmp_path / "x"), weights=exported_narrow, batch_size=1)
+    with pytest.warns(UserWarning, match="^the workers' networks differ in: weights$"):
+        beam.run(embed, PipelineOptions([]))
+    options = json.loads((tmp_path / "x.tfrecord.vggish.json").read_text())
+    assert options == {"dtype": "float32", "hop_seconds": 0.96, "padding": "short", "channels": "mix"}
 
 
 # === Errors ===

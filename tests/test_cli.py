@@ -538,6 +538,7 @@ def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
         "postprocess": "quantized",
         "dtype": "float32",
         "channels": "mix",
+        "engine": "KerasModel",
         "version": vk.__version__,
     }
 

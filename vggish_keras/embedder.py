@@ -109,8 +109,8 @@ class Embedder:
         self._engine = _open(weights, postprocess, dtype, pca_params)
         self._output: Output = postprocess or default_output(self._engine)
         if _logger.isEnabledFor(logging.INFO):  # the identity takes a moment
-            engine = type(self._engine).__name__
-            _logger.info("engine %s, dtype %s, identity %s", engine, self._engine.dtype, self.options["weights"])
+            shown = (self.options[name] for name in ("engine", "dtype", "weights"))
+            _logger.info("engine %s, dtype %s, identity %s", *shown)
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -121,6 +121,7 @@ class Embedder:
             "postprocess": None if self._output == "embedding" else self._output,
             "dtype": self._engine.dtype,
             "channels": self.channels,
+            "engine": type(self._engine).__name__,
             "version": __version__,
         }
 

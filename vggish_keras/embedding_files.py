@@ -31,6 +31,7 @@ __all__ = ["RECORDS_SUFFIX", "SUFFIXES", "Rows", "read", "read_npz", "read_optio
 SUFFIXES = (".npz", ".csv", ".parquet")
 RECORDS_SUFFIX = ".tfrecord"
 """Files of `vggish_keras.records`, which `vggish embed` also writes."""
+OPTIONS_SUFFIX = ".vggish.json"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NPZ_ARRAYS = ("times", "values", "files")
 _NPZ_OPTIONS = "options"
@@ -62,7 +63,7 @@ def options_path(path: Path) -> Path:
     The shards of a .tfrecord file share one: x.tfrecord.vggish.json for x-00000-of-00004.tfrecord.
     """
     stem = _SHARD.sub("", path.stem) if file_suffix(path) == RECORDS_SUFFIX else path.stem
-    return path.with_name(f"{stem}{path.suffix}.vggish.json")
+    return path.with_name(f"{stem}{path.suffix}{OPTIONS_SUFFIX}")
 
 
 def existing_shards(path: Path) -> list[Path]:

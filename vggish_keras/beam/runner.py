@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import itertools
+import json
 import os
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +21,8 @@ from apache_beam.runners.runner import PipelineResult
 
 from vggish_keras import corpus as corpus_lib
 from vggish_keras.beam.local_workers import lost_workers
-from vggish_keras.beam.transforms import LEFT_OUT, NAMESPACE, NO_SUFFIX, EmbedCorpus, is_remote
+from vggish_keras.beam.transforms import LEFT_OUT, MADE_WITH, NAMESPACE, NO_SUFFIX, EmbedCorpus, is_remote
+from vggish_keras.embedding_files import OPTIONS_SUFFIX, write_options
 
 LOCAL_RUNNER = "FnApiRunner"
 """Beam's DirectRunner would download a separate program."""
@@ -30,7 +33,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
     """Runs a pipeline of one transform to its end.
 
     A run in local processes restarts, twice at most, when a worker process dies. If the run fails, the temporary files
-    of a local prefix are removed.
+    of a local prefix are removed. At its end, how the embeddings were made is written to PREFIX.tfrecord.vggish.json.
 
     Args:
         corpus: The transform.
@@ -70,7 +73,24 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
                     # The local runner, unlike those of clusters, cannot replace a worker.
                     if not lost or attempt == _MAX_ATTEMPTS:
                         raise
+    _write_options(corpus, result)
     return result
+
+
+def _write_options(corpus: EmbedCorpus, result: PipelineResult) -> None:
+    """Writes how the embeddings were made beside the records, with what all workers' networks have in common."""
+    metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE).with_name(MADE_WITH))
+    networks = [json.loads(text) for metric in metrics["string_sets"] for text in metric.result]
+    shared = dict(set.intersection(*(set(network.items()) for network in networks))) if networks else {}
+    if differing := sorted({name for network in networks for name in network} - shared.keys()):
+        warnings.warn(f"the workers' networks differ in: {', '.join(differing)}", stacklevel=3)
+    options = {**shared, **corpus.options}
+    records = f"{corpus.prefix}{corpus_lib.RECORDS_SUFFIX}"
+    if not is_remote(corpus.prefix):
+        write_options(Path(records), options)
+        return
+    with FileSystems.create(f"{records}{OPTIONS_SUFFIX}") as file:
+        file.write(json.dumps(options).encode())
 
 
 def _has_records(prefix: str) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -38,6 +39,8 @@ NAMESPACE = "vggish_keras"
 LEFT_OUT = "vggish_keras.left_out"
 """Namespace of the counters of other files in the folders, named like their suffixes."""
 NO_SUFFIX = "none"
+MADE_WITH = "made_with"
+"""Name of the metric that collects the options of the workers' networks, as JSON: more than one if they differ."""
 
 Recording: TypeAlias = tuple[bytes, Segment | None]
 """The path of a recording, and its line of an AudioSet segment list."""
@@ -384,17 +387,33 @@ _Row: TypeAlias = tuple[bytes, tuple[int, NDArray[Any]]]
 """The path of a recording, and the index and the embedding of an example."""
 
 
-class _EmbedderHandler(ModelHandler[Example, _Row, Embedder]):
+class _Network:
+    """The network of a machine. Other processes call its methods."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._embedder = Embedder(**options)
+
+    def embed(self, segments: NDArray[np.float32]) -> NDArray[Any]:
+        return self._embedder.embed_full_batch(segments)
+
+    def made_with(self) -> str:
+        names = ("weights", "postprocess", "dtype", "engine", "version")
+        return json.dumps({name: self._embedder.options[name] for name in names})
+
+
+class _EmbedderHandler(ModelHandler[Example, _Row, _Network]):
     def __init__(self, options: dict[str, Any]) -> None:
         # Only one process per machine loads a large model, and serves the others.
         super().__init__(min_batch_size=options["batch_size"], max_batch_size=options["batch_size"], large_model=True)
         self._options = options
+        self._made_with = Metrics.string_set(NAMESPACE, MADE_WITH)
 
-    def load_model(self) -> Embedder:
-        return Embedder(**self._options)
+    def load_model(self) -> _Network:
+        return _Network(self._options)
 
-    def run_inference(self, batch: Sequence[Example], model: Embedder, inference_args: Any = None) -> Iterable[_Row]:
-        rows = model.embed_full_batch(np.stack([samples for _, _, samples in batch]))
+    def run_inference(self, batch: Sequence[Example], model: _Network, inference_args: Any = None) -> Iterable[_Row]:
+        rows = model.embed(np.stack([samples for _, _, samples in batch]))
+        self._made_with.add(model.made_with())
         return [(path, (index, row)) for (path, index, _), row in zip(batch, rows, strict=True)]
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
@@ -610,6 +629,9 @@ class EmbedCorpus(beam.PTransform):
         shards: As in `WriteAudioSetRecords`.
         pca_params: As in `EmbedAudio`.
 
+    Attributes:
+        options: The hop, the padding and the channels, as in `Embedder.options`.
+
     Raises:
         ValueError: An argument is invalid.
         FileNotFoundError: The weights do not exist on this machine, and the hop or the padding is None.
@@ -643,7 +665,9 @@ class EmbedCorpus(beam.PTransform):
         self._write_failures = WriteFailures(prefix)
         if None in (hop_seconds, padding) and weights not in (None, params.AUDIOSET):
             _check_is_local(weights)
-        self._decode = DecodeAudio(*exported_options.resolve_options(weights, hop_seconds, padding), channels)
+        hop_seconds, padding = exported_options.resolve_options(weights, hop_seconds, padding)
+        self.options = {"hop_seconds": hop_seconds, "padding": padding, "channels": channels}
+        self._decode = DecodeAudio(hop_seconds, padding, channels)
         self._embed = EmbedAudio(weights, "quantized", batch_size, dtype, pca_params)
 
     def expand(self, pipeline: Any) -> tuple[Any, Any]:
