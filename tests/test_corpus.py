@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from tests.fakes import FakeEngine
 from tests.fuzz import test_stops
-from vggish_keras import records
+from vggish_keras import _atomic, records
 from vggish_keras._atomic import atomic_write
 from vggish_keras._lock import locked
 from vggish_keras.cli import main
@@ -186,6 +186,40 @@ def test_interrupted_run_is_not_overwritten(quick, corpus):
         match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume to keep them, or --over",
     ):
         run(quick, [corpus], "out.csv")
+
+
+@pytest.mark.parametrize(
+    ("target", "owner", "function", "commit_seconds"),
+    [
+        ("out", outputs.FolderOutput, "add", 0),
+        ("out", outputs, "replace", 0),
+        ("out", _atomic, "_move", 1_000),  # all results at the end
+        ("out.npz", outputs.FileOutput, "add", 0),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_interrupted_run_has_saved_what_it_reports(
+    quick, corpus, monkeypatch, target, owner, function, commit_seconds, after
+):
+    """It is interrupted in the second call of a function that saves results, before or after they are saved."""
+    calls, original = itertools.count(), getattr(owner, function)
+
+    def interrupt(*arguments):
+        interrupted = next(calls) == 1
+        if not interrupted or after:
+            original(*arguments)
+        if interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, function, interrupt)
+    monkeypatch.setattr(outputs, "_COMMIT_SECONDS", commit_seconds)
+    reported = []
+    valid = sorted((corpus / "b").glob("[0-9]*"))
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, valid, target, add=reported.append)
+    _, results = run(quick, valid, target, resume=True)
+    assert reported
+    assert reported == [path for path, result in results if result is None]
 
 
 @pytest.fixture(params=["out", "out.npz"])

@@ -326,11 +326,13 @@ class FolderOutput:
             self._commit()
 
     def _commit(self) -> None:
-        pending, self._pending = self._pending, {}
         try:
-            replace(pending)
+            # An interrupted call has moved some of them.
+            replace({new: target for new, target in self._pending.items() if new.exists()})
         except OSError as error:
+            self._pending.clear()
             raise OSError(str(error)) from error  # without a number, which could mean a rejected name
+        self._pending.clear()
         self._committed = time.monotonic()
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
@@ -339,7 +341,10 @@ class FolderOutput:
         return None
 
     def close(self) -> None:
-        self._resources.close()
+        try:
+            self._commit()  # what an interrupted call has left
+        finally:
+            self._resources.close()
 
 
 def _npz_path(folder: Path, recordings: Recordings, path: Path) -> Path:

@@ -218,10 +218,13 @@ def embed_corpus(
                 missing.append(path)
         done = len(paths) - len(missing) - len(failures)
         _logger.info("recordings: %d to embed, %d already done, %d refused", len(missing), done, len(failures))
+        adding = None
         try:
             with contextlib.closing(embedder.embed_many(missing, on_audio)) as results:
                 for path, result in results:
+                    adding = path, result
                     result = _add(output, path, result)
+                    adding = None
                     if isinstance(result, Exception):
                         failures[path] = error_message(result)
                     else:
@@ -231,6 +234,8 @@ def embed_corpus(
         except BaseException:
             with contextlib.suppress(OSError):
                 _finish(output, paths, failures)
+                if adding is not None and output.has(adding[0]):  # interrupted after it was saved
+                    on_result(*adding)
             raise
         unfinished = _finish(output, paths, failures)
     skipped = len(paths) - len(failures) - embedded
