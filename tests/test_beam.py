@@ -125,8 +125,15 @@ def failures(path):
     return sorted(rows)
 
 
+def other_files(folder):
+    """The names of the files that are not shards."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and "-of-" not in path.name}
+
+
 class Writing(apache_beam.PTransform):
     """A quick substitute for EmbedCorpus, which writes values that exist already."""
+
+    options: ClassVar[dict[str, str]] = {}
 
     def __init__(self, values, transform, prefix):
         super().__init__()
@@ -149,8 +156,7 @@ def test_one_process_writes_the_single_machine_output(corpus, single, options, s
     # Everything in the corpus, and no leftovers.
     assert len(single[0]) == GOOD + 1 + len(list(corpus.glob("real/*")))
     assert len(single[1]) == BAD
-    others = {path.name for path in (tmp_path / "out").iterdir() if "-of-" not in path.name}
-    assert others == {"x-failures.csv", "x.tfrecord.vggish.json"}
+    assert other_files(tmp_path) == {"x-failures.csv", "x.tfrecord.vggish.json"}
 
 
 @pytest.fixture
@@ -276,7 +282,13 @@ class Memory(FileSystem):
     def has_dirs(self):
         return False
 
-    join = split = mkdirs = create = copy = rename = exists = size = last_updated = checksum = metadata = delete = None
+    def create(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
+        file = io.BytesIO()
+        close = file.close
+        file.close = lambda: (self.files.update({path: file.getvalue()}), close())
+        return contextlib.closing(file)
+
+    join = split = mkdirs = copy = rename = exists = size = last_updated = checksum = metadata = delete = None
 
 
 @pytest.mark.reference
@@ -396,6 +408,48 @@ def test_workers_with_different_networks_are_reported(exported_narrow, tmp_path,
     assert options == {"dtype": "float32", "hop_seconds": 0.96, "padding": "short", "channels": "mix"}
 
 
+def test_statistics_are_those_of_the_single_machine_rows(corpus, exported_narrow, tmp_path):
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        found = pipeline | beam.MatchAudio([str(corpus / "a")])
+        decoded = found.recordings | beam.DecodeAudio()
+        embedded = (decoded.examples, decoded.recordings) | beam.EmbedAudio(exported_narrow) | apache_beam.Reshuffle()
+        embedded | beam.WriteStatistics(str(tmp_path / "new" / "x.npz"), {"hop_seconds": 0.96})
+    statistics = vk.Statistics.load(tmp_path / "new" / "x.npz")
+    assert statistics.options == {"hop_seconds": 0.96}
+    results = list(vk.Embedder(exported_narrow).embed_many(sorted((corpus / "a").iterdir())))
+    assert statistics.recordings == len(results)
+    rows = np.concatenate([embeddings.values for _, embeddings in results])
+    assert statistics.n == len(rows)
+    np.testing.assert_allclose(statistics.mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(statistics.covariance, np.cov(rows.T.astype(np.float64)), rtol=1e-9, atol=1e-12)
+    expected = vk.Statistics()
+    for path, embeddings in results:
+        expected.add(embeddings.values, recording=str(path))
+    assert [moments.n for _, moments in statistics.without_groups()] == [
+        moments.n for _, moments in expected.without_groups()
+    ]
+
+
+def test_no_statistics_without_recordings(tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        embedded = pipeline | apache_beam.Create([]).with_output_types(tuple[bytes, beam.Embedded])
+        embedded | beam.WriteStatistics(str(tmp_path / "x.npz"))
+    assert not (tmp_path / "x.npz").exists()
+    with pytest.raises(ValueError, match=r"expected an \.npz file"):
+        beam.WriteStatistics("x.csv")
+
+
+def test_statistics_are_written_to_other_file_systems(monkeypatch):
+    monkeypatch.setattr(Memory, "files", {})
+    embeddings = vk.Embeddings(np.zeros(1), np.full((1, 128), 7, np.uint8))
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        embedded = pipeline | apache_beam.Create([(b"a.wav", beam.Embedded(embeddings, 15_360, None))])
+        embedded | beam.WriteStatistics("memory://x/y.npz")
+    with np.load(io.BytesIO(Memory.files["memory://x/y.npz"])) as file:
+        np.testing.assert_array_equal(file["vggish.mu"], np.full(128, 7))
+
+
 # === Errors ===
 
 
@@ -419,7 +473,7 @@ def test_command_writes_to_a_relative_prefix_in_a_new_folder(corpus, exported_na
     monkeypatch.chdir(tmp_path)
     command("beam", "--input", corpus / "a", "--output", "./new/x", "--weights", exported_narrow)
     assert len(written(Path("new/x"))) == GOOD // 2
-    assert all("-of-" in path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert other_files(tmp_path) == {"x.tfrecord.vggish.json"}
     assert not list(tmp_path.rglob("beam-temp-*"))
 
 
@@ -431,7 +485,7 @@ def test_output_may_be_relative_or_in_a_new_folder(tmp_path, monkeypatch, prefix
     recordings = [(name, beam.Embedded(embeddings, 15_360, None)) for name in (b"a.wav", b"b.wav", b"c.wav")]
     beam.run(Writing(recordings, beam.WriteAudioSetRecords, prefix), PipelineOptions([]))
     assert written(Path(prefix)).keys() == {b"a.wav", b"b.wav", b"c.wav"}
-    assert all("-of-" in path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert other_files(tmp_path) == {"x.tfrecord.vggish.json"}
     assert not list(tmp_path.rglob("beam-temp-*"))
 
 

@@ -35,6 +35,7 @@ from vggish_keras.beam.transforms import (
     WriteAudioSetRecords,
     WriteFailures,
     WriteParquet,
+    WriteStatistics,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "WriteAudioSetRecords",
     "WriteFailures",
     "WriteParquet",
+    "WriteStatistics",
     "run",
     "summarize",
 ]

@@ -24,11 +24,19 @@ from vggish_keras._atomic import sync
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
+from vggish_keras._validation import (
+    PathLike,
+    PcaParams,
+    Postprocessing,
+    check_choice,
+    check_postprocess,
+    file_suffix,
+)
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import Dtype
 from vggish_keras.framing import PADDINGS, Padding, cut_segments, hop_to_samples, start_times
+from vggish_keras.frechet import Statistics
 from vggish_keras.recordings import find_recordings
 from vggish_keras.records import serialize
 from vggish_keras.resample import read_waveform
@@ -588,6 +596,83 @@ class WriteFailures(beam.PTransform):
 
 def _failures_row(failure: Failure) -> bytes:
     return corpus_lib.failures_row(*map(os.fsdecode, failure))
+
+
+@beam.typehints.with_input_types(tuple[bytes, Embedded])
+class WriteStatistics(beam.PTransform):
+    """Writes the statistics of all embeddings to an .npz file, for the Fréchet audio distance (`fad`).
+
+    Their size does not depend on the number of recordings, but for 8 bytes each. Nothing is written without embeddings.
+
+    Args:
+        path: The .npz file, a local path or one of a Beam file system.
+        options: How the embeddings are made, as in `Statistics`.
+
+    Input:
+        PCollection of (path, `Embedded`).
+
+    Output:
+        PCollection of the path of the file.
+
+    Raises:
+        ValueError: The suffix is not .npz.
+
+    Example:
+        >>> import apache_beam
+        >>> from vggish_keras import beam
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.random.default_rng(0).normal(size=(2, 128)))
+        >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        ...     embedded = pipeline | apache_beam.Create([(b"a.wav", beam.Embedded(embeddings, 15_360, None))])
+        ...     _ = embedded | beam.WriteStatistics("corpus.npz")
+        >>> vk.Statistics.load("corpus.npz")
+        Statistics(2 embeddings of 1 recording)
+    """
+
+    def __init__(self, path: str, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        if file_suffix(path) != ".npz":
+            raise ValueError(f"expected an .npz file, got {path}")
+        self._path = path
+        self._combine = _CombineStatistics(dict(options or {}))
+
+    def expand(self, embedded: Any) -> Any:
+        statistics = embedded | beam.CombineGlobally(self._combine)
+        return statistics | beam.Filter(lambda statistics: statistics.n) | beam.Map(_save_statistics, self._path)
+
+
+class _CombineStatistics(beam.CombineFn):
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__()
+        self._options = options
+
+    def create_accumulator(self) -> Statistics:
+        return Statistics(self._options)
+
+    def add_input(self, statistics: Statistics, element: tuple[bytes, Embedded]) -> Statistics:
+        path, embedded = element
+        statistics.add(embedded.embeddings.values, os.fsdecode(path))
+        return statistics
+
+    def merge_accumulators(self, parts: Iterable[Statistics]) -> Statistics:
+        whole = self.create_accumulator()
+        for part in parts:
+            whole += part
+        return whole
+
+    def extract_output(self, statistics: Statistics) -> Statistics:
+        return statistics
+
+
+def _save_statistics(statistics: Statistics, path: str) -> str:
+    if not is_remote(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        statistics.save(path)
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        statistics.save(Path(folder, "x.npz"))
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write(Path(folder, "x.npz").read_bytes())
+    return path
 
 
 def _sync(path: str) -> str:
