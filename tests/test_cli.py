@@ -223,6 +223,16 @@ def test_ctrl_c_stops_at_once(time_limit, run, tmp_path, recordings, slim):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {".vggish.lock", "first.wav.npz", "vggish.json"}
 
 
+@pytest.mark.usefixtures("run")
+def test_embed_in_bfloat16(recordings, slim):
+    """In a separate process, which keeps the layout of the weights from its first batch on."""
+    options = ("--weights", slim.v2, "--dtype", "bfloat16", "--batch-size", "2")
+    subprocess.run([COMMAND, "embed", *recordings, "-o", "out.npz", *options], check=True)
+    embedder = vk.Embedder(slim.v1, batch_size=2, dtype="bfloat16")
+    with np.load("out.npz") as file:
+        assert_close(file["values"], np.concatenate([embedder.embed(path).values for path in recordings]), 0.01)
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_ctrl_c_ends_a_decoder_that_never_returns(time_limit, run, tmp_path, recordings, slim, signals):
     modules = tmp_path / "modules"

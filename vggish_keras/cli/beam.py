@@ -54,7 +54,7 @@ def beam(
     if labels and not segments:
         raise click.UsageError("--labels requires --segments")
     _check_arguments(beam_options)
-    load_tensorflow()
+    load_tensorflow(embedder_options["dtype"])
     from vggish_keras import beam
     from vggish_keras.recordings import describe_left_out
 

@@ -195,7 +195,7 @@ def _open_embedder(plan: "corpus.Plan", suffix: str | None, options: dict[str, A
         file = Path(folder, f"recording{suffix}")
         copy_standard_input(file)
     if needs_tensorflow(options["weights"]) or (plan.target and file_suffix(plan.target.path) == corpus.RECORDS_SUFFIX):
-        load_tensorflow()
+        load_tensorflow(options["dtype"])
     from vggish_keras.embedder import Embedder
 
     embedder = Embedder(postprocess=plan.postprocess, **options)

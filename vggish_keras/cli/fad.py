@@ -1,6 +1,7 @@
 """The command `fad`."""
 
 import csv
+import functools
 import io
 import json
 import sys
@@ -106,7 +107,7 @@ def fad(
     try:
         if save is not None:
             check_statistics_path(save)
-        reader = SetReader(progress=not quiet, load=load_tensorflow, **options)
+        reader = SetReader(progress=not quiet, load=functools.partial(load_tensorflow, options["dtype"]), **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     first, *sets = opened = [reader.open(name) for name in (baseline, *evaluated)]
