@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import vggish_keras as vk
 
-BATCH_SIZE = 32
+BATCH_SIZE = 64
 """Examples per call of `network_only`."""
 
 

@@ -104,7 +104,7 @@ class Classifier:
         class_names: Sequence[str] | None = None,
         hop_seconds: float | None = None,
         padding: Padding | None = None,
-        batch_size: int = 32,
+        batch_size: int = 64,
         channels: audio.Channels = "mix",
     ) -> None:
         options = resolve_options(classifier, hop_seconds, padding)

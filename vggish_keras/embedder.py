@@ -62,7 +62,8 @@ class Embedder:
             whole examples only; "same" pads the end with zeros so that every sample is covered. None uses that of an
             exported model, and "short" for other weights.
         postprocess: None, "pca" or "quantized", as in `VGGish`. An exported model has what it was exported with.
-        batch_size: Examples per call of the network. `stream` returns results batch by batch.
+        batch_size: Examples per call of the network. `stream` returns results batch by batch, so live audio needs a
+            small one.
         dtype: What the network computes in: "float32", "bfloat16" or "float16". The results have the same type in any
             case. An exported model or an engine keeps its own dtype: pass "float32".
         channels: "mix" for the mean of a recording's channels, as in the published code, or the index of a channel.
@@ -91,7 +92,7 @@ class Embedder:
         hop_seconds: float | None = None,
         padding: Padding | None = None,
         postprocess: Postprocessing | None = None,
-        batch_size: int = 32,
+        batch_size: int = 64,
         dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
         pca_params: PcaParams = params.AUDIOSET,
@@ -383,7 +384,7 @@ def embed(
     hop_seconds: float | None = None,
     padding: Padding | None = None,
     postprocess: Postprocessing | None = None,
-    batch_size: int = 32,
+    batch_size: int = 64,
     dtype: Dtype = "float32",
     channels: audio.Channels = "mix",
     pca_params: PathLike = params.AUDIOSET,

@@ -369,7 +369,7 @@ class EmbedAudio(beam.PTransform):
         self,
         weights: PathLike | None = params.AUDIOSET,
         postprocess: Postprocessing | None = None,
-        batch_size: int = 32,
+        batch_size: int = 64,
         dtype: Dtype = "float32",
         pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
@@ -735,7 +735,7 @@ class EmbedCorpus(beam.PTransform):
         weights: PathLike | None = params.AUDIOSET,
         hop_seconds: float | None = None,
         padding: Padding | None = None,
-        batch_size: int = 32,
+        batch_size: int = 64,
         dtype: Dtype = "float32",
         channels: audio.Channels = "mix",
         segments: str | None = None,

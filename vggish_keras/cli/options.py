@@ -128,7 +128,7 @@ channels_option = click.option(
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=32,
+    default=64,
     show_default=True,
     help="Number of examples that the network processes at a time.",
 )

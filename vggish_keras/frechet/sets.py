@@ -426,7 +426,7 @@ def fad(
     hop_seconds: float | None = None,
     padding: Padding | None = None,
     postprocess: Postprocessing | None = None,
-    batch_size: int = 32,
+    batch_size: int = 64,
     dtype: Dtype = "float32",
     channels: "Channels" = "mix",
     pca_params: PcaParams = params.AUDIOSET,
