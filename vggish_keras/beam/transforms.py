@@ -602,7 +602,8 @@ def _failures_row(failure: Failure) -> bytes:
 class WriteStatistics(beam.PTransform):
     """Writes the statistics of all embeddings to an .npz file, for the Fréchet audio distance (`fad`).
 
-    Their size does not depend on the number of recordings, but for 8 bytes each. Nothing is written without embeddings.
+    The file has the same size for any number of embeddings, apart from 8 bytes for each recording. Without embeddings,
+    nothing is written.
 
     Args:
         path: The .npz file, a local path or one of a Beam file system.
