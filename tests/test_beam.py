@@ -385,12 +385,11 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
 
 
 def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_segments):
-    """A few batches of 600 examples are in memory at a time."""
+    """A few batches of 32 of its 600 examples are in memory at a time."""
     segments = count_segments(beam.transforms)
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
-    transform = beam.EmbedCorpus(
-        [str(tmp_path / "long.wav")], str(tmp_path / "x"), weights=exported_narrow, padding="same"
-    )
+    options = {"weights": exported_narrow, "padding": "same", "batch_size": 32}
+    transform = beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), **options)
     beam.run(transform, PipelineOptions([]))
     assert segments.count(1) == 600
     assert max(itertools.accumulate(segments)) < 100

@@ -52,7 +52,7 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         _check_recording(file)
         if needs_tensorflow(embedder_options["weights"]):
-            load_tensorflow(embedder_options["dtype"])
+            load_tensorflow()
         from vggish_keras.embedder import Embedder
         from vggish_keras.plot import plot_recording
 
