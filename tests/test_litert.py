@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import vggish_keras as vk
 from tests import published
 from tests.conftest import make_network_narrow
 from tests.published import assert_close
+from tests.without_tensorflow import run_without_tensorflow
 from vggish_keras import _litert_file, exported_options, params
 from vggish_keras.cli import main
 from vggish_keras.exported_options import ExportedOptions
@@ -424,22 +424,10 @@ def test_missing_file_raises(tmp_path):
 
 # === The command line ===
 
-WITHOUT_TENSORFLOW = """
-import sys
-sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them fails
-
-from vggish_keras.cli import run
-
-run()
-"""
-
 
 def test_embed_runs_without_tensorflow(file, tmp_path):
     soundfile.write(tmp_path / "x.wav", noise(40_000), 16_000)
-    arguments = ["embed", "x.wav", "-o", "y.npz", "--weights", str(file)]
-    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    run_without_tensorflow("embed", "x.wav", "-o", "y.npz", "--weights", file, folder=tmp_path)
     with np.load(tmp_path / "y.npz") as embeddings:
         assert_close(embeddings["values"], vk.Embedder(file).embed(tmp_path / "x.wav").values, 1e-5)
 

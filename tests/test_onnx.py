@@ -18,6 +18,7 @@ import vggish_keras as vk
 from tests import published
 from tests.conftest import make_network_narrow
 from tests.published import assert_close
+from tests.without_tensorflow import run_without_tensorflow
 from vggish_keras import _onnx_file, exported_options
 from vggish_keras.cli import main
 from vggish_keras.exported_options import ExportedOptions
@@ -421,15 +422,6 @@ def test_missing_file_raises(tmp_path):
 
 # === The command line ===
 
-WITHOUT_TENSORFLOW = """
-import sys
-sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them fails
-
-from vggish_keras.cli import run
-
-run()
-"""
-
 
 @pytest.mark.parametrize(
     "arguments",
@@ -441,9 +433,7 @@ run()
 )
 def test_commands_run_without_tensorflow(arguments, narrow, tmp_path):
     soundfile.write(tmp_path / "x.wav", noise(40_000), 16_000)
-    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments, "--weights", str(narrow[1])]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    run_without_tensorflow(*arguments, "--weights", narrow[1], folder=tmp_path)
     if arguments[0] == "embed" and "-o" in arguments:
         with np.load(tmp_path / "y.npz") as file:
             values = file["values"]

@@ -130,7 +130,7 @@ class Statistics:
         options: As given. Sets with different options are compared with a warning, or not at all.
         n: Number of embeddings; None if these are statistics of unknown origin.
         recordings: Number of recordings, as far as they were named.
-        constant_recordings: Number of recordings with several embeddings that are all the same, such as silence.
+        constant_recordings: Number of recordings with two or more embeddings that are all equal, as in silence.
         is_quantized: Whether the embeddings are 8-bit numbers; None without embeddings.
         mean: float64 [128].
         covariance: float64 [128, 128], divided by n - 1.
