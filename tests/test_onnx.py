@@ -429,6 +429,7 @@ def test_missing_file_raises(tmp_path):
         ["embed", "x.wav"],
         ["embed", "x.wav", "-o", "y.npz", "--postprocess", "quantized"],
         ["plot", "x.wav", "-o", "y.png"],
+        ["fad", "x.wav", "--save", "y.npz", "--quiet"],
     ],
 )
 def test_commands_run_without_tensorflow(arguments, narrow, tmp_path):
