@@ -131,7 +131,7 @@ def test_plot(run, sets, monkeypatch):
     [
         (["a.npz", "b.csv", "--plot", "x.bmp"], 2, "--plot requires a single EVALUATED set and a .png or .svg file"),
         (["a.npz"], 2, "name a set to evaluate, or save the statistics of BASELINE with --save"),
-        (["a.npz", "--save", "s.csv"], 2, "expected an .npz file for statistics, got s.csv"),
+        (["a.npz", "--save", "s.csv"], 2, "expected an .npz or .tfrecord file for statistics, got s.csv"),
         (["a.npz", "b.csv", "b.csv", "--per-recording", "r.csv"], 2, "requires a single EVALUATED set"),
         (["a.npz", "b.csv", "--per-recording", "r.txt"], 2, "requires a single EVALUATED set and a .csv file"),
         (["a.npz", "b.csv", "--like", "google", "--hop", "0.5"], 2, "--like chooses the options --hop itself"),
@@ -184,6 +184,19 @@ def test_a_recording_that_fails_is_reported_and_the_rest_compared(run, corpus):
     assert "4 embeddings of 2 recordings" in output
     assert errors.count("Error: corpus/bad.wav cannot be read as audio") == 2
     assert "could not be read" not in errors
+
+
+def test_ranking_lists_recordings_that_fail(run, corpus):
+    assert run("corpus", "corpus", "--per-recording", "r.csv", "--quiet")[0] == 1
+    with open("r.csv", newline="") as file:
+        assert sorted(row["recording"] for row in csv.DictReader(file)) == ["0.wav", "1.wav"]
+    with open("r.csv.failures.csv", newline="") as file:
+        (failure,) = csv.DictReader(file)
+    assert failure["file"] == "bad.wav"
+    assert failure["reason"].startswith("corpus/bad.wav cannot be read as audio")
+    (corpus / "bad.wav").unlink()
+    assert run("corpus", "corpus", "--per-recording", "r.csv", "--quiet")[0] == 0
+    assert not Path("r.csv.failures.csv").exists()
 
 
 @pytest.mark.usefixtures("sets")

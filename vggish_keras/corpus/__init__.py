@@ -3,8 +3,10 @@
 from vggish_keras.corpus.audioset import (
     FAILURES,
     FAILURES_HEADER,
+    failures_path,
     failures_row,
     make_record,
+    write_failures,
 )
 from vggish_keras.corpus.contents import Contents, find_embeddings, read_contents, read_folder_options
 from vggish_keras.corpus.run import CorpusEmbedder, Plan, Summary, embed_corpus, plan
@@ -19,10 +21,12 @@ __all__ = [
     "Plan",
     "Summary",
     "embed_corpus",
+    "failures_path",
     "failures_row",
     "find_embeddings",
     "make_record",
     "plan",
     "read_contents",
     "read_folder_options",
+    "write_failures",
 ]

@@ -79,7 +79,12 @@ def failures_row(file: PathLike, reason: str) -> bytes:
 FAILURES_HEADER = failures_row("file", "reason")
 
 
-def write_failures(path: Path, failures: Sequence[tuple[Path, str]]) -> None:
+def failures_path(output: Path) -> Path:
+    """The list of failures beside an output that is a single file."""
+    return output.with_name(f"{output.name}.{FAILURES}")
+
+
+def write_failures(path: Path, failures: Sequence[tuple[PathLike, str]]) -> None:
     """Writes the list of failures, or removes an old list if there are none."""
     if not failures:
         path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from vggish_keras import embedding_files, params
 from vggish_keras._atomic import atomic_write, remove_leftovers, replace
 from vggish_keras._lock import locked
-from vggish_keras.corpus.audioset import FAILURES, read_failures, write_failures
+from vggish_keras.corpus.audioset import FAILURES, failures_path, read_failures, write_failures
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings
@@ -198,7 +198,7 @@ def accept_failures(target: Target, writer: Writer, recordings: Recordings) -> i
         return 0
     with _locked(_lock_of(target.path), target.path):
         written, names = _read_database(database)
-        failed = read_failures(_failures_of(target.path))
+        failed = read_failures(failures_path(target.path))
         missing = {str(path) for path in recordings.paths if os.fsencode(recordings.relative_path(path)) not in names}
         if not written or not missing or len(names) + len(missing) != len(recordings.paths) or not missing <= failed:
             return 0
@@ -389,7 +389,7 @@ class FileOutput:
         self._options = options
         self._writer = writer
         self._accept_failures = accept_failures
-        self._failures = _failures_of(path)
+        self._failures = failures_path(path)
         self._unfinished = _database_files(path)[0]
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked(_lock_of(path), path))
@@ -477,10 +477,6 @@ def connect_to_read(database: Path) -> sqlite3.Connection:
     log = database.with_name(f"{database.name}-wal")
     mode = "mode=ro" if log.exists() else "immutable=1"
     return sqlite3.connect(f"{database.absolute().as_uri()}?{mode}", uri=True, timeout=0)
-
-
-def _failures_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{FAILURES}")
 
 
 def _remove_database(path: Path) -> None:

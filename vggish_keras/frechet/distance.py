@@ -3,7 +3,9 @@
 import itertools
 import math
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -324,6 +326,10 @@ class RecordingFad(NamedTuple):
     influence: float | None
 
 
+_BATCH_SIZE = 16
+"""Recordings of one length that are compared at a time."""
+
+
 def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]) -> list[RecordingFad]:
     """Compares each recording of a set with the baseline, and ranks them by their influence, worst first.
 
@@ -340,8 +346,17 @@ def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]
     gaussian = baseline.gaussian()
     root = _root(gaussian)
     influence = _Influence(gaussian, root, moments(np.concatenate([rows for _, rows in kept])))
-    with single_threaded_blas():
-        ranking = [RecordingFad(name, len(rows), _small_distance(root, rows), influence(rows)) for name, rows in kept]
+
+    def rank(batch: list[tuple[str, Rows]]) -> list[RecordingFad]:
+        rows = np.stack([rows for _, rows in batch]).astype(np.float64)
+        distances, influences = _small_distances(root, rows), influence(rows)
+        return [
+            RecordingFad(name, rows.shape[1], float(distance), None if math.isnan(value) else float(value))
+            for (name, _), distance, value in zip(batch, distances, influences, strict=True)
+        ]
+
+    with single_threaded_blas(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        ranking = list(itertools.chain.from_iterable(threads.map(rank, _batches_of_one_length(kept))))
     return sorted(ranking, key=lambda row: -math.inf if row.influence is None else row.influence, reverse=True)
 
 
@@ -352,23 +367,37 @@ def _whole_recordings(recordings: Iterable[tuple[str, Rows]]) -> Iterator[tuple[
             yield name, rows
 
 
-def _small_distance(baseline: _Root, rows: Rows) -> float:
-    """The distance of a few rows from a Gaussian, whose trace term is the sum of as many singular values."""
-    centered = rows.astype(np.float64)
-    mean = centered.mean(axis=0)
-    centered = _condense((centered - mean) / math.sqrt(max(len(rows) - 1, 1)))
-    s = np.linalg.svd(centered @ baseline.factor.T, compute_uv=False)
+def _batches_of_one_length(recordings: Iterable[tuple[str, Rows]]) -> Iterator[list[tuple[str, Rows]]]:
+    """Groups recordings of as many rows, which are computed together in a fraction of the time."""
+    by_length: dict[int, list[tuple[str, Rows]]] = {}
+    for name, rows in recordings:
+        batch = by_length.setdefault(len(rows), [])
+        batch.append((name, rows))
+        if len(batch) == _BATCH_SIZE:
+            yield by_length.pop(len(rows))
+    yield from by_length.values()
+
+
+def _small_distances(baseline: _Root, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The distances [b] of b times a few rows [b, k, 128] from a Gaussian.
+
+    The trace term of each is the sum of as many singular values.
+    """
+    mean = rows.mean(axis=1)
+    centered = _condense((rows - mean[:, np.newaxis]) / math.sqrt(max(rows.shape[1] - 1, 1)))
+    s = np.linalg.svd(np.linalg.qr((centered @ baseline.factor.T).swapaxes(1, 2)).R, compute_uv=False)
     delta = baseline.mean - mean
-    traces = np.vdot(baseline.factor, baseline.factor) + np.vdot(centered, centered)
-    return float(delta @ delta + traces - 2 * s.sum())
+    traces = np.vdot(baseline.factor, baseline.factor) + (centered**2).sum(axis=(1, 2))
+    distances: NDArray[np.float64] = (delta**2).sum(axis=1) + traces - 2 * s.sum(axis=1)
+    return distances
 
 
 def _condense(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """At most 128 rows R with the same R'R."""
-    if len(rows) <= _SIZE:
+    """At most 128 rows R with the same R'R, in place of each of [b, k, 128]."""
+    if rows.shape[1] <= _SIZE:
         return rows
-    factor: NDArray[np.float64] = np.linalg.qr(rows).R
-    return factor
+    factors: NDArray[np.float64] = np.linalg.qr(rows).R
+    return factors
 
 
 class _Influence:
@@ -403,30 +432,38 @@ class _Influence:
         weights[[0, -1]] /= -math.expm1(-self._STEP)
         self._weights = weights * np.exp(u)
 
-    def __call__(self, rows: Rows) -> float | None:
-        rest_n = self._whole.n - len(rows)
+    def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the influences [b] of recordings with as many rows each [b, k, 128]; NaN for the whole set."""
+        rest_n = self._whole.n - rows.shape[1]
         if rest_n == 0:
-            return None
-        rows = rows.astype(np.float64)
-        mean = rows.mean(axis=0)
+            return np.full(len(rows), np.nan)
+        mean = rows.mean(axis=1)
         delta = self._whole.mean - mean
-        lost = np.vstack([rows - mean, delta * math.sqrt(len(rows) * self._whole.n / rest_n)])
-        rest_mean = self._whole.mean + delta * (len(rows) / rest_n)
+        shift = delta * math.sqrt(rows.shape[1] * self._whole.n / rest_n)
+        lost = np.concatenate([rows - mean[:, np.newaxis], shift[:, np.newaxis]], axis=1)
+        rest_mean = self._whole.mean + delta * (rows.shape[1] / rest_n)
         trace = np.trace(self._whole.m2)
         with_rows = self._terms(self._whole.n, self._whole.mean, trace, self._trace)
         lost_trace = self._lost_trace(_condense(lost) @ self._basis)
-        return with_rows - self._terms(rest_n, rest_mean, trace - np.vdot(lost, lost), self._trace - lost_trace)
+        rest_trace = trace - (lost**2).sum(axis=(1, 2))
+        return with_rows - self._terms(rest_n, rest_mean, rest_trace, self._trace - lost_trace)
 
-    def _terms(self, n: int, mean: NDArray[np.float64], trace: float, root_trace: float) -> float:
-        """The distance without the trace of the baseline."""
+    def _terms(self, n: int, mean: NDArray[np.float64], trace: Any, root_trace: Any) -> NDArray[np.float64]:
+        """The distances without the trace of the baseline."""
         delta = self._baseline.mean - mean
         free = max(n - 1, 1)
-        return float(delta @ delta + trace / free - 2 * root_trace / math.sqrt(free))
+        terms: NDArray[np.float64] = (delta**2).sum(axis=-1) + trace / free - 2 * root_trace / math.sqrt(free)
+        return terms
 
-    def _lost_trace(self, z: NDArray[np.float64]) -> float:
-        scaled = (z * self._inverse[:, np.newaxis]).reshape(-1, _SIZE) @ z.T
-        _, log = np.linalg.slogdet(np.eye(len(z)) - scaled.reshape(-1, len(z), len(z)))
-        return -float(self._weights @ log)
+    def _lost_trace(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        b, k, _ = z.shape
+        rows, columns = np.triu_indices(k)
+        upper = (z[:, rows] * z[:, columns]).reshape(-1, _SIZE) @ self._inverse.T
+        rest = np.empty((b, len(self._weights), k, k))
+        rest[..., rows, columns] = rest[..., columns, rows] = -upper.reshape(b, len(rows), -1).swapaxes(1, 2)
+        rest += np.eye(k)
+        lost: NDArray[np.float64] = -np.linalg.slogdet(rest).logabsdet @ self._weights
+        return lost
 
 
 # === Kernel distance ===
