@@ -352,9 +352,10 @@ def test_ranking_of_special_sets():
 @pytest.mark.timing
 def test_ten_thousand_recordings_are_ranked_quickly():
     evaluated = [(f"{index}.wav", rows) for index, rows in enumerate(np.split(gaussian(0, 100_000), 10_000))]
+    baseline = statistics(gaussian(1, 1_000))
     start = time.perf_counter()
-    rank_recordings(statistics(gaussian(1, 1_000)), evaluated)
-    assert time.perf_counter() - start < 10
+    rank_recordings(baseline, evaluated)
+    assert time.perf_counter() - start < 1
 
 
 # === Kernel distance ===
@@ -547,10 +548,15 @@ def test_damaged_statistics(tmp_path, changes, message):
 
 
 def test_where_statistics_cannot_be_saved(tmp_path):
-    for path, message in ((tmp_path / "x.csv", "expected an .npz file"), (tmp_path / "no" / "x.npz", "does not exist")):
+    for path, message in ((tmp_path / "x.csv", "expected an .npz or .tfrecord file"), (tmp_path / "no" / "x.npz", "does not exist")):
         with pytest.raises(ValueError, match=message):
             statistics(gaussian(0, 2)).save(path)
     with pytest.raises(ValueError, match="no embeddings to save"):
         Statistics().save(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"no \.npz file"):
         Statistics.load(tmp_path / "x.npz")
+    with pytest.raises(FileNotFoundError, match=r"no \.tfrecord file"):
+        Statistics.load(tmp_path / "x.tfrecord")
+    with pytest.raises(ValueError, match="the number of embeddings, which is unknown: save an .npz file"):
+        Statistics.from_moments(np.zeros(128), np.eye(128)).save(tmp_path / "x.tfrecord")
+    assert not list(tmp_path.iterdir())

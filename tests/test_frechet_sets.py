@@ -247,6 +247,30 @@ def test_google_statistics(tmp_path, name):
         vk.fad(tmp_path / name, EVALUATED)
 
 
+@pytest.mark.parametrize("count", [60, 400])
+def test_statistics_for_google_research(tmp_path, count):
+    """As its `read_mean_and_covariances` parses them, and as read back: full and deficient ranks."""
+    import tensorflow as tf
+
+    rows = joined(BASELINE)[:count].astype(float)
+    statistics = vk.Statistics({"hop_seconds": 0.96})
+    statistics.add(rows, "a.wav")
+    statistics.save(tmp_path / "stats.tfrecord")
+    (serialized,) = tf.data.TFRecordDataset(str(tmp_path / "stats.tfrecord")).as_numpy_iterator()
+    features = {
+        "mu": tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True),
+        "sigma": tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True),
+        "embedding_length": tf.io.FixedLenFeature([], tf.int64),
+        "embedding_count": tf.io.FixedLenFeature([], tf.int64),
+    }
+    parsed = tf.io.parse_single_example(serialized, features)
+    assert (parsed["embedding_length"], parsed["embedding_count"]) == (128, count)
+    np.testing.assert_array_equal(parsed["mu"], rows.mean(axis=0).astype(np.float32))
+    np.testing.assert_allclose(tf.reshape(parsed["sigma"], (128, 128)), np.cov(rows.T), rtol=1e-6, atol=1e-9)
+    loaded = vk.Statistics.load(tmp_path / "stats.tfrecord")
+    assert vk.fad(loaded, EVALUATED).value == pytest.approx(vk.fad(statistics, EVALUATED).value, abs=1e-6)
+
+
 def test_audioset_records(tmp_path):
     rng = np.random.default_rng(0)
     clips = {f"{index}": rng.integers(0, 256, (10, 128), np.uint8) for index in range(30)}

@@ -36,7 +36,7 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
 @click.command(short_help="Compare sets of recordings.")
 @click.argument("baseline", type=click.Path())
 @click.argument("evaluated", nargs=-1, type=click.Path())
-@click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Save the statistics of BASELINE (.npz).")
+@click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Save the statistics of BASELINE (.npz, or .tfrecord as google-research does).")
 @click.option(
     "--per-recording",
     "ranking",
@@ -98,7 +98,8 @@ def fad(
     written by --save. Embeddings and statistics of fadtk, frechet-audio-distance, audioldm_eval and google-research's
     frechet_audio_distance are also read. Options for recordings, such as --hop, have no effect on other sets.
 
-    A recording that cannot be read is reported and left out; the exit status is then 1.
+    A recording that cannot be read is reported and left out, and listed in FILE.failures.csv beside the ranking of
+    --per-recording; the exit status is then 1.
     """
     from vggish_keras.frechet import SetReader, check_statistics_path
 
@@ -183,11 +184,13 @@ def _print(result: "FadResult", kad: "KadResult | None", baseline: str, evaluate
 
 
 def _write_ranking(path: Path, baseline: "OpenSet", evaluated: "OpenSet") -> None:
+    from vggish_keras import corpus
     from vggish_keras._atomic import atomic_write
     from vggish_keras.frechet import rank_set
 
     with atomic_write(path) as partial:
         partial.write_bytes(_format_ranking(rank_set(baseline, evaluated)))
+    corpus.write_failures(corpus.failures_path(path), evaluated.failures)
     click.echo(f"wrote {path}", err=True)
 
 

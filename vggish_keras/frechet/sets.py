@@ -19,6 +19,7 @@ from vggish_keras.embeddings import Embeddings
 from vggish_keras.engines import Dtype, Engine
 from vggish_keras.framing import Padding
 from vggish_keras.frechet.distance import FadResult, RecordingFad, check_options, compare, rank_recordings
+from vggish_keras.frechet.google_record import is_google_record, read_google_record
 from vggish_keras.frechet.preparation import LEVELS, TOOLS, Level, Preparation
 from vggish_keras.frechet.statistics import Rows, Statistics, check_rows, statistics_keys
 from vggish_keras.recordings import Recordings, find_recordings
@@ -208,7 +209,7 @@ class SetReader:
         file = Path(path)
         if file.is_dir():
             return _open_folder(file) or self._open_recordings([path], path)
-        if file_suffix(file) == embedding_files.RECORDS_SUFFIX or _is_record_file(file):
+        if file_suffix(file) == embedding_files.RECORDS_SUFFIX or _is_google_record(file):
             self._load()
             return _open_records(file)
         if file_suffix(file) == ".npy":
@@ -368,19 +369,15 @@ def holds_statistics(path: Path) -> bool:
     return found
 
 
-def _is_record_file(path: Path) -> bool:
-    """Whether a file without a known suffix holds exactly one record, as google-research writes statistics."""
-    if file_suffix(path) in (".npz", ".npy", *embedding_files.SUFFIXES) or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    return length > 0 and path.stat().st_size == length + 16
+def _is_google_record(path: Path) -> bool:
+    """Whether it may be statistics of google-research, which need no suffix."""
+    return file_suffix(path) not in (".npz", ".npy", *embedding_files.SUFFIXES) and is_google_record(path)
 
 
 def _open_records(path: Path) -> OpenSet:
     shards = [path] if path.is_file() else embedding_files.existing_shards(path)
-    if len(shards) == 1 and _is_record_file(shards[0]) and (statistics := _read_google_statistics(shards[0])):
-        return OpenSet(str(path), {}, None, statistics)
+    if len(shards) == 1 and is_google_record(shards[0]) and (record := read_google_record(shards[0])) is not None:
+        return OpenSet(str(path), {}, None, Statistics.from_google_record(record, path))
     options = _embedding_options(embedding_files.read_options(shards[0])) if shards else {}
 
     def results() -> Iterator[Result]:
@@ -390,27 +387,6 @@ def _open_records(path: Path) -> OpenSet:
             yield record.video_id, record.embedding
 
     return OpenSet(str(path), options or {"postprocess": "quantized"}, results)
-
-
-def _read_google_statistics(path: Path) -> Statistics | None:
-    """Reads the `tf.train.Example` that google-research's frechet_audio_distance writes; None for other records."""
-    import tensorflow as tf
-
-    try:
-        (serialized,) = tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator()
-        features = tf.train.Example.FromString(serialized).features.feature
-    except Exception as error:  # TensorFlow and protobuf each raise their own
-        raise ValueError(f"{path} is not a TFRecord file: {error_message(error)}") from error
-    if not {"mu", "sigma", "embedding_count", "embedding_length"} <= set(features):
-        return None
-    counts = [list(features[name].int64_list.value) for name in ("embedding_count", "embedding_length")]
-    mean, sigma = (np.array(features[name].float_list.value) for name in ("mu", "sigma"))
-    if [len(count) for count in counts] != [1, 1] or len(sigma) != counts[1][0] ** 2:
-        raise ValueError(f"{path} holds damaged statistics: {len(mean)} means and {len(sigma)} covariances")
-    try:
-        return Statistics.from_moments(mean, sigma.reshape(len(mean), -1), counts[0][0])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 # === Comparing sets ===

@@ -18,6 +18,7 @@ from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embedding_files import parse_options
+from vggish_keras.frechet.google_record import SUFFIX as GOOGLE_SUFFIX, GoogleRecord, read_google_record
 
 GROUPS = 20
 """Groups of recordings, each of which the jackknife leaves out once."""
@@ -193,6 +194,14 @@ class Statistics:
             statistics._groups[0] = Moments(int(n), center, spread * (n - 1))
         return statistics
 
+    @classmethod
+    def from_google_record(cls, record: GoogleRecord, path: PathLike) -> "Statistics":
+        """Makes statistics from the content of a file of google-research; an error names the file."""
+        try:
+            return cls.from_moments(record.mean, record.covariance, record.n)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
     # === Adding and merging ===
 
     def add(self, rows: ArrayLike, recording: str | None = None) -> None:
@@ -335,16 +344,19 @@ class Statistics:
     # === Files ===
 
     def save(self, path: PathLike) -> None:
-        """Saves the statistics to an .npz file, which appears once it is complete.
+        """Saves the statistics to a file, which appears once it is complete.
 
-        `vggish.mu` and `vggish.cov` are the mean and the covariance, under the names that fadtk reads as well;
-        `vggish.n` is the number of embeddings, and `options` holds JSON text.
+        In an .npz file, `vggish.mu` and `vggish.cov` are the mean and the covariance, under the names that fadtk reads
+        as well; `vggish.n` is the number of embeddings, and `options` holds JSON text. A .tfrecord file has the format
+        of google-research's frechet_audio_distance: mean and covariance in float32 and the number of embeddings,
+        without groups of recordings and options.
 
         Args:
-            path: The .npz file. An existing file is replaced.
+            path: The .npz or .tfrecord file. An existing file is replaced.
 
         Raises:
-            ValueError: The suffix is not .npz, the folder does not exist, or there are no embeddings.
+            ValueError: The suffix is neither .npz nor .tfrecord, the folder does not exist, there are no embeddings, or
+                their number, which a .tfrecord file contains, is unknown.
             OSError: The file cannot be written.
 
         Example:
@@ -358,6 +370,12 @@ class Statistics:
         if self.n == 0:
             raise ValueError("there are no embeddings to save statistics of")
         total = self.gaussian()
+        if file_suffix(path) == GOOGLE_SUFFIX:
+            if total.n is None:
+                raise ValueError(f"{path} would contain the number of embeddings, which is unknown: save an .npz file")
+            with atomic_write(path) as partial:
+                GoogleRecord(total.n, total.mean, total.covariance).write(partial)
+            return
         arrays = {
             "vggish.mu": total.mean,
             "vggish.cov": total.covariance,
@@ -386,18 +404,26 @@ class Statistics:
 
     @classmethod
     def load(cls, path: PathLike) -> "Statistics":
-        """Loads statistics from an .npz file.
+        """Loads statistics from a file.
 
         Args:
-            path: A file written by `save`, or by a tool that saves a mean and a covariance: fadtk (`vggish.mu`,
-                `vggish.cov`), pytorch-fid (`mu`, `sigma`) or stable-audio-metrics (`mu_ref`, `sigma_ref`). The number
-                of their embeddings is unknown, and the dimension must be 128.
+            path: A file written by `save`, or an .npz file by a tool that saves a mean and a covariance: fadtk
+                (`vggish.mu`, `vggish.cov`), pytorch-fid (`mu`, `sigma`) or stable-audio-metrics (`mu_ref`,
+                `sigma_ref`). The number of their embeddings is unknown, and the dimension must be 128. Or the .tfrecord
+                file of google-research's frechet_audio_distance.
 
         Raises:
             FileNotFoundError: The file does not exist.
             ValueError: The file is damaged or does not hold statistics, or the covariance is not one.
         """
         path = Path(path)
+        if file_suffix(path) == GOOGLE_SUFFIX:
+            if not path.is_file():
+                raise FileNotFoundError(f"no .tfrecord file at {path}")
+            record = read_google_record(path)
+            if record is None:
+                raise ValueError(f"{path} holds no statistics")
+            return cls.from_google_record(record, path)
         names = [*itertools.chain(*_KEYS), *_GROUP_SHAPES, *_OTHERS]
         arrays = _npz.read_npz(path, names, functools.partial(_check_headers, path))
         keys = statistics_keys(arrays)
@@ -432,8 +458,8 @@ class Statistics:
 def check_statistics_path(path: PathLike) -> Path:
     """Returns a path for statistics as a Path, or raises a ValueError for a wrong suffix or a missing folder."""
     path = Path(path)
-    if file_suffix(path) != ".npz":
-        raise ValueError(f"expected an .npz file for statistics, got {path}")
+    if file_suffix(path) not in (".npz", GOOGLE_SUFFIX):
+        raise ValueError(f"expected an .npz or .tfrecord file for statistics, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"folder {path.parent} does not exist")
     return path
