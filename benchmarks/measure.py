@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import vggish_keras as vk
+from vggish_keras.engines import Dtype
 
 BATCH_SIZE = 64
 """Examples per call of `network_only`."""
@@ -65,9 +66,9 @@ def count_examples(results: Iterable[tuple[Any, vk.Embeddings | Exception]]) -> 
     return count
 
 
-def network_only(weights: str | None) -> Callable[[], Any]:
+def network_only(weights: str | None, dtype: Dtype = "float32") -> Callable[[], Any]:
     """A function that runs only the network, on a batch of log-mel examples."""
-    model = vk.VGGish(weights)
+    model = vk.VGGish(weights, dtype=dtype)
     network = tf.function(tf.keras.Model(model.get_layer("conv1").input, model.get_layer("fc2").output))
     examples = tf.constant(np.random.default_rng(0).normal(-1, 2, (BATCH_SIZE, 96, 64, 1)), tf.float32)
     return lambda: network(examples).numpy()

@@ -10,15 +10,15 @@ import soundfile
 from click.testing import CliRunner
 
 from examples import fine_tune, fine_tune_hub
-from tests.readme import commands
+from tests.documentation import commands
 from tests.test_training import he_initialized
 from vggish_keras import params
 
-SIGNALS, FOLDER, HUB = commands("examples")
+SIGNALS, FOLDER, HUB = commands("docs/fine_tuning.md", "examples")
 
 
 def run(line, *more):
-    """Runs a command of the README with additional options."""
+    """Runs a command of the documentation with additional options."""
     _, _, module, *arguments = shlex.split(line, comments=True)
     command = {"examples.fine_tune": fine_tune, "examples.fine_tune_hub": fine_tune_hub}[module].main
     result = CliRunner().invoke(command, [*arguments, *map(str, more)])
@@ -28,7 +28,7 @@ def run(line, *more):
 
 @pytest.fixture
 def sounds_folder(tmp_path, monkeypatch):
-    """Sixteen tones in two classes from two recording devices, where the commands of the README expect them."""
+    """Sixteen tones in two classes from two recording devices, where the commands of the documentation expect them."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for label, hz in (("high", 3_000), ("low", 300)):

@@ -548,15 +548,15 @@ def test_damaged_statistics(tmp_path, changes, message):
 
 
 def test_where_statistics_cannot_be_saved(tmp_path):
-    for path, message in ((tmp_path / "x.csv", "expected an .npz or .tfrecord file"), (tmp_path / "no" / "x.npz", "does not exist")):
+    for path, message in (("x.csv", "expected an .npz or .tfrecord file"), ("no/x.npz", "does not exist")):
         with pytest.raises(ValueError, match=message):
-            statistics(gaussian(0, 2)).save(path)
+            statistics(gaussian(0, 2)).save(tmp_path / path)
     with pytest.raises(ValueError, match="no embeddings to save"):
         Statistics().save(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"no \.npz file"):
         Statistics.load(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"no \.tfrecord file"):
         Statistics.load(tmp_path / "x.tfrecord")
-    with pytest.raises(ValueError, match="the number of embeddings, which is unknown: save an .npz file"):
+    with pytest.raises(ValueError, match=r"the number of embeddings, which is unknown: save an \.npz file"):
         Statistics.from_moments(np.zeros(128), np.eye(128)).save(tmp_path / "x.tfrecord")
     assert not list(tmp_path.iterdir())

@@ -324,13 +324,32 @@ def test_keras_file_in_another_process(tmp_path):
     waveform = np.random.default_rng(3).uniform(-0.5, 0.5, (1, 31_000)).astype("f")
     np.save(tmp_path / "waveform.npy", waveform)
     script = (
-        "import sys, numpy as np, tensorflow as tf, vggish_keras.model\n"
+        "import sys, numpy as np, tensorflow as tf, vggish_keras\n"
         "model = tf.keras.models.load_model(sys.argv[1] + '/vggish.keras')\n"
         "np.save(sys.argv[1] + '/got.npy', model(np.load(sys.argv[1] + '/waveform.npy')))"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True)
     expected = np.asarray(model(waveform))
     np.testing.assert_allclose(np.load(tmp_path / "got.npy"), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("imports", "keras_name"),
+    [
+        (["vggish_keras", "KERAS"], "KERAS"),
+        (["KERAS", "vggish_keras"], "KERAS"),
+        (["vggish_keras", "tensorflow"], "tensorflow.keras"),
+        (["tensorflow", "vggish_keras"], "tensorflow.keras"),
+    ],
+)
+def test_importing_the_package_suffices_to_load_a_keras_model(tmp_path, imports, keras_name):
+    keras.Sequential([keras.Input((None,)), vk.LogMelExamples()]).save(tmp_path / "log_mel.keras")
+    package = "tf_keras" if keras.__version__.startswith("2") else "keras"
+    load = f"model = {keras_name}.models.load_model(sys.argv[1])"
+    script = "; ".join(["import sys", *(f"import {name}" for name in imports), load, "print(model.output_shape)"])
+    command = [sys.executable, "-c", script.replace("KERAS", package), tmp_path / "log_mel.keras"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output == "(None, None, 96, 64)\n"
 
 
 def test_clone_starts_from_random_weights(vggish):

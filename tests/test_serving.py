@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
+from tests import documentation
 from tests.published import assert_close
 from tests.serving import Served, grpc, grpc_server, predict_pb2, rest_server
 
@@ -369,10 +370,10 @@ def test_readme_of_serving(url):
     assert [len(rows) for rows in names["embeddings"]] == [3, 1]
 
 
-def test_commands_of_the_main_readme(run, recordings):
-    readme = (SERVING.parent.parent / "README.md").read_text()
+def test_commands_of_the_documentation(run, recordings):
+    page = documentation.read("docs/exported_models.md")
     command = f"python export/serving/{run.client}_client.py "
-    (line,) = (line for line in readme.splitlines() if line.startswith(command))
+    (line,) = (line for line in page.splitlines() if line.startswith(command))
     shutil.copy(recordings[0], "recording.wav")
     status, output, errors = run(*shlex.split(line.removeprefix(command)))
     assert (status, errors) == (0, "")

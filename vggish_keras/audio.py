@@ -71,7 +71,7 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
         TypeError: The source is not a path, file, array or dictionary, or the array's dtype is not supported.
     """
     check_channels(channels)
-    if hasattr(source, "__array__"):
+    if hasattr(source, "__array__") and not isinstance(source, str):  # NumPy's strings are both
         if sample_rate is None:
             raise ValueError("an array needs a sample_rate")
         return Audio(check_sample_rate(sample_rate), mono_blocks(_split(np.asarray(source)), channels=channels))

@@ -428,9 +428,10 @@ def embed(
         "channels": channels,
         "pca_params": pca_params,
     }
-    return _embedder(**options).embed(source, sample_rate)
+    return shared_embedder(**options).embed(source, sample_rate)
 
 
 @functools.lru_cache(maxsize=1)
-def _embedder(**options: Any) -> Embedder:
+def shared_embedder(**options: Any) -> Embedder:
+    """Returns an `Embedder` that is kept for the next call with the same options."""
     return Embedder(**options)

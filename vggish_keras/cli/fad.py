@@ -36,7 +36,12 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
 @click.command(short_help="Compare sets of recordings.")
 @click.argument("baseline", type=click.Path())
 @click.argument("evaluated", nargs=-1, type=click.Path())
-@click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Save the statistics of BASELINE (.npz, or .tfrecord as google-research does).")
+@click.option(
+    "--save",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Save the statistics of BASELINE (.npz, or .tfrecord as google-research does).",
+)
 @click.option(
     "--per-recording",
     "ranking",
