@@ -31,7 +31,7 @@ from vggish_keras.engines import Dtype
 SECONDS = 10
 EXAMPLES_PER_FILE = 10
 ROUNDS = 3
-REPEATS = 5
+REPEATS = 2
 """How often the files are embedded in a run that is compared with the network: longer than the start of readers."""
 BOUNDS = {
     ("float32", 16_000): "0.97",

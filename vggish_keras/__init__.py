@@ -8,7 +8,7 @@ import lazy_loader
 
 from vggish_keras._registration import register_layers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The public names are listed once, in __init__.pyi.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
