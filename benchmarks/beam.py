@@ -73,7 +73,7 @@ def main() -> None:
 
         def embed(clips: str) -> tuple[float, float]:
             output = folder / f"embed-{clips}.tfrecord"
-            return run([COMMAND, "embed", folder / clips, "-o", output, "--weights", model, "--quiet"])
+            return run([COMMAND, "embed", folder / clips, "-o", output, "--weights", model, "--quiet", "--overwrite"])
 
         def beam(clips: str) -> tuple[float, float]:
             for old in folder.glob(f"beam-{clips}*"):
@@ -85,8 +85,8 @@ def main() -> None:
         peaks: dict[str, list[float]] = {"embed": [], "beam": []}
         for _ in range(arguments.rounds):
             taken = {(command, clips): command(clips) for clips in ("few", "all") for command in (embed, beam)}
-            counted = {clips: sum(map(examples, folder.glob(f"embed-{clips}*"))) for clips in ("few", "all")}
-            assert counted["all"] == sum(map(examples, folder.glob("beam-all*")))
+            counted = {clips: sum(map(examples, folder.glob(f"embed-{clips}*.tfrecord"))) for clips in ("few", "all")}
+            assert counted["all"] == sum(map(examples, folder.glob("beam-all*.tfrecord")))
             for command in (embed, beam):
                 seconds = taken[command, "all"][0] - taken[command, "few"][0]
                 rates[command.__name__].append((counted["all"] - counted["few"]) / seconds)

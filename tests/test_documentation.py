@@ -71,9 +71,12 @@ def test_readme_is_short():
 
 
 PAGES = [page for page in documentation.PAGES if any(block.name for block in documentation.blocks(page))]
+SLOW = ("README.md", "docs/exported_models.md", "docs/fine_tuning.md")  # train or export the whole network
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES]
+)
 def test_blocks_of_a_page_run_in_order(page, folder, exported, small_classifier, slim, capsys):
     """From top to bottom, as a reader runs them."""
     if page == "docs/classifiers.md":
@@ -217,6 +220,12 @@ def check_classifiers(names, output, slim):
     assert Path("labels.csv").exists()
 
 
+def check_exploring(names, output, slim):
+    for path in ("corpus.html", "generated.html"):
+        assert "recording.wav" in Path(path).read_text()
+    assert Path("similar.csv").read_text().count("\n") == 3
+
+
 def check_frechet(names, output, slim):
     assert names["result"].value > 0
     assert Path("ranking.csv").exists()
@@ -235,6 +244,7 @@ CHECKS = {
     "docs/corpus.md": check_corpus,
     "docs/embedding.md": check_embedding,
     "docs/exported_models.md": check_exported_models,
+    "docs/exploring.md": check_exploring,
     "docs/fine_tuning.md": check_fine_tuning,
     "docs/frechet_audio_distance.md": check_frechet,
     "docs/getting_started.md": check_getting_started,

@@ -66,6 +66,19 @@ def test_parquet(tmp_path, several):
     )
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+def test_an_iterator_is_written_as_a_list_is(tmp_path, several, suffix):
+    embedding_files.write(tmp_path / f"list{suffix}", several)
+    embedding_files.write(tmp_path / f"iterator{suffix}", iter(several))
+    assert (tmp_path / f"iterator{suffix}").read_bytes() == (tmp_path / f"list{suffix}").read_bytes()
+
+
+def test_npz_without_recordings(tmp_path):
+    with pytest.raises(ValueError, match=r"an \.npz file needs at least one recording"):
+        embedding_files.write(tmp_path / "x.npz", [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "vggish\[parquet\]"'):

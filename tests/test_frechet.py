@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_statistics_are_taken_off_again():
             both -= other
 
 
+def test_memory_does_not_grow_with_the_corpus():
+    rows = gaussian(0, 10).astype(np.float32)
+    tracemalloc.start()
+    added = Statistics()
+    for index in range(50_000):
+        added.add(rows + np.float32(index), f"{index}.wav")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (added.n, added.recordings) == (500_000, 50_000)
+    assert peak < 10e6
+
+
 def test_saved_statistics_keep_everything(tmp_path):
     rows = gaussian(0, 500).astype(np.float32)
     rows[:20] = rows[0]
@@ -355,7 +368,7 @@ def test_ten_thousand_recordings_are_ranked_quickly():
     baseline = statistics(gaussian(1, 1_000))
     start = time.perf_counter()
     rank_recordings(baseline, evaluated)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 2
 
 
 # === Kernel distance ===

@@ -194,6 +194,7 @@ def test_whole_network(slim, vggish, sounds, tmp_path):
     assert embedder.options["weights"] == vk.Embedder(slim.v2).options["weights"]
 
 
+@pytest.mark.slow
 def test_verification_script(slim, vggish, pca_params, tmp_path):
     path = vk.export_onnx(vggish, tmp_path / "vggish.onnx", "quantized", pca_params=pca_params)
     np.savez(tmp_path / "pca.npz", **pca_params)

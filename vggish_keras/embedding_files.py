@@ -90,11 +90,12 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
 
     Args:
         path: The .npz, .csv or .parquet file. An existing file is replaced.
-        recordings: Names and embeddings, at least one; iterated several times.
+        recordings: Names and embeddings, at least one. A collection is iterated several times; an iterator is first
+            read into memory.
         options: How the embeddings were made, such as `Embedder.options`: a mapping of values that JSON can represent.
 
     Raises:
-        ValueError: The suffix is unknown, or the folder does not exist.
+        ValueError: The suffix is unknown, the folder does not exist, or an .npz file would have no recordings.
         ImportError: A .parquet file without pyarrow.
         OSError: The file cannot be written.
 
@@ -104,6 +105,8 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
         >>> embedding_files.write("x.npz", [("recording.wav", embeddings)], {"hop_seconds": 0.96})
     """
     path = check_path(path)
+    if iter(recordings) is recordings:
+        recordings = list(recordings)
     text = None if options is None else json.dumps(options)
     if file_suffix(path) == ".csv":
         _write_csv(path, recordings, text)
@@ -173,23 +176,58 @@ def read(path: PathLike) -> Iterator[tuple[str, Embeddings]]:
         a.wav Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
         b.wav Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])
     """
-    path = Path(path)
-    if file_suffix(path) not in _CHUNK_READERS:
-        raise ValueError(_unknown_format(path, SUFFIXES))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    runs = (run for chunk in _CHUNK_READERS[file_suffix(path)](path) for run in _runs(chunk))
+    runs = (run for chunk in read_chunks(path) for run in _runs(chunk))
     for name, parts in itertools.groupby(runs, operator.attrgetter("name")):
         times, values = zip(*((part.times, part.values) for part in parts), strict=True)
         yield name, Embeddings(np.concatenate(times), np.concatenate(values))
 
 
-class _Chunk(NamedTuple):
-    """Successive rows of a file."""
+class Chunk(NamedTuple):
+    """Successive rows of a file.
+
+    Attributes:
+        names: The recording of each row.
+        times: float64 [n]: the start of each example in seconds.
+        values: [n, 128]: the embeddings.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embedding_files.Chunk(["x.wav"], np.zeros(1), np.zeros((1, 128))).values.shape
+        (1, 128)
+    """
 
     names: Sequence[str]
     times: NDArray[np.float64]
     values: NDArray[Any]
+
+
+def read_chunks(path: PathLike) -> Iterator[Chunk]:
+    """As `read`, but yields many rows at a time, of several recordings.
+
+    Args:
+        path: A file written by `write`.
+
+    Yields:
+        Successive rows. A recording may continue in the next chunk.
+
+    Raises:
+        FileNotFoundError: As in `read`.
+        ValueError: As in `read`.
+        ImportError: As in `read`.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
+        >>> embedding_files.write("x.csv", [("a.wav", embeddings), ("b.wav", embeddings)])
+        >>> [len(chunk.names) for chunk in embedding_files.read_chunks("x.csv")]
+        [4]
+    """
+    path = Path(path)
+    if file_suffix(path) not in _CHUNK_READERS:
+        raise ValueError(_unknown_format(path, SUFFIXES))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    yield from _CHUNK_READERS[file_suffix(path)](path)
 
 
 class _Run(NamedTuple):
@@ -200,7 +238,7 @@ class _Run(NamedTuple):
     values: NDArray[Any]
 
 
-def _runs(chunk: _Chunk) -> Iterator[_Run]:
+def _runs(chunk: Chunk) -> Iterator[_Run]:
     start = 0
     for name, rows in itertools.groupby(chunk.names):
         stop = start + sum(1 for _ in rows)
@@ -315,6 +353,8 @@ def _check_npz(path: PathLike, arrays: Mapping[str, _npz.ArrayHeader]) -> None:
 def _write_npz(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
     # Equivalent to np.savez, but one recording at a time.
     counts = [(name, *embeddings.values.shape, embeddings.values.dtype) for name, embeddings in recordings]
+    if not counts:
+        raise ValueError("an .npz file needs at least one recording")
     rows = sum(count for _, count, _, _ in counts)
     size, dtype = counts[0][2:]
     names = np.dtype(f"<U{max(len(name) for name, *_ in counts)}")
@@ -357,11 +397,11 @@ def _read_npz_rows(path: Path) -> Rows:
     return Rows(arrays["files"].tolist() if "files" in arrays else [""] * len(times), times, dtype)
 
 
-def _read_npz_chunks(path: Path) -> Iterator[_Chunk]:
+def _read_npz_chunks(path: Path) -> Iterator[Chunk]:
     arrays = _npz.read_npz(path, _NPZ_ARRAYS, functools.partial(_check_npz, path))
     times = arrays["times"]
     names = arrays["files"].tolist() if "files" in arrays else [""] * len(times)
-    yield _Chunk(names, times, arrays["values"])
+    yield Chunk(names, times, arrays["values"])
 
 
 # === .csv ===
@@ -428,7 +468,7 @@ def _read_csv_rows(path: Path) -> Rows:
     return Rows(files, times, None)
 
 
-def _read_csv_chunks(path: Path) -> Iterator[_Chunk]:
+def _read_csv_chunks(path: Path) -> Iterator[Chunk]:
     dtype = embedding_dtype(read_options(path).get("postprocess"))
     lines = _read_csv_lines(path)
     while rows := list(itertools.islice(lines, _CSV_ROWS)):
@@ -436,7 +476,7 @@ def _read_csv_chunks(path: Path) -> Iterator[_Chunk]:
             numbers = np.array([row[1:] for row in rows]).astype(np.float64)
         except ValueError as error:
             raise _not_csv(path, error) from error
-        yield _Chunk([row[0] for row in rows], numbers[:, 0], numbers[:, 1:].astype(dtype))
+        yield Chunk([row[0] for row in rows], numbers[:, 0], numbers[:, 1:].astype(dtype))
 
 
 # === .parquet ===
@@ -520,14 +560,14 @@ def _read_parquet_rows(path: Path) -> Rows:
         raise ValueError(f"{path} is not a Parquet file of embeddings: {error_message(error)}") from error
 
 
-def _read_parquet_chunks(path: Path) -> Iterator[_Chunk]:
+def _read_parquet_chunks(path: Path) -> Iterator[Chunk]:
     pyarrow = _pyarrow()
     try:
         columns = ["file", "time", "embedding"]
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_PER_GROUP, columns=columns):
             names, times, embeddings = (batch.column(name) for name in columns)
             values = embeddings.flatten().to_numpy(zero_copy_only=False).reshape(len(names), params.EMBEDDING_SIZE)
-            yield _Chunk(names.to_pylist(), times.to_numpy(zero_copy_only=False), values)
+            yield Chunk(names.to_pylist(), times.to_numpy(zero_copy_only=False), values)
     except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is not a Parquet file of embeddings: {error_message(error)}") from error
 
@@ -547,7 +587,7 @@ _ROWS_READERS: dict[str, Callable[[Path], Rows]] = {
     ".csv": _read_csv_rows,
     ".parquet": _read_parquet_rows,
 }
-_CHUNK_READERS: dict[str, Callable[[Path], Iterator[_Chunk]]] = {
+_CHUNK_READERS: dict[str, Callable[[Path], Iterator[Chunk]]] = {
     ".npz": _read_npz_chunks,
     ".csv": _read_csv_chunks,
     ".parquet": _read_parquet_chunks,

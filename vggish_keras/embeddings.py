@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras import params
 from vggish_keras._errors import counted
 
 if TYPE_CHECKING:
@@ -75,3 +76,29 @@ class Embeddings:
 def embedding_dtype(postprocess: str | None) -> Literal["float32", "uint8"]:
     """The dtype of embeddings: "uint8" if they are quantized, else "float32"."""
     return "uint8" if postprocess == "quantized" else "float32"
+
+
+def to_floats(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns embeddings as float32; 8-bit levels as the values in [-2, 2] that they stand for."""
+    if values.dtype != np.uint8:
+        return values.astype(np.float32, copy=False)
+    step = (params.QUANTIZE_MAX - params.QUANTIZE_MIN) / 255
+    return values.astype(np.float32) * np.float32(step) + np.float32(params.QUANTIZE_MIN)
+
+
+def check_kind(values: NDArray[Any], is_quantized: bool | None, name: str) -> bool:
+    """Returns whether embeddings are 8-bit levels; raises a ValueError if they should be of the other kind.
+
+    Args:
+        values: The embeddings.
+        is_quantized: The expected kind; None for either.
+        name: Whose embeddings they are, for the message.
+    """
+    found = values.dtype == np.uint8
+    if is_quantized is not None and found != is_quantized:
+        kinds = ("floats", "8-bit PCA embeddings")
+        raise ValueError(
+            f"8-bit PCA embeddings and floats are in different spaces: expected {kinds[is_quantized]}, got "
+            f"{kinds[found]} of {name}"
+        )
+    return found

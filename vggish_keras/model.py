@@ -91,7 +91,7 @@ def VGGish(
     Returns:
         A Keras model whose output is [batch, n, 128], or [batch, 128] with `pooling` or for "examples": float32
         before any activation, or uint8 if quantized. A process that loads it from a `.keras` file must import
-        `vggish_keras.model` first, which registers the layers.
+        `vggish_keras`, which registers the layers.
 
     Raises:
         ValueError: An invalid argument, or weights that do not fit or are not finite.

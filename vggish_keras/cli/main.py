@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vggish_keras import __version__
-from vggish_keras.cli import beam, check, demo, embed, export, fad, plot, predict, show, weights
+from vggish_keras.cli import beam, check, demo, embed, explore, export, fad, plot, predict, search, show, weights
 from vggish_keras.cli.errors import describe_error
 from vggish_keras.cli.log import verbose_option
 
@@ -56,6 +56,8 @@ for _command in (
     weights.weights,
     plot.plot,
     fad.fad,
+    search.search,
+    explore.explore,
     beam.beam,
 ):
     main.add_command(_command)

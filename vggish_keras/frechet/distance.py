@@ -326,7 +326,7 @@ class RecordingFad(NamedTuple):
     influence: float | None
 
 
-_BATCH_SIZE = 16
+_BATCH_SIZE = 32
 """Recordings of one length that are compared at a time."""
 
 
@@ -462,8 +462,19 @@ class _Influence:
         rest = np.empty((b, len(self._weights), k, k))
         rest[..., rows, columns] = rest[..., columns, rows] = -upper.reshape(b, len(rows), -1).swapaxes(1, 2)
         rest += np.eye(k)
-        lost: NDArray[np.float64] = -np.linalg.slogdet(rest).logabsdet @ self._weights
+        lost: NDArray[np.float64] = -_log_determinants(rest) @ self._weights
         return lost
+
+
+def _log_determinants(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithms of the determinants of positive matrices [.., k, k], some of which rounding may have spoiled."""
+    logarithms: NDArray[np.float64]
+    try:
+        diagonals = np.diagonal(np.linalg.cholesky(matrices), axis1=-2, axis2=-1)
+        logarithms = 2 * np.log(diagonals).sum(axis=-1)
+    except np.linalg.LinAlgError:
+        logarithms = np.linalg.slogdet(matrices).logabsdet
+    return logarithms
 
 
 # === Kernel distance ===

@@ -1,0 +1,116 @@
+"""The command `search`."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import counted
+from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._validation import file_suffix
+from vggish_keras.cli.options import channels_option, dtype_option, pca_option, weights_option
+from vggish_keras.cli.streams import DASH
+from vggish_keras.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vggish_keras.embedder import Embedder
+    from vggish_keras.similarity import Match
+
+
+@click.command(short_help="Find the recordings most similar to a sound.")
+@click.argument("query", type=click.Path())
+@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.option(
+    "-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Number of recordings to find."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="A .csv file for the result, or - for standard output.  [default: print a table]",
+)
+@click.option(
+    "--index",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .usearch file that makes searches in millions of embeddings fast; made if it does not exist. It may miss "
+    "some recordings.",
+)
+@weights_option
+@dtype_option
+@channels_option
+@pca_option
+def search(query: str, embeddings: Path, number: int, output: str | None, index: Path | None, **options: Any) -> None:
+    """Find the recordings in EMBEDDINGS that are most similar to QUERY, a recording.
+
+    EMBEDDINGS are a folder, or an .npz, .csv or .parquet file, written by vggish embed with the same weights. The query
+    is embedded as they were. Each recording is represented by its most similar example: the result holds its start in
+    seconds, and the cosine of the angle between its embedding and the mean embedding of the query.
+    """
+    from vggish_keras import corpus, embedding_files
+    from vggish_keras.similarity import search as find
+
+    if output not in (None, DASH) and (file_suffix(str(output)) != ".csv" or not Path(str(output)).parent.is_dir()):
+        raise click.UsageError(f"expected a .csv file in an existing folder, or - for standard output, got {output}")
+    if not Path(query).is_file():
+        raise click.ClickException(f"no audio file at {query}")
+    saved = (corpus.read_folder_options(embeddings) or {}) if embeddings.is_dir() else None
+    saved = embedding_files.read_options(embeddings) if saved is None else saved
+    embedder = _open_embedder(saved, embeddings, options)
+    matches = find(embedder.embed(query), embeddings, number, index)
+    if output is None:
+        _print(matches)
+    elif output == DASH:
+        click.echo(_format(matches), nl=False)
+    else:
+        with atomic_write(Path(output)) as partial:
+            partial.write_bytes(_format(matches))
+        click.echo(f"{output}: {counted(len(matches), 'recording')}", err=True)
+
+
+def _open_embedder(saved: "Mapping[str, Any]", path: Path, options: dict[str, Any]) -> "Embedder":
+    """Opens the embedder that made the saved embeddings; raises a ValueError for one with different weights."""
+    from vggish_keras.exported_options import needs_tensorflow
+
+    if needs_tensorflow(options["weights"]):
+        load_tensorflow(options["dtype"])
+    from vggish_keras.embedder import Embedder
+
+    kept = {name: saved[name] for name in ("hop_seconds", "padding", "postprocess") if name in saved}
+    embedder = Embedder(**kept, **options)
+    weights = saved.get("weights")
+    if weights is None:
+        click.echo(f"Warning: {path} does not state its weights, so they may differ from those of the query", err=True)
+    elif weights != embedder.options["weights"]:
+        raise ValueError(f"{path} was made with weights {weights}, the query with {embedder.options['weights']}")
+    return embedder
+
+
+def _format(matches: "Sequence[Match]") -> bytes:
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(["file", "time", "similarity"])
+    rows.writerows([match.recording, f"{match.time:.9g}", f"{match.similarity:.9g}"] for match in matches)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _printable(name: str) -> str:
+    """The name without bytes that a terminal would act on, or cannot show."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _print(matches: "Sequence[Match]") -> None:
+    from rich.table import Table
+
+    table = Table("recording", "seconds", "similarity")
+    for match in matches:
+        table.add_row(_printable(match.recording), f"{match.time:.2f}", f"{match.similarity:.4f}")
+    print_table(table)

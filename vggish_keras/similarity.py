@@ -1,0 +1,230 @@
+"""Search saved embeddings for the recordings that are most similar to a sound."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vggish_keras import corpus, embedding_files, params
+from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import error_message
+from vggish_keras._validation import PathLike, file_suffix
+from vggish_keras.embedding_files import Chunk
+from vggish_keras.embeddings import Embeddings, check_kind, to_floats
+
+_INDEX_SUFFIX = ".usearch"
+_ROWS_PER_MATCH = 20
+"""Rows that are looked up in an index for each recording, because a recording has several."""
+_ROWS_PER_BLOCK = 32_768
+"""Rows that are compared at a time: 16 MB."""
+
+
+class Match(NamedTuple):
+    """A recording that a search found.
+
+    Attributes:
+        recording: Its name.
+        time: The start of its most similar example in seconds.
+        similarity: The cosine of the angle between this example's embedding and the query, at most 1.
+
+    Example:
+        >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.eye(2, 128, dtype=np.float32))
+        >>> vk.search(np.eye(1, 128, k=1), [("a.wav", embeddings)])
+        [Match(recording='a.wav', time=0.96, similarity=1.0)]
+    """
+
+    recording: str
+    time: float
+    similarity: float
+
+
+def search(
+    query: Embeddings | ArrayLike,
+    embeddings: PathLike | Iterable[tuple[str, Embeddings]],
+    n: int = 20,
+    index: PathLike | None = None,
+) -> list[Match]:
+    """Finds the recordings with the examples that are most similar to a sound.
+
+    Without an index, all embeddings are compared, in blocks. .csv and .parquet files and folders are searched in
+    bounded memory; an .npz file is loaded.
+
+    Args:
+        query: The embeddings of the sound [m, 128], whose mean is compared.
+        embeddings: A folder or file that `vggish embed` wrote, or pairs of a name and embeddings, of the same kind as
+            the query: floats, or 8 bits.
+        n: Number of recordings to return.
+        index: A .usearch file for searches in more embeddings than can be compared in a moment, which is made when it
+            does not exist. It needs usearch and a single file of embeddings, and may miss some recordings.
+
+    Returns:
+        The recordings, most similar first. Embeddings that are zero or not finite match nothing.
+
+    Raises:
+        FileNotFoundError: The folder or file does not exist.
+        ValueError: The query is not a finite set of embeddings or its mean is zero, it is of a different kind, `n` is
+            not positive, a file is damaged or contains no embeddings, or the index is not one of this file.
+        ImportError: A .parquet file without pyarrow, or an index without usearch.
+
+    Example:
+        >>> from vggish_keras import embedding_files
+        >>> tone = vk.embed("recording.wav", weights=None)  # random weights, to be quick
+        >>> noise = vk.embed(np.random.default_rng(0).uniform(-1, 1, 32_000), 16_000, weights=None)
+        >>> embedding_files.write("corpus.npz", [("tone.wav", tone), ("noise.wav", noise)])
+        >>> [match.recording for match in vk.search(noise, "corpus.npz")]
+        ['noise.wav', 'tone.wav']
+    """
+    if n < 1:
+        raise ValueError(f"n must be a positive number of recordings, got {n}")
+    values = query.values if isinstance(query, Embeddings) else np.asarray(query)
+    direction, is_quantized = _direction(values), values.dtype == np.uint8
+    if index is not None:
+        return _search_index(direction, is_quantized, embeddings, n, Path(index))
+    best: dict[str, Match] = {}
+    for chunk in _chunks(embeddings):
+        if len(chunk.names) == 0:
+            continue
+        check_kind(chunk.values, is_quantized, chunk.names[0])
+        for match in _best_of_chunk(chunk, direction, n):
+            if match.recording not in best or match.similarity > best[match.recording].similarity:
+                best[match.recording] = match
+        best = {match.recording: match for match in _top(best.values(), n)}
+    return list(best.values())
+
+
+def _top(matches: Iterable[Match], n: int) -> list[Match]:
+    return sorted(matches, key=lambda match: (-match.similarity, match.recording))[:n]
+
+
+def _direction(query: NDArray[Any]) -> NDArray[np.float32]:
+    if query.ndim != 2 or query.shape[1] != params.EMBEDDING_SIZE or len(query) == 0:
+        raise ValueError(f"expected embeddings [n, {params.EMBEDDING_SIZE}] of a query, got {list(query.shape)}")
+    mean = to_floats(query).mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(mean)
+    if not np.isfinite(length) or length == 0:
+        raise ValueError("the mean of the query's embeddings must be finite and not zero")
+    direction: NDArray[np.float32] = (mean / length).astype(np.float32)
+    return direction
+
+
+def _chunks(embeddings: PathLike | Iterable[tuple[str, Embeddings]]) -> Iterator[Chunk]:
+    if not isinstance(embeddings, (str, os.PathLike)):
+        yield from _join(embeddings)
+        return
+    path = Path(embeddings)
+    if not path.is_dir():
+        yield from embedding_files.read_chunks(path)
+        return
+    files = corpus.find_embeddings(path)
+    if not files:
+        raise ValueError(f"{path} contains no embeddings")
+    for file in files:
+        yield from embedding_files.read_chunks(file)
+
+
+def _join(recordings: Iterable[tuple[str, Embeddings]]) -> Iterator[Chunk]:
+    """Joins recordings, because a call of NumPy takes as long for one row as for a hundred."""
+    parts: list[tuple[str, Embeddings]] = []
+    rows = 0
+    for recording in itertools.chain(recordings, [None]):
+        if parts and (recording is None or rows >= _ROWS_PER_BLOCK):
+            lengths = [len(embeddings) for _, embeddings in parts]
+            for name, embeddings in parts:
+                check_kind(embeddings.values, parts[0][1].values.dtype == np.uint8, name)
+            times, values = (np.concatenate(arrays) for arrays in zip(*(part for _, part in parts), strict=True))
+            yield Chunk(np.repeat([name for name, _ in parts], lengths).tolist(), times, values)
+            parts, rows = [], 0
+        if recording is not None:
+            parts.append(recording)
+            rows += len(recording[1])
+
+
+def _best_of_chunk(chunk: Chunk, direction: NDArray[np.float32], n: int) -> Iterator[Match]:
+    """The best example of each of the `n` best recordings."""
+    similarities = np.concatenate(
+        [
+            _similarities(chunk.values[start : start + _ROWS_PER_BLOCK], direction)
+            for start in range(0, len(chunk.values), _ROWS_PER_BLOCK)
+        ]
+    )
+    names = np.asarray(chunk.names)
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))
+    highest = np.maximum.reduceat(similarities, starts)
+    ends = np.append(starts[1:], len(names))
+    found: set[str] = set()  # the rows of a recording need not follow each other
+    for run in np.argsort(-highest, kind="stable"):
+        name = str(chunk.names[starts[run]])
+        if len(found) == n or highest[run] == -np.inf:
+            return
+        if name not in found:
+            found.add(name)
+            row = starts[run] + int(np.argmax(similarities[starts[run] : ends[run]]))
+            yield Match(name, float(chunk.times[row]), min(float(highest[run]), 1.0))
+
+
+def _similarities(values: NDArray[Any], direction: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosine of each row; -inf for rows that are zero or not finite."""
+    rows = to_floats(values)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        similarities: NDArray[np.float32] = (rows @ direction) / np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    similarities[~np.isfinite(similarities)] = -np.inf
+    return similarities
+
+
+# === Index ===
+
+
+def _search_index(
+    direction: NDArray[np.float32], is_quantized: bool, embeddings: Any, n: int, path: Path
+) -> list[Match]:
+    """Searches an index whose keys are the numbers of the rows of a file."""
+    if not isinstance(embeddings, (str, os.PathLike)) or Path(embeddings).is_dir():
+        raise ValueError(f"an index needs a single file of embeddings, got {embeddings}")
+    if file_suffix(path) != _INDEX_SUFFIX:
+        raise ValueError(f"expected a {_INDEX_SUFFIX} file, got {path}")
+    first = next(embedding_files.read_chunks(embeddings))
+    check_kind(first.values, is_quantized, str(embeddings))
+    rows, index = embedding_files.read_rows(embeddings), _open_index(path, Path(embeddings))
+    count, best = n * _ROWS_PER_MATCH, dict[str, Match]()
+    while True:
+        found = index.search(direction, min(count, len(index)))
+        for key, distance in zip(found.keys.tolist(), found.distances.tolist(), strict=True):
+            match = Match(str(rows.files[key]), float(rows.times[key]), min(1 - distance, 1.0))
+            best.setdefault(match.recording, match)
+        if len(best) >= n or count >= len(index):
+            return _top(best.values(), n)
+        count *= 4  # the rows found are those of few long recordings
+
+
+def _open_index(path: Path, embeddings: Path) -> Any:
+    try:
+        from usearch.index import Index
+    except ModuleNotFoundError as error:
+        raise ImportError('an index needs usearch: pip install "vggish[index]"') from error
+    if not path.exists():
+        _make_index(Index(ndim=params.EMBEDDING_SIZE, metric="cos", dtype="f32"), path, embeddings)
+    if path.stat().st_mtime_ns < embeddings.stat().st_mtime_ns:
+        raise ValueError(f"{path} is older than {embeddings}: delete it, and the next search makes it anew")
+    try:
+        index = Index.restore(path, view=True)
+    except Exception as error:  # usearch raises its own
+        raise ValueError(f"{path} is not an index: {error_message(error)}") from error
+    if index is None or index.ndim != params.EMBEDDING_SIZE:
+        raise ValueError(f"{path} is not an index of embeddings")
+    return index
+
+
+def _make_index(index: Any, path: Path, embeddings: Path) -> None:
+    row = 0
+    for chunk in embedding_files.read_chunks(embeddings):
+        for start in range(0, len(chunk.values), _ROWS_PER_BLOCK):
+            rows = to_floats(chunk.values[start : start + _ROWS_PER_BLOCK])
+            matching = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))
+            index.add(row + matching, rows[matching])
+            row += len(rows)
+    with atomic_write(path) as partial:
+        index.save(partial)
