@@ -33,7 +33,7 @@ class Predictions:
         scores: float32 [n, classes], as the classifier computes them: probabilities after a softmax or sigmoid.
         class_names: The classes in the order of their scores.
 
-    Example:
+    Examples:
         >>> scores = np.array([[0.9, 0.0, 0.1], [0.2, 0.3, 0.5]], np.float32)
         >>> predictions = vk.Predictions(np.array([0.0, 0.96]), scores, ("rain", "wind", "birds"))
         >>> for time, label, score in predictions.top(2):
@@ -90,7 +90,7 @@ class Classifier:
         FileNotFoundError: The classifier does not exist.
         RuntimeError: Here or while predicting: this process was forked after TensorFlow ran, and would hang.
 
-    Example:
+    Examples:
         >>> scores = tf.keras.layers.Dense(2, activation="softmax")(model.output)
         >>> tf.keras.Model(model.input, scores).save("classifier.keras")
         >>> classifier = vk.Classifier("classifier.keras", class_names=["rain", "birds"])

@@ -100,7 +100,7 @@ def waveform_dataset(
         ValueError: An argument is invalid, a class has no audio files, a label is unknown, a file cannot be read, or
             the subset is empty.
 
-    Example:
+    Examples:
         >>> files = ["recording.wav", "recording.wav"]
         >>> dataset = vk.waveform_dataset(files, labels=["birds", "rain"], seconds=1.0, crop="start")
         >>> dataset.class_names

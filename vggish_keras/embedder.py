@@ -79,7 +79,7 @@ class Embedder:
         FileNotFoundError: The weights do not exist, or the published ones are not available.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
 
-    Example:
+    Examples:
         >>> embedder = vk.Embedder(weights=None, hop_seconds=0.5)  # random weights, to be quick
         >>> embeddings = embedder.embed(np.zeros(40_000, np.float32), sample_rate=16_000)
         >>> embeddings.values.shape
@@ -165,7 +165,7 @@ class Embedder:
             ValueError: An invalid sample rate; or, while reading, an invalid block.
             TypeError: While reading, bytes or a dtype that cannot be audio.
 
-        Example:
+        Examples:
             >>> blocks = (np.zeros(4_410, np.int16) for _ in range(30))
             >>> for part in embedder.stream(blocks, sample_rate=44_100):
             ...     print(part.times, part.values.shape)
@@ -198,7 +198,7 @@ class Embedder:
         Yields:
             Each path, in order, with its embeddings or with the exception that explains their absence.
 
-        Example:
+        Examples:
             >>> for path, result in embedder.embed_many(["recording.wav", "missing.wav"]):
             ...     print(path, result if isinstance(result, Exception) else result.values.shape)
             recording.wav (3, 128)
@@ -234,7 +234,7 @@ class Embedder:
             Each path, in order: with parts of its embeddings, as soon as a batch is complete; and then once with None,
             or with the exception that explains why the recording ends early or has no embeddings.
 
-        Example:
+        Examples:
             >>> for path, result in embedder.stream_many(["recording.wav"]):
             ...     print(path, None if result is None else result.times)
             recording.wav [0.   0.96 1.92]
@@ -411,7 +411,7 @@ def embed(
         ValueError: As in `Embedder` and `Embedder.embed`.
         TypeError: As in `Embedder.embed`, or `pca_params` is not a path.
 
-    Example:
+    Examples:
         >>> embeddings = vk.embed("recording.wav", weights=None)  # random weights, to be quick
         >>> embeddings.times
         array([0.  , 0.96, 1.92])

@@ -99,7 +99,7 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
         ImportError: A .parquet file without pyarrow.
         OSError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.npz", [("recording.wav", embeddings)], {"hop_seconds": 0.96})
@@ -133,7 +133,7 @@ def read_npz(path: PathLike, recording: str | None = None) -> Embeddings:
         ValueError: The file is damaged, is not a file of embeddings, would decompress to far more than its size, does
             not contain the recording, or contains several and `recording` is None.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.npz", [("recording.wav", embeddings)])
@@ -167,7 +167,7 @@ def read(path: PathLike) -> Iterator[tuple[str, Embeddings]]:
         ValueError: The suffix is unknown, or the file is damaged or contains no embeddings.
         ImportError: A .parquet file without pyarrow.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.csv", [("a.wav", embeddings), ("b.wav", embeddings)])
@@ -190,7 +190,7 @@ class Chunk(NamedTuple):
         times: float64 [n]: the start of each example in seconds.
         values: [n, 128]: the embeddings.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embedding_files.Chunk(["x.wav"], np.zeros(1), np.zeros((1, 128))).values.shape
         (1, 128)
@@ -215,7 +215,7 @@ def read_chunks(path: PathLike) -> Iterator[Chunk]:
         ValueError: As in `read`.
         ImportError: As in `read`.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.csv", [("a.wav", embeddings), ("b.wav", embeddings)])
@@ -260,7 +260,7 @@ def read_options(path: PathLike) -> dict[str, Any]:
         ValueError: The suffix is unknown, or the file is damaged.
         ImportError: A .parquet file without pyarrow.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.npz", [("recording.wav", embeddings)], {"hop_seconds": 0.96})
@@ -295,7 +295,7 @@ class Rows(NamedTuple):
         times: The start of each example in seconds.
         dtype: Dtype of the embeddings; None if the file does not say.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embedding_files.Rows(["x.wav"], [0.0], "float32").dtype
         'float32'
@@ -320,7 +320,7 @@ def read_rows(path: PathLike) -> Rows:
         ValueError: The suffix is unknown, or the file is damaged or contains no embeddings.
         ImportError: A .parquet file without pyarrow.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> embedding_files.write("x.npz", [("recording.wav", embeddings)])

@@ -24,7 +24,7 @@ class Embeddings:
         times: float64 [n], the start of each example in seconds.
         values: [n, 128], float32 or, if quantized, uint8.
 
-    Example:
+    Examples:
         >>> embeddings = vk.Embeddings(times=np.array([0.0, 0.96]), values=np.zeros((2, 128), np.float32))
         >>> embeddings
         Embeddings(2 examples, 0.0 to 0.96 s, float32 [2, 128])

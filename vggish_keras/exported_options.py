@@ -27,7 +27,7 @@ class ExportedOptions(NamedTuple):
         hop_seconds: Seconds from the start of an example to the start of the next.
         padding: "short", "valid" or "same", as in `VGGish`.
 
-    Example:
+    Examples:
         >>> from vggish_keras.exported_options import ExportedOptions
         >>> ExportedOptions(hop_seconds=0.48, padding="same").hop_seconds
         0.48
@@ -82,7 +82,7 @@ def read_options(path: PathLike) -> ExportedOptions | None:
         FileNotFoundError: The ONNX or LiteRT file does not exist.
         OSError: The file cannot be read.
 
-    Example:
+    Examples:
         >>> from vggish_keras.exported_options import read_options
         >>> path = vk.export_saved_model(model, "vggish/1")
         >>> read_options(path)

@@ -40,7 +40,7 @@ class LogMelExamples(keras.layers.Layer):
         ValueError: An invalid argument, or an input that is not [batch, samples].
         TypeError: Integer input: samples must be scaled to floats first.
 
-    Example:
+    Examples:
         >>> waveforms = np.random.default_rng(0).uniform(-1, 1, (2, 32_000)).astype("float32")
         >>> vk.LogMelExamples(hop_seconds=0.5)(waveforms).shape
         TensorShape([2, 3, 96, 64])

@@ -29,7 +29,7 @@ class HearModel(tf.Module):
         scene_embedding_size: The size of a scene embedding.
         timestamp_embedding_size: The size of a timestamp embedding.
 
-    Example:
+    Examples:
         >>> from vggish_keras import hear
         >>> hear.HearModel.sample_rate, hear.HearModel.scene_embedding_size
         (16000, 128)
@@ -64,7 +64,7 @@ def load_model(model_file_path: str = "") -> HearModel:
         FileNotFoundError: The file does not exist, or the published weights are not available.
         ValueError: The weights do not fit the model.
 
-    Example:
+    Examples:
         >>> from vggish_keras import hear
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
         >>> hear_model = hear.load_model("vggish.ckpt")
@@ -94,7 +94,7 @@ def get_timestamp_embeddings(
     Raises:
         ValueError: The shape of `audio` is invalid, or `hop_size` is not a multiple of 10.
 
-    Example:
+    Examples:
         >>> from vggish_keras import hear
         >>> hear_model = hear.HearModel(weights=None)  # random weights, to be quick
         >>> embeddings, timestamps = hear.get_timestamp_embeddings(np.zeros((1, 16_000)), hear_model, hop_size=500)
@@ -124,7 +124,7 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
     Raises:
         ValueError: The shape of `audio` is invalid.
 
-    Example:
+    Examples:
         >>> from vggish_keras import hear
         >>> hear_model = hear.HearModel(weights=None)  # random weights, to be quick
         >>> hear.get_scene_embeddings(np.zeros((2, 16_000)), hear_model).shape

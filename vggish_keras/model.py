@@ -100,7 +100,7 @@ def VGGish(
             used instead.
         RuntimeError: This process was forked after TensorFlow ran, and would hang.
 
-    Example:
+    Examples:
         >>> vggish = vk.VGGish(weights=None, padding="same", pooling="avg")  # random weights, to be quick
         >>> vggish(np.zeros((2, 32_000), np.float32)).shape
         TensorShape([2, 128])

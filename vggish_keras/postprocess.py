@@ -106,7 +106,7 @@ class Postprocess(keras.layers.Layer):
             available.
         ValueError: Parameters with unexpected names or shapes; or an input whose last axis is not 128.
 
-    Example:
+    Examples:
         >>> postprocess = vk.Postprocess({"pca_eigen_vectors": np.eye(128), "pca_means": np.zeros(128)})
         >>> np.asarray(postprocess(np.linspace(-2, 2, 128, dtype=np.float32)[np.newaxis]))[0, [0, 63, 127]]
         array([  0, 126, 255], dtype=uint8)
@@ -164,7 +164,7 @@ def dequantize(quantized: ArrayLike | tf.Tensor) -> NDArray[np.float32] | tf.Ten
     Returns:
         float32 of the same shape in [-2, 2], an array or a tensor like `quantized`.
 
-    Example:
+    Examples:
         >>> vk.records.dequantize(np.array([0, 255], np.uint8))
         array([-2.,  2.], dtype=float32)
     """

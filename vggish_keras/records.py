@@ -53,7 +53,7 @@ class Record(NamedTuple):
         labels: Class indices.
         embedding: uint8 [n, 128]; `dequantize` converts it to floats.
 
-    Example:
+    Examples:
         >>> embedding = np.zeros((10, 128), np.uint8)
         >>> record = vk.records.Record("clip", 30.0, 40.0, labels=(137,), embedding=embedding)
         >>> record.end_time_seconds - record.start_time_seconds
@@ -86,7 +86,7 @@ def read(paths: PathLike | Iterable[PathLike]) -> Iterator[Record]:
         ValueError: A file is damaged or truncated, or a record does not hold the embeddings of a clip. All records
             before the damage are yielded first.
 
-    Example:
+    Examples:
         >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
         >>> vk.records.write("clips.tfrecord", [record])
         >>> for record in vk.records.read("clips.tfrecord"):
@@ -264,7 +264,7 @@ def embedding_dataset(
             label that is not below `num_classes`.
         tf.errors.DataLossError: While iterating: a record does not match its checksum.
 
-    Example:
+    Examples:
         >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
         >>> vk.records.write("clips.tfrecord", [record])
         >>> dataset = vk.records.embedding_dataset("clips.tfrecord", num_classes=527)
@@ -323,7 +323,7 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
         ValueError: An embedding is not uint8 [n, 128].
         OSError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
         >>> vk.records.write("clips.tfrecord", [record])
         >>> len(list(vk.records.read("clips.tfrecord")))
@@ -350,7 +350,7 @@ def serialize(record: Record) -> bytes:
     Raises:
         ValueError: The embedding is not uint8 [n, 128].
 
-    Example:
+    Examples:
         >>> record = vk.records.Record("clip", 0.0, 10.0, labels=(137,), embedding=np.zeros((10, 128), np.uint8))
         >>> example = tf.train.SequenceExample.FromString(vk.records.serialize(record))
         >>> example.context.feature["labels"].int64_list.value[0]

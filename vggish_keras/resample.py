@@ -106,7 +106,7 @@ def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the waveform is a single number.
         TypeError: The waveform does not hold floats.
 
-    Example:
+    Examples:
         >>> second = np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)
         >>> vk.resample.resample(second, 44_100).shape
         (16000,)
@@ -143,7 +143,7 @@ def resample_blocks(
         ValueError: `sample_rate` is not a whole number from 1 to 768,000.
         TypeError: A block does not hold floats.
 
-    Example:
+    Examples:
         >>> stream = (np.zeros(1_000, np.float32) for _ in range(44))
         >>> sum(len(block) for block in vk.resample.resample_blocks(stream, 44_000))
         16000
@@ -214,7 +214,7 @@ class _Window:
 def load_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> NDArray[np.float32]:
     """Loads a recording as a mono waveform at 16 kHz, exactly as `Embedder` reads it.
 
-    Example:
+    Examples:
         >>> waveform = vk.load_audio("recording.wav")
         >>> waveform.shape, waveform.dtype  # 3 s
         ((48000,), dtype('float32'))
@@ -264,7 +264,7 @@ def read_waveform(
         ValueError: As in `load_audio`, at the start or while reading.
         TypeError: As in `load_audio`, at the start or while reading.
 
-    Example:
+    Examples:
         >>> blocks = list(vk.resample.read_waveform("recording.wav"))
         >>> np.concatenate(blocks).shape  # 3 s
         (48000,)

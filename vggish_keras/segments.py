@@ -11,7 +11,7 @@ _LABELS_HINT = "; to convert label names to indices, pass AudioSet's class_label
 class Segment(NamedTuple):
     """A line of a segment list: a section of a video, and its labels.
 
-    Example:
+    Examples:
         >>> from vggish_keras.segments import Segment
         >>> segment = Segment("--4gqARaEJE", 0.0, 10.0, labels=(69, 73))
         >>> segment.end_time_seconds - segment.start_time_seconds
@@ -40,7 +40,7 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
         FileNotFoundError: A file does not exist.
         ValueError: A line is malformed or has an unknown label.
 
-    Example:
+    Examples:
         >>> from vggish_keras.segments import read_segments
         >>> _ = Path("segments.csv").write_text('abc, 30.000, 40.000, "0,137"')
         >>> read_segments("segments.csv")["abc_30.000"]
@@ -84,7 +84,7 @@ def read_class_names(path: PathLike) -> list[str]:
         FileNotFoundError: The file does not exist.
         ValueError: A column is missing, or the indices are not 0, 1, 2 and so on.
 
-    Example:
+    Examples:
         >>> from vggish_keras.segments import read_class_names
         >>> _ = Path("class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
         >>> read_class_names("class_labels_indices.csv")

@@ -31,7 +31,7 @@ class Match(NamedTuple):
         time: The start of its most similar example in seconds.
         similarity: The cosine of the angle between this example's embedding and the query, at most 1.
 
-    Example:
+    Examples:
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.eye(2, 128, dtype=np.float32))
         >>> vk.search(np.eye(1, 128, k=1), [("a.wav", embeddings)])
         [Match(recording='a.wav', time=0.96, similarity=1.0)]
@@ -70,7 +70,7 @@ def search(
             not positive, a file is damaged or contains no embeddings, or the index is not one of this file.
         ImportError: A .parquet file without pyarrow, or an index without usearch.
 
-    Example:
+    Examples:
         >>> from vggish_keras import embedding_files
         >>> tone = vk.embed("recording.wav", weights=None)  # random weights, to be quick
         >>> noise = vk.embed(np.random.default_rng(0).uniform(-1, 1, 32_000), 16_000, weights=None)

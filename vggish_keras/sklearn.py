@@ -50,7 +50,7 @@ class VGGishTransformer(TransformerMixin, BaseEstimator):
         ValueError: In `transform`: an invalid argument, a recording that cannot be read, or one without an example
             under the padding "valid".
 
-    Example:
+    Examples:
         >>> from sklearn.linear_model import LogisticRegression
         >>> from sklearn.pipeline import make_pipeline
         >>> from vggish_keras.sklearn import VGGishTransformer
@@ -110,7 +110,7 @@ class VGGishTransformer(TransformerMixin, BaseEstimator):
             FileNotFoundError: As described above.
             ValueError: As described above.
 
-        Example:
+        Examples:
             >>> from vggish_keras.sklearn import VGGishTransformer
             >>> VGGishTransformer("max", weights=None).transform(["recording.wav"]).shape
             (1, 128)
@@ -147,7 +147,7 @@ class VGGishTransformer(TransformerMixin, BaseEstimator):
         Args:
             input_features: Ignored.
 
-        Example:
+        Examples:
             >>> from vggish_keras.sklearn import VGGishTransformer
             >>> VGGishTransformer().get_feature_names_out()[:2].tolist()
             ['embedding_0', 'embedding_1']

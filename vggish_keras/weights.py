@@ -170,7 +170,7 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
         ValueError: The file cannot be read, or tensors are missing, have unexpected shapes or dtypes or values that are
             not finite; or the model lacks layers. The message lists all problems.
 
-    Example:
+    Examples:
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
         >>> restored = vk.VGGish(weights=None)  # random weights, until the next line
         >>> vk.load_slim_checkpoint(restored, "vggish.ckpt")
@@ -224,7 +224,7 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
         ValueError: The model lacks layers, the format is unknown, or the path is a folder.
         OSError: The checkpoint cannot be written.
 
-    Example:
+    Examples:
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
         >>> len(tf.train.list_variables("vggish.ckpt"))
         18

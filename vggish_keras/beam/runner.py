@@ -46,7 +46,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
         FileExistsError: Records exist at the prefix.
         RuntimeError: The run failed.
 
-    Example:
+    Examples:
         >>> from apache_beam.options.pipeline_options import PipelineOptions
         >>> from vggish_keras import beam
         >>> options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
@@ -134,7 +134,7 @@ class Summary(NamedTuple):
         seconds: Seconds of audio read.
         left_out: Number of other files in the folders, by suffix.
 
-    Example:
+    Examples:
         >>> from vggish_keras import beam
         >>> summary = beam.Summary(recordings=2, failures=1, seconds=5.0, left_out={".txt": 1})
         >>> f"{summary.failures} of {summary.recordings + summary.failures} failed"
@@ -150,7 +150,7 @@ class Summary(NamedTuple):
 def summarize(result: PipelineResult) -> Summary:
     """Returns the counters of a finished pipeline.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)

@@ -68,7 +68,7 @@ class DecodedRecording(NamedTuple):
         hop_samples: Distance between examples, in samples at 16 kHz.
         segment: Its line of an AudioSet segment list.
 
-    Example:
+    Examples:
         >>> from vggish_keras import beam
         >>> recording = beam.DecodedRecording(num_examples=3, hop_samples=15_360, segment=None)
         >>> recording.hop_samples / 16_000
@@ -88,7 +88,7 @@ class Embedded(NamedTuple):
         hop_samples: Distance between examples, in samples at 16 kHz.
         segment: Its line of an AudioSet segment list.
 
-    Example:
+    Examples:
         >>> from vggish_keras import beam
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.zeros((2, 128), np.float32))
         >>> beam.Embedded(embeddings, hop_samples=15_360, segment=None).embeddings.values.shape
@@ -110,7 +110,7 @@ class Matched(NamedTuple):
         recordings: PCollection of `Recording`, each path once.
         failures: PCollection of `Failure`: recordings that are missing from the segment list.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
@@ -134,7 +134,7 @@ class MatchAudio(beam.PTransform):
     Output:
         `Matched`. A pattern that matches nothing raises ValueError when the pipeline runs.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
@@ -236,7 +236,7 @@ class Decoded(NamedTuple):
         recordings: PCollection of (path, `DecodedRecording`): recordings that were read to their ends.
         failures: PCollection of `Failure`: all others.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
@@ -267,7 +267,7 @@ class DecodeAudio(beam.PTransform):
     Raises:
         ValueError: An argument is invalid.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
@@ -360,7 +360,7 @@ class EmbedAudio(beam.PTransform):
     Output:
         PCollection of (path, `Embedded`).
 
-    Example:
+    Examples:
         >>> from vggish_keras import beam
         >>> embed = beam.EmbedAudio("vggish/1", postprocess="quantized")
     """
@@ -469,7 +469,7 @@ class WriteAudioSetRecords(beam.PTransform):
     Raises:
         ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> embeddings = vk.Embeddings(np.array([0.0]), np.zeros((1, 128), np.uint8))
@@ -515,7 +515,7 @@ class WriteParquet(beam.PTransform):
         ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
         ImportError: pyarrow is missing.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> embeddings = vk.Embeddings(np.array([0.0]), np.zeros((1, 128), np.float32))
@@ -564,7 +564,7 @@ class WriteFailures(beam.PTransform):
     Raises:
         ValueError: The prefix or, if it is relative, the working folder contains *, ? or [.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> Path("text.wav").write_text("no audio")
@@ -618,7 +618,7 @@ class WriteStatistics(beam.PTransform):
     Raises:
         ValueError: The suffix is not .npz.
 
-    Example:
+    Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> embeddings = vk.Embeddings(np.array([0.0, 0.96]), np.random.default_rng(0).normal(size=(2, 128)))
@@ -722,7 +722,7 @@ class EmbedCorpus(beam.PTransform):
         ValueError: An argument is invalid.
         FileNotFoundError: The weights do not exist on this machine, and the hop or the padding is None.
 
-    Example:
+    Examples:
         >>> from vggish_keras import beam
         >>> files = ["recording.wav"]
         >>> corpus = beam.EmbedCorpus(files, "x/corpus", weights="/vggish/1", hop_seconds=0.96, padding="valid")

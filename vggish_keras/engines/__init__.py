@@ -60,7 +60,7 @@ def open_engine(
         ImportError: The package that runs the file is not installed.
         RuntimeError: This process was forked after the network ran, and would hang.
 
-    Example:
+    Examples:
         >>> engine = vk.open_engine(weights=None)  # random weights, to be quick
         >>> engine(np.zeros((2, 15_600), np.float32), "embedding").shape
         (2, 128)

@@ -20,7 +20,7 @@ class Engine(Protocol):
             only "scores".
         dtype: What the network computes in, such as "float32".
 
-    Example:
+    Examples:
         >>> class Mean:
         ...     outputs, dtype = ("embedding",), "float32"
         ...

@@ -71,7 +71,7 @@ def explore(
         ImportError: A package of `vggish[explore]` is not installed.
         OSError: The page cannot be written.
 
-    Example:
+    Examples:
         >>> embeddings = vk.embed("recording.wav", weights=None)  # random weights, to be quick
         >>> vk.explore([("recording.wav", embeddings)], "corpus.html", audio=".")
         []

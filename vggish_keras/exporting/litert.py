@@ -74,7 +74,7 @@ def export_litert(
         ValueError: As in `export_saved_model`; a path without the suffix; a layer of the classifier that LiteRT's
             built-in operators cannot compute; or a file that does not compute what the model computes.
 
-    Example:
+    Examples:
         >>> path = vk.export_litert(model, "vggish_int8.tflite", "int8")
         >>> vk.Embedder(path).embed("recording.wav").values.shape
         (3, 128)

@@ -62,7 +62,7 @@ def export_onnx(
         ValueError: As in `export_saved_model`; a path without the suffix; a layer of the classifier that cannot be
             exported; or a file that does not compute what the model computes.
 
-    Example:
+    Examples:
         >>> path = vk.export_onnx(model, "vggish.onnx")
         >>> vk.Embedder(path).embed("recording.wav").values.shape
         (3, 128)

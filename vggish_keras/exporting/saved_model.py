@@ -57,7 +57,7 @@ def export_saved_model(
         ValueError: The weights or the PCA parameters do not fit, the model contains no VGGish, or it is not a
             classifier on top of VGGish with as many scores as there are class names.
 
-    Example:
+    Examples:
         >>> path = vk.export_saved_model(model, "vggish/1")
         >>> vggish = tf.saved_model.load(str(path))
         >>> vggish(np.zeros(32_000, np.float32)).shape

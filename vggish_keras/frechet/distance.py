@@ -119,7 +119,7 @@ class FadResult:
         evaluated: The statistics of the evaluated set.
         warnings: What a reader of the value must know.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> result = vk.fad(rng.normal(size=(1_000, 128)), rng.normal(size=(1_000, 128)))
         >>> result.value > result.bias > 0
@@ -312,7 +312,7 @@ class RecordingFad(NamedTuple):
         influence: The distance of the whole set minus that of the set without the recording: positive if the recording
             makes the set worse. Comparable for recordings of any length.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> evaluated = {"good.wav": rng.normal(size=(200, 128)), "bad.wav": rng.normal(3, 1, size=(20, 128))}
         >>> ranking = vk.fad_per_recording(rng.normal(size=(1_000, 128)), evaluated)
@@ -487,7 +487,7 @@ class KadResult(NamedTuple):
         value: 100 times the unbiased squared maximum mean discrepancy. It may be negative.
         bandwidth: The standard deviation of the Gaussian kernel.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> value, bandwidth = vk.kad(rng.normal(size=(100, 128)), rng.normal(1, 1, size=(100, 128)))
         >>> value > 0
@@ -521,7 +521,7 @@ def kad(reference: ArrayLike, evaluated: ArrayLike, bandwidth: Bandwidth = None)
         ValueError: Not embeddings, numbers that are not finite, fewer than two rows, or a bandwidth that is not
             positive.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> rows = rng.normal(size=(100, 128))
         >>> vk.kad(rows, rows + 1, bandwidth=16.0).bandwidth

@@ -437,7 +437,7 @@ def fad(
         FileNotFoundError: A set does not exist, or the published weights are not available.
         ValueError: A set is empty or not a set, or the sets were made with different weights or post-processing.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> result = vk.fad(rng.normal(size=(500, 128)), rng.normal(0.1, 1, size=(400, 128)))
         >>> low, high = result.interval
@@ -492,7 +492,7 @@ def fad_per_recording(
         FileNotFoundError: As in `fad`.
         ValueError: As in `fad`; or the evaluated set has no named recordings.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> evaluated = {"good.wav": rng.normal(size=(200, 128)), "bad.wav": rng.normal(3, 1, size=(20, 128))}
         >>> for row in vk.fad_per_recording(rng.normal(size=(1_000, 128)), evaluated):

@@ -136,7 +136,7 @@ class Statistics:
         mean: float64 [128].
         covariance: float64 [128, 128], divided by n - 1.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> statistics = vk.Statistics()
         >>> statistics.add(rng.normal(size=(10, 128)), recording="a.wav")
@@ -180,7 +180,7 @@ class Statistics:
             ValueError: Unexpected shapes, numbers that are not finite, or a covariance that is not symmetric or has
                 negative eigenvalues.
 
-        Example:
+        Examples:
             >>> vk.Statistics.from_moments(np.zeros(128), np.eye(128), n=1_000)
             Statistics(1,000 embeddings)
         """
@@ -359,7 +359,7 @@ class Statistics:
                 their number, which a .tfrecord file contains, is unknown.
             OSError: The file cannot be written.
 
-        Example:
+        Examples:
             >>> statistics = vk.Statistics({"hop_seconds": 0.96})
             >>> statistics.add(np.random.default_rng(0).normal(size=(300, 128)))
             >>> statistics.save("baseline.npz")
