@@ -363,3 +363,26 @@ def test_embeddings_are_compared_without_tensorflow(tmp_path):
     )
     output = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert float(output.stdout) == pytest.approx(EXPECTED.value, rel=1e-12)
+
+
+@pytest.mark.reference
+def test_spoiled_recordings_lead_the_ranking(reference, vggish):
+    """Noise, tones and silence among 300 recordings of speech, with random weights."""
+    digits = [soundfile.read(path, dtype="float32")[0] for path in sorted((reference / "spoken_digits").rglob("*.wav"))]
+    rng = np.random.default_rng(0)
+
+    def speech():
+        spoken = np.concatenate([digits[index] for index in rng.integers(0, len(digits), 4)])
+        return vk.resample.resample(spoken[:8_000], 8_000)[:15_600]
+
+    time = np.arange(15_600) / 16_000
+    spoiled = {
+        **{f"noise {index}": rng.uniform(-0.5, 0.5, 15_600) for index in range(4)},
+        **{f"tone {hz}": 0.5 * np.sin(2 * np.pi * hz * time) for hz in (500, 1_000, 2_000)},
+        **{f"silence {index}": np.zeros(15_600) for index in range(3)},
+    }
+    waveforms = np.stack([*(speech() for _ in range(600)), *spoiled.values()]).astype(np.float32)
+    embeddings = vggish.predict(waveforms, batch_size=64, verbose=0)
+    names = [*(f"speech {index}" for index in range(300)), *spoiled]
+    ranking = vk.fad_per_recording(embeddings[:300, 0], dict(zip(names, embeddings[300:], strict=True)))
+    assert {row.recording for row in ranking[:15]} >= set(spoiled)

@@ -123,10 +123,11 @@ def test_unreadable_folder_raises(monkeypatch):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    scandir = os.scandir  # because root can read everything
-    monkeypatch.setattr(os, "scandir", forbid)
-    with pytest.raises(PermissionError, match="b/deep"):
-        find_recordings(["b"])
+    scandir = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", forbid)  # because root can read everything
+        with pytest.raises(PermissionError, match="b/deep"):
+            find_recordings(["b"])
 
 
 @pytest.mark.usefixtures("tree")
