@@ -1,4 +1,5 @@
 import inspect
+import os
 import subprocess
 import sys
 
@@ -344,7 +345,7 @@ def test_keras_file_in_another_process(tmp_path):
 )
 def test_importing_the_package_suffices_to_load_a_keras_model(tmp_path, imports, keras_name):
     keras.Sequential([keras.Input((None,)), vk.LogMelExamples()]).save(tmp_path / "log_mel.keras")
-    package = "tf_keras" if keras.__version__.startswith("2") else "keras"
+    package = "tf_keras" if os.environ.get("TF_USE_LEGACY_KERAS") == "1" else "keras"
     load = f"model = {keras_name}.models.load_model(sys.argv[1])"
     script = "; ".join(["import sys", *(f"import {name}" for name in imports), load, "print(model.output_shape)"])
     command = [sys.executable, "-c", script.replace("KERAS", package), tmp_path / "log_mel.keras"]
