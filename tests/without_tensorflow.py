@@ -5,7 +5,13 @@ import sys
 
 _SCRIPT = """
 import sys
-sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them fails
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tensorflow", "keras"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
 
 from vggish_keras.cli import run
 

@@ -17,6 +17,7 @@ from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, file_suffix
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.engines import Dtype, Engine
+from vggish_keras.exported_options import needs_tensorflow
 from vggish_keras.framing import Padding
 from vggish_keras.frechet.distance import FadResult, RecordingFad, check_options, compare, rank_recordings
 from vggish_keras.frechet.google_record import is_google_record, read_google_record
@@ -160,7 +161,8 @@ class SetReader:
 
     @functools.cached_property
     def embedder(self) -> "Embedder":
-        self._load()
+        if needs_tensorflow(self._embedder_options.get("weights")):
+            self._load()
         from vggish_keras.embedder import Embedder
 
         return Embedder(**self._embedder_options)
