@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from vggish_keras import params
 from vggish_keras._errors import counted
@@ -86,15 +86,15 @@ def to_floats(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32) * np.float32(step) + np.float32(params.QUANTIZE_MIN)
 
 
-def check_kind(values: NDArray[Any], is_quantized: bool | None, name: str) -> bool:
+def check_kind(dtype: DTypeLike, is_quantized: bool | None, name: str) -> bool:
     """Returns whether embeddings are 8-bit levels; raises a ValueError if they should be of the other kind.
 
     Args:
-        values: The embeddings.
+        dtype: That of the embeddings.
         is_quantized: The expected kind; None for either.
         name: Whose embeddings they are, for the message.
     """
-    found = values.dtype == np.uint8
+    found = np.dtype(dtype) == np.uint8
     if is_quantized is not None and found != is_quantized:
         kinds = ("floats", "8-bit PCA embeddings")
         raise ValueError(

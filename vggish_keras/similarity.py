@@ -85,10 +85,7 @@ def search(
     if index is not None:
         return _search_index(direction, is_quantized, embeddings, n, Path(index))
     best: dict[str, Match] = {}
-    for chunk in _chunks(embeddings):
-        if len(chunk.names) == 0:
-            continue
-        check_kind(chunk.values, is_quantized, chunk.names[0])
+    for chunk in _chunks(embeddings, is_quantized):
         for match in _best_of_chunk(chunk, direction, n):
             if match.recording not in best or match.similarity > best[match.recording].similarity:
                 best[match.recording] = match
@@ -111,34 +108,30 @@ def _direction(query: NDArray[Any]) -> NDArray[np.float32]:
     return direction
 
 
-def _chunks(embeddings: PathLike | Iterable[tuple[str, Embeddings]]) -> Iterator[Chunk]:
+def _chunks(embeddings: PathLike | Iterable[tuple[str, Embeddings]], is_quantized: bool) -> Iterator[Chunk]:
+    """Reads embeddings; raises a ValueError for those of the other kind."""
     if not isinstance(embeddings, (str, os.PathLike)):
-        yield from _join(embeddings)
+        yield from _join(embeddings, is_quantized)
         return
-    path = Path(embeddings)
-    if not path.is_dir():
-        yield from embedding_files.read_chunks(path)
-        return
-    files = corpus.find_embeddings(path)
-    if not files:
-        raise ValueError(f"{path} contains no embeddings")
-    for file in files:
-        yield from embedding_files.read_chunks(file)
+    for file in corpus.saved_files(Path(embeddings)):
+        for chunk in embedding_files.read_chunks(file):
+            if len(chunk.names):
+                check_kind(chunk.values.dtype, is_quantized, chunk.names[0])
+                yield chunk
 
 
-def _join(recordings: Iterable[tuple[str, Embeddings]]) -> Iterator[Chunk]:
+def _join(recordings: Iterable[tuple[str, Embeddings]], is_quantized: bool) -> Iterator[Chunk]:
     """Joins recordings, because a call of NumPy takes as long for one row as for a hundred."""
     parts: list[tuple[str, Embeddings]] = []
     rows = 0
     for recording in itertools.chain(recordings, [None]):
         if parts and (recording is None or rows >= _ROWS_PER_BLOCK):
             lengths = [len(embeddings) for _, embeddings in parts]
-            for name, embeddings in parts:
-                check_kind(embeddings.values, parts[0][1].values.dtype == np.uint8, name)
             times, values = (np.concatenate(arrays) for arrays in zip(*(part for _, part in parts), strict=True))
             yield Chunk(np.repeat([name for name, _ in parts], lengths).tolist(), times, values)
             parts, rows = [], 0
         if recording is not None:
+            check_kind(recording[1].values.dtype, is_quantized, recording[0])
             parts.append(recording)
             rows += len(recording[1])
 
@@ -186,9 +179,11 @@ def _search_index(
         raise ValueError(f"an index needs a single file of embeddings, got {embeddings}")
     if file_suffix(path) != _INDEX_SUFFIX:
         raise ValueError(f"expected a {_INDEX_SUFFIX} file, got {path}")
-    first = next(embedding_files.read_chunks(embeddings))
-    check_kind(first.values, is_quantized, str(embeddings))
-    rows, index = embedding_files.read_rows(embeddings), _open_index(path, Path(embeddings))
+    rows = embedding_files.read_rows(embeddings)
+    # Only .npz files, which are read as a whole, say what they contain.
+    dtype = rows.dtype or next(embedding_files.read_chunks(embeddings)).values.dtype
+    check_kind(dtype, is_quantized, str(embeddings))
+    index = _open_index(path, Path(embeddings))
     count, best = n * _ROWS_PER_MATCH, dict[str, Match]()
     while True:
         found = index.search(direction, min(count, len(index)))

@@ -128,15 +128,10 @@ def _is_saved(inputs: tuple[str, ...]) -> bool:
 def _read_saved(path: Path) -> Iterator[tuple[str, "Embeddings"]]:
     from vggish_keras import corpus, embedding_files
 
-    if not path.is_dir():
-        yield from embedding_files.read(path)
-        return
-    files = corpus.find_embeddings(path)
-    if not files:
-        raise ValueError(f"{path} contains no embeddings")
-    for file in files:
-        name = file.relative_to(path).as_posix().removesuffix(".npz")
-        yield from ((name, embeddings) for _, embeddings in embedding_files.read(file))
+    for file in corpus.saved_files(path):
+        for name, embeddings in embedding_files.read(file):
+            # In a folder, recordings are called as they are when the folder of recordings itself is explored.
+            yield (name if file == path else file.relative_to(path).as_posix().removesuffix(".npz")), embeddings
 
 
 def _embed(

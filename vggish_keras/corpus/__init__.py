@@ -8,7 +8,7 @@ from vggish_keras.corpus.audioset import (
     make_record,
     write_failures,
 )
-from vggish_keras.corpus.contents import Contents, find_embeddings, read_contents, read_folder_options
+from vggish_keras.corpus.contents import Contents, find_embeddings, read_contents, read_folder_options, saved_files
 from vggish_keras.corpus.run import CorpusEmbedder, Plan, Summary, embed_corpus, plan
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 
@@ -28,5 +28,6 @@ __all__ = [
     "plan",
     "read_contents",
     "read_folder_options",
+    "saved_files",
     "write_failures",
 ]

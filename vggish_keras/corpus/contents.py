@@ -121,6 +121,19 @@ def find_embeddings(folder: Path) -> list[Path]:
     return sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
 
 
+def saved_files(path: Path) -> list[Path]:
+    """Returns the files of an output with embeddings: those in a folder, or the file itself.
+
+    Raises:
+        ValueError: The folder contains no embeddings.
+    """
+    if not path.is_dir():
+        return [path]
+    if files := find_embeddings(path):
+        return files
+    raise ValueError(f"{path} contains no embeddings")
+
+
 def read_folder_options(folder: Path) -> dict[str, Any] | None:
     """Reads how the embeddings in a folder were made; None if the folder does not say.
 

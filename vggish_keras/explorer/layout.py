@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 Layout = Literal["umap", "pca"]
 _FEW = 50
 """Points below which UMAP shows no more than PCA."""
-_MAX_POSITION = 1.0
 
 
 def arrange(vectors: NDArray[np.float32], layout: Layout | None, seed: int) -> NDArray[np.float32]:
@@ -21,13 +20,13 @@ def arrange(vectors: NDArray[np.float32], layout: Layout | None, seed: int) -> N
         layout: "umap" or "pca"; None is "umap" from 50 points on.
         seed: Seed of UMAP.
     """
-    distinct = len(np.unique(vectors, axis=0))
+    distinct = len({row.tobytes() for row in vectors})
     if layout is None:
         layout = "umap" if distinct >= _FEW else "pca"
     positions = _umap(vectors, seed) if layout == "umap" and distinct > 3 else _pca(vectors)
     center = (positions.max(axis=0) + positions.min(axis=0)) / 2
     scale = np.abs(positions - center).max()
-    scaled: NDArray[np.float32] = ((positions - center) / (scale or 1) * _MAX_POSITION).astype(np.float32)
+    scaled: NDArray[np.float32] = ((positions - center) / (scale or 1)).astype(np.float32)
     return scaled
 
 

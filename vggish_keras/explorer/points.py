@@ -37,7 +37,7 @@ def collect_points(recordings: Iterable[tuple[str, Embeddings]], examples: bool)
     for name, embeddings in recordings:
         if len(embeddings) == 0:
             continue
-        kind = check_kind(embeddings.values, kind, name)
+        kind = check_kind(embeddings.values.dtype, kind, name)
         rows = to_floats(embeddings.values)
         if rows.ndim != 2 or rows.shape[1] != params.EMBEDDING_SIZE:
             raise ValueError(f"{name}: expected embeddings [n, {params.EMBEDDING_SIZE}], got {list(rows.shape)}")
