@@ -172,7 +172,7 @@ PACKAGE = Path(vk.__file__).parent
 ORDER = """
     params
     _errors _validation _atomic _lock _fork _hashing _blas _npz _onnx_file _stderr _litert_file _tensorflow _keras
-    _registration _read_ahead
+    _registration _read_ahead _text
     decoding audio resample _reader_process framing exported_options class_names
     mel published_files frontend network postprocess weights model
     embeddings embedding_files

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vggish_keras import _npz, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import counted, error_message
+from vggish_keras._text import printable
 from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 
@@ -507,7 +508,7 @@ def parquet_table(recordings: Sequence[tuple[str, Embeddings]], schema: Any) -> 
     """The rows of one or more recordings as a `pyarrow.Table` with a schema from `parquet_schema`."""
     pyarrow = _pyarrow()
     # Parquet text is UTF-8; file names may be invalid UTF-8.
-    names = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name, _ in recordings]
+    names = [printable(name) for name, _ in recordings]
     files = np.repeat(np.array(names, object), [len(part.times) for _, part in recordings])
     times = np.concatenate([part.times for _, part in recordings])
     values = pyarrow.array(np.concatenate([part.values for _, part in recordings]).reshape(-1))

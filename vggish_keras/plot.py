@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._atomic import atomic_write
+from vggish_keras._text import printable
 from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.resample import read_waveform
@@ -76,8 +77,7 @@ def _figure(title: str, height: float) -> Any:
         raise ImportError('plotting requires matplotlib: pip install "vggish[plot]"') from error
     figure = Figure(figsize=(11, height), layout="constrained")
     # A file name may contain `$` or bytes that are not valid text.
-    text = title.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    figure.suptitle(text, parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     return figure
 
 

@@ -1,8 +1,6 @@
 """The command `fad`."""
 
-import csv
 import functools
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from vggish_keras._tensorflow import load_tensorflow
+from vggish_keras._text import csv_lines
 from vggish_keras._validation import file_suffix
 from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
 
@@ -211,13 +210,11 @@ def _plot(path: Path, baseline: "OpenSet", evaluated: "OpenSet") -> None:
 
 
 def _format_ranking(ranking: "Sequence[RecordingFad]") -> bytes:
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(["recording", "examples", "fad", "influence"])
+    rows: list[list[Any]] = [["recording", "examples", "fad", "influence"]]
     for row in ranking:
         influence = "" if row.influence is None else f"{row.influence:.9g}"
-        rows.writerow([row.recording, row.examples, f"{row.fad:.9g}", influence])
-    return text.getvalue().encode(errors="surrogateescape")
+        rows.append([row.recording, row.examples, f"{row.fad:.9g}", influence])
+    return csv_lines(rows)
 
 
 def _finish(sets: "Sequence[OpenSet]", warn: bool) -> None:

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vggish_keras import params
+from vggish_keras._validation import file_suffix
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,6 +25,15 @@ class OutputPath(click.Path):
         if value == "-":
             self.fail("this command cannot write to standard output; for a file named -, use ./-", parameter, context)
         return super().convert(value, parameter, context)
+
+
+def check_csv_output(output: str | None) -> None:
+    """Raises a usage error unless an output is none, standard output, or a .csv file in an existing folder."""
+    if output in (None, "-"):
+        return
+    path = Path(str(output))
+    if file_suffix(path) != ".csv" or path.is_dir() or not path.parent.is_dir():
+        raise click.UsageError(f"expected a .csv file in an existing folder, or - for standard output, got {output}")
 
 
 class PublishedOrPath(click.Path):

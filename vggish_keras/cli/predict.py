@@ -1,8 +1,6 @@
 """The command `predict`."""
 
 import contextlib
-import csv
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,9 +12,9 @@ import click
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras._validation import file_suffix
+from vggish_keras._text import csv_lines
 from vggish_keras.cli.errors import describe_error, exit_if_missing
-from vggish_keras.cli.options import batch_size_option, channels_option, hop_option, padding_option
+from vggish_keras.cli.options import batch_size_option, channels_option, check_csv_output, hop_option, padding_option
 from vggish_keras.cli.streams import DASH, standard_output
 from vggish_keras.cli.tables import print_scores
 
@@ -113,12 +111,8 @@ def _find_recordings(inputs: tuple[str, ...]) -> "Recordings":
 
 
 def _check_output(output: str | None, overwrite: bool) -> None:
-    if output in (None, DASH):
-        return
-    path = Path(str(output))
-    if file_suffix(path) != ".csv" or path.is_dir() or not path.parent.is_dir():
-        raise click.UsageError(f"expected a .csv file in an existing folder, or - for standard output, got {output}")
-    if os.path.lexists(path) and not overwrite:
+    check_csv_output(output)
+    if output not in (None, DASH) and os.path.lexists(str(output)) and not overwrite:
         raise FileExistsError(f"{output} already exists: use --overwrite to replace it")
 
 
@@ -234,7 +228,5 @@ class _Rows:
         self._end = self._file.tell()
 
     def _write(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names may be invalid UTF-8
+        self._file.write(csv_lines(rows))
         self._file.flush()

@@ -1,7 +1,5 @@
 """The command `search`."""
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +9,8 @@ import click
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
-from vggish_keras._validation import file_suffix
-from vggish_keras.cli.options import channels_option, dtype_option, pca_option, weights_option
+from vggish_keras._text import csv_lines, printable
+from vggish_keras.cli.options import channels_option, check_csv_output, dtype_option, pca_option, weights_option
 from vggish_keras.cli.streams import DASH
 from vggish_keras.cli.tables import print_table
 
@@ -57,8 +55,7 @@ def search(query: str, embeddings: Path, number: int, output: str | None, index:
     from vggish_keras import corpus, embedding_files
     from vggish_keras.similarity import search as find
 
-    if output not in (None, DASH) and (file_suffix(str(output)) != ".csv" or not Path(str(output)).parent.is_dir()):
-        raise click.UsageError(f"expected a .csv file in an existing folder, or - for standard output, got {output}")
+    check_csv_output(output)
     if not Path(query).is_file():
         raise click.ClickException(f"no audio file at {query}")
     saved = (corpus.read_folder_options(embeddings) or {}) if embeddings.is_dir() else None
@@ -94,17 +91,13 @@ def _open_embedder(saved: "Mapping[str, Any]", path: Path, options: dict[str, An
 
 
 def _format(matches: "Sequence[Match]") -> bytes:
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(["file", "time", "similarity"])
-    rows.writerows([match.recording, f"{match.time:.9g}", f"{match.similarity:.9g}"] for match in matches)
-    return text.getvalue().encode(errors="surrogateescape")
+    rows = ([match.recording, f"{match.time:.9g}", f"{match.similarity:.9g}"] for match in matches)
+    return csv_lines([["file", "time", "similarity"], *rows])
 
 
-def _printable(name: str) -> str:
-    """The name without bytes that a terminal would act on, or cannot show."""
-    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+def _harmless(name: str) -> str:
+    """The name without characters that a terminal would act on, or cannot show."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", printable(name))
 
 
 def _print(matches: "Sequence[Match]") -> None:
@@ -112,5 +105,5 @@ def _print(matches: "Sequence[Match]") -> None:
 
     table = Table("recording", "seconds", "similarity")
     for match in matches:
-        table.add_row(_printable(match.recording), f"{match.time:.2f}", f"{match.similarity:.4f}")
+        table.add_row(_harmless(match.recording), f"{match.time:.2f}", f"{match.similarity:.4f}")
     print_table(table)

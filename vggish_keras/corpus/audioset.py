@@ -1,13 +1,13 @@
 """AudioSet records of a corpus, and lists of the recordings that failed."""
 
 import csv
-import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vggish_keras._atomic import atomic_write
+from vggish_keras._text import csv_lines
 from vggish_keras._validation import PathLike
 from vggish_keras.embedding_files import existing_shards, options_path, write_options
 from vggish_keras.embeddings import Embeddings
@@ -71,9 +71,7 @@ def make_record(name: str, embeddings: Embeddings, hop_seconds: float, segment: 
 
 def failures_row(file: PathLike, reason: str) -> bytes:
     """A line of a list of failures."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow([os.fspath(file), reason])
-    return text.getvalue().encode(errors="surrogateescape")
+    return csv_lines([[os.fspath(file), reason]])
 
 
 FAILURES_HEADER = failures_row("file", "reason")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras._atomic import atomic_write
+from vggish_keras._text import printable
 from vggish_keras._validation import PathLike, check_choice, file_suffix
 from vggish_keras.audio import Channels
 from vggish_keras.embeddings import Embeddings
@@ -90,7 +91,7 @@ def explore(
     heard = [] if audio is None else list(sounds.listen([Path(audio) / name for name in names], channels))
     data = {
         "title": title,
-        "names": [_printable(name) for name in names],
+        "names": [printable(name) for name in names],
         "recordings": _packed([index[name] for name in points.names], "<u4"),
         "times": _packed(points.times, "<f4"),
         "positions": _packed(positions, "<f4"),
@@ -124,11 +125,6 @@ def _plotly() -> str:
         raise ImportError('explore needs plotly: pip install "vggish[explore]"') from error
     script: str = get_plotlyjs()
     return script
-
-
-def _printable(name: str) -> str:
-    """The name as text, with escape sequences in place of bytes that are not UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _urls(
@@ -185,7 +181,7 @@ def _coloring(name: str, values: Sequence[str]) -> dict[str, Any]:
         categories.append("others")
     return {
         "name": name,
-        "categories": [_printable(value) for value in categories],
+        "categories": [printable(value) for value in categories],
         "values": _packed([numbers.get(value, len(kept)) for value in values], "<u2"),
     }
 

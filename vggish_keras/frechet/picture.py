@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_keras._atomic import atomic_write
+from vggish_keras._text import printable
 from vggish_keras._validation import PathLike
 from vggish_keras.frechet.distance import FadResult, RecordingFad, frechet_distance
 from vggish_keras.frechet.statistics import Gaussian, Moments, Rows, merge, moments
@@ -115,6 +116,6 @@ def _draw_worst(axes: Any, ranking: Sequence[RecordingFad]) -> None:
     shown = [row for row in ranking if row.influence is not None][::-1]
     axes.barh(range(len(shown)), [row.influence for row in shown], color="tab:orange")
     # A file name may contain `$` or bytes that are not valid text.
-    names = [row.recording.encode(errors="surrogateescape").decode(errors="backslashreplace") for row in shown]
+    names = [printable(row.recording) for row in shown]
     axes.set_yticks(range(len(shown)), [name[-30:] for name in names], parse_math=False)
     axes.set(xlabel="influence on the distance", title="" if shown else "no named recordings")
