@@ -139,6 +139,15 @@ def test_an_index_finds_nearly_all(tmp_path, dtype):
     assert (tmp_path / "x.usearch").stat().st_mtime_ns == before
 
 
+def test_an_index_finds_every_embedding(tmp_path):
+    corpus = recordings(600)
+    embedding_files.write(tmp_path / "x.npz", corpus)
+    for name, embeddings in corpus:
+        for start, query in zip(*embeddings, strict=True):
+            (found,) = vk.search(query[np.newaxis], tmp_path / "x.npz", 1, index=tmp_path / "x.usearch")
+            assert found[:2] == (name, start)
+
+
 def test_an_index_of_long_recordings_and_of_zeros(tmp_path):
     values = np.random.default_rng(0).normal(size=(2_000, 128)).astype(np.float32)
     values[:1_500] += 5  # all of the first recording are closer to the query than those of the others

@@ -219,7 +219,8 @@ def _make_index(index: Any, path: Path, embeddings: Path) -> None:
         for start in range(0, len(chunk.values), _ROWS_PER_BLOCK):
             rows = to_floats(chunk.values[start : start + _ROWS_PER_BLOCK])
             matching = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))
-            index.add(row + matching, rows[matching])
+            # In several threads, usearch loses about a row in a thousand: searches for these do not find them.
+            index.add(row + matching, rows[matching], threads=1)
             row += len(rows)
     with atomic_write(path) as partial:
         index.save(partial)
