@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import glob
 import io
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,9 +30,8 @@ from click.testing import CliRunner
 import vggish_keras as vk
 from tests.conftest import expect_in_cache
 from vggish_keras import beam
+from vggish_keras._atomic import atomic_write
 from vggish_keras.cli import main
-from vggish_keras.framing import cut_segments
-from vggish_keras.resample import read_waveform
 
 GOOD, BAD = 20, 5
 LOADED = 1e9
@@ -112,7 +113,7 @@ def serialized(*files):
 
 def written(prefix):
     """The records at a prefix, with all shards complete."""
-    files = sorted(prefix.parent.glob(f"{prefix.name}-*.tfrecord"))
+    files = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-*.tfrecord"))
     assert files
     assert [file.name[-8 - 6 : -9] for file in files] == [f"{len(files):05}"] * len(files)
     return serialized(*files)
@@ -126,7 +127,7 @@ def failures(path):
 
 
 def other_files(folder):
-    """The names of the files that are not shards."""
+    """The names of the files that are neither shards nor their manifests."""
     return {path.name for path in folder.rglob("*") if path.is_file() and "-of-" not in path.name}
 
 
@@ -134,6 +135,7 @@ class Writing(apache_beam.PTransform):
     """A quick substitute for EmbedCorpus, which writes values that exist already."""
 
     options: ClassVar[dict[str, str]] = {}
+    resume = False
 
     def __init__(self, values, transform, prefix):
         super().__init__()
@@ -157,6 +159,7 @@ def test_one_process_writes_the_single_machine_output(corpus, single, options, s
     assert len(single[0]) == GOOD + 1 + len(list(corpus.glob("real/*")))
     assert len(single[1]) == BAD
     assert other_files(tmp_path) == {"x-failures.csv", "x.tfrecord.vggish.json"}
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.fixture
@@ -212,7 +215,7 @@ def test_run_restarts_when_the_worker_with_the_network_is_killed(corpus, single,
     with one_worker_killed(min_bytes=LOADED):
         result = beam.run(transform, PipelineOptions(TWO_PROCESSES))
     assert (written(tmp_path / "x"), failures(tmp_path / "x-failures.csv")) == single
-    assert distribution(result, "load_model_latency_milli_secs").count == 1
+    assert beam.summarize(result).recordings == len(single[0])
 
 
 @losing_a_worker
@@ -227,25 +230,30 @@ def is_worker(process):
         return process.name().startswith("python") and "apache_beam.runners.worker.sdk_worker_main" in process.cmdline()
 
 
-def distribution(result, name):
-    named = apache_beam.metrics.MetricsFilter().with_namespace(beam.NAMESPACE).with_name(name)
-    (found,) = result.metrics().query(named)["distributions"]
-    return found.result
-
-
 # === Transforms ===
 
 
-def test_recordings_share_batches_and_are_counted(corpus, exported_narrow, tmp_path):
-    transform = beam.EmbedCorpus(
-        [str(corpus / "a"), str(corpus / "text.wav")], str(tmp_path / "x"), weights=exported_narrow, batch_size=4
-    )
+def test_recordings_share_batches_and_are_counted(corpus, exported_narrow, tmp_path, batches):
+    files = [str(corpus / "a"), str(corpus / "text.wav")]
+    transform = beam.EmbedCorpus(files, str(tmp_path / "x"), weights=exported_narrow, batch_size=4, shards=1)
     result = beam.run(transform, PipelineOptions([]))
     examples = sum(len(record.embedding) for record in vk.records.read(*tmp_path.glob("*.tfrecord")))
-    batches = distribution(result, "inference_request_batch_size")
-    assert (batches.count, batches.max, batches.sum) == (-(-examples // 4), 4, examples)
+    assert batches == [4] * -(-examples // 4)
     seconds = sum(soundfile.info(path).duration for path in (corpus / "a").iterdir())
     assert beam.summarize(result) == (GOOD // 2, 1, pytest.approx(seconds, abs=0.001 * GOOD), {})
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The sizes of the batches that the network has computed."""
+    sizes, compute = [], beam.embedding._Network.compute
+
+    def counting(network, segments, output):
+        sizes.append(len(segments))
+        return compute(network, segments, output)
+
+    monkeypatch.setattr(beam.embedding._Network, "compute", counting)
+    return sizes
 
 
 def test_each_file_is_matched_once(corpus, monkeypatch):
@@ -262,6 +270,19 @@ def test_other_files_in_folders_are_counted(tmp_path):
     pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)
     pipeline | beam.MatchAudio([str(tmp_path)])
     assert beam.summarize(pipeline.run()).left_out == {".txt": 2, "": 1}
+
+
+class MemoryFile(io.BytesIO):
+    """A file that is stored when it is closed."""
+
+    def __init__(self, files, path):
+        super().__init__()
+        self._files, self._path = files, path
+
+    def close(self):
+        if not self.closed:
+            self._files[self._path] = self.getvalue()
+        super().close()
 
 
 class Memory(FileSystem):
@@ -283,18 +304,39 @@ class Memory(FileSystem):
         return False
 
     def create(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
-        file = io.BytesIO()
-        close = file.close
-        file.close = lambda: (self.files.update({path: file.getvalue()}), close())
-        return contextlib.closing(file)
+        return MemoryFile(self.files, path)
 
-    join = split = mkdirs = copy = rename = exists = size = last_updated = checksum = metadata = delete = None
+    def exists(self, path):
+        return path in self.files
+
+    def rename(self, source_file_names, destination_file_names):
+        for source, destination in zip(source_file_names, destination_file_names, strict=True):
+            self.files[destination] = self.files.pop(source)
+
+    def delete(self, paths):
+        for path in paths:
+            for name in [name for name in self.files if name == path or name.startswith(f"{path}/")]:
+                del self.files[name]
+
+    def join(self, basepath, *paths):
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path):
+        return tuple(path.rsplit("/", 1))
+
+    def mkdirs(self, path):
+        """There are no folders."""
+
+    copy = size = last_updated = checksum = metadata = None
+
+
+Memory.__abstractmethods__ = frozenset()
 
 
 @pytest.mark.reference
-def test_odd_recordings_are_read_whole(reference):
-    def check(recordings):
-        counts = {os.path.basename(path): count for path, (count, *_) in recordings}
+def test_odd_recordings_are_read_whole(reference, exported_narrow):
+    def check(embeddings):
+        counts = {os.path.basename(path): len(result.values) for path, result in embeddings}
         assert counts == {b"vbr_no_header.mp3": 42, b"unknown_length.flac": 7, b"chained.ogg": 11, b"clip.m4a": 7}
 
     def check_failures(failures):
@@ -304,46 +346,65 @@ def test_odd_recordings_are_read_whole(reference):
 
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(reference / "odd_recordings")])
-        decoded = found.recordings | beam.DecodeAudio(padding="same")
-        assert_that(decoded.recordings, check, label="recordings")
-        assert_that(decoded.failures, check_failures, label="failures")
+        embedded = found.recordings | beam.EmbedAudio(exported_narrow, padding="same")
+        assert_that(embedded.embeddings, check, label="embeddings")
+        assert_that(embedded.failures, check_failures, label="failures")
 
 
-def test_one_channel_can_be_selected(tmp_path):
+def equal(expected):
+    """Checks for embeddings that are equal to the bit to those of an `Embedder`, by path."""
+
+    def check(embeddings):
+        found = dict(embeddings)
+        assert found.keys() == expected.keys()
+        for path, result in expected.items():
+            np.testing.assert_array_equal(found[path].times, result.times)
+            np.testing.assert_array_equal(found[path].values, result.values)
+
+    return check
+
+
+def test_one_channel_can_be_selected(tmp_path, exported_narrow):
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (20_000, 2)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", stereo, 16_000, subtype="FLOAT")
-
-    def check(examples):
-        (first,) = (samples for _, index, samples in examples if index == 0)
-        np.testing.assert_array_equal(first, stereo[:15_600, 1])
-
+    soundfile.write(tmp_path / "right.wav", stereo[:, 1], 16_000, subtype="FLOAT")
+    ((_, right),) = vk.Embedder(exported_narrow).embed_many([tmp_path / "right.wav"])
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        found = pipeline | beam.MatchAudio([str(tmp_path)])
-        assert_that((found.recordings | beam.DecodeAudio(channels=1)).examples, check)
-    with pytest.raises(ValueError, match="channels must be"):
-        beam.DecodeAudio(channels="left")
+        found = pipeline | beam.MatchAudio([str(tmp_path / "x.wav")])
+        embedded = found.recordings | beam.EmbedAudio(exported_narrow, channels=1)
+        assert_that(embedded.embeddings, equal({os.fsencode(tmp_path / "x.wav"): right}))
 
 
-def test_files_of_other_file_systems_are_read(corpus, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": "left"}, "channels must be"),
+        ({"padding": "none"}, "padding must be"),
+        ({"hop_seconds": 0.005}, "hop"),
+        ({"dtype": "float64"}, "dtype must be"),
+        ({"postprocess": "whiten"}, "postprocess must be"),
+    ],
+)
+def test_invalid_options_fail_where_the_pipeline_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        beam.EmbedAudio(None, **options)
+
+
+def test_files_of_other_file_systems_are_read(corpus, exported_narrow, monkeypatch):
     audio = sorted((corpus / "a").glob("*.flac"))
     remote = {f"memory://audio/{path.name}": path.read_bytes() for path in audio}
     monkeypatch.setattr(Memory, "files", {**remote, "memory://audio/bad.flac": b"none", "memory://other/x.wav": b""})
-    monkeypatch.setattr(Memory, "__abstractmethods__", frozenset())
-
-    def check(examples):
-        found = {(path, index): samples for path, index, samples in examples}
-        for path in audio:
-            for index, samples in enumerate(cut_segments(read_waveform(path), 15_360, "same")):
-                np.testing.assert_array_equal(found.pop((f"memory://audio/{path.name}".encode(), index)), samples)
-        assert not found
-
+    expected = {
+        f"memory://audio/{path.name}".encode(): result
+        for path, result in vk.Embedder(exported_narrow, padding="same").embed_many(audio)
+    }
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio(["memory://audio/*"])
-        decoded = found.recordings | beam.DecodeAudio()
-        assert_that(decoded.examples, check, label="examples")
+        embedded = found.recordings | beam.EmbedAudio(exported_narrow, padding="same")
+        assert_that(embedded.embeddings, equal(expected), label="embeddings")
         path = b"memory://audio/bad.flac"
         reason = path + b" cannot be read as audio: it is not in a known audio format, or its header is damaged"
-        assert_that(decoded.failures, equal_to([(path, reason)]), label="failures")
+        assert_that(embedded.failures, equal_to([(path, reason)]), label="failures")
 
 
 def test_segments_name_and_label_the_records(corpus, exported_narrow, tmp_path):
@@ -368,13 +429,8 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a"), str(corpus / "text.wav")])
-        decoded = found.recordings | beam.DecodeAudio(0.5, "valid")
-        embedded = (
-            (decoded.examples, decoded.recordings)
-            | beam.EmbedAudio(exported_narrow, postprocess)
-            | apache_beam.Reshuffle()
-        )
-        embedded | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
+        embedded = found.recordings | beam.EmbedAudio(exported_narrow, 0.5, "valid", postprocess)
+        embedded.embeddings | apache_beam.Reshuffle() | beam.WriteParquet(str(tmp_path / "x"), postprocess, shards=2)
     assert {path.stat().st_ino for path in (tmp_path, *tmp_path.glob("x-*-of-00002.parquet"))} == set(synced)
     options = ["--hop", 0.5, "--padding", "valid", "--weights", exported_narrow]
     options += ["--postprocess", postprocess] if postprocess else []
@@ -384,21 +440,16 @@ def test_parquet_has_the_single_machine_rows(corpus, exported_narrow, tmp_path, 
     assert table.sort_by(order).equals(pyarrow.parquet.read_table(tmp_path / "single.parquet").sort_by(order))
 
 
-def test_memory_does_not_grow_with_a_recording(exported_narrow, tmp_path, count_segments):
-    """A few batches of 32 of its 600 examples are in memory at a time."""
-    segments = count_segments(beam.transforms)
-    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).integers(-9_999, 9_999, 9_216_000, "int16"), 16_000)
-    options = {"weights": exported_narrow, "padding": "same", "batch_size": 32}
-    transform = beam.EmbedCorpus([str(tmp_path / "long.wav")], str(tmp_path / "x"), **options)
-    beam.run(transform, PipelineOptions([]))
-    assert segments.count(1) == 600
-    assert max(itertools.accumulate(segments)) < 100
-
-
 def test_workers_with_different_networks_are_reported(exported_narrow, tmp_path, monkeypatch):
     """Such as a path that names different weights on each of them."""
     networks = itertools.cycle({"weights": f"sha256:{digit}", "dtype": "float32"} for digit in "01")
-    monkeypatch.setattr(beam.transforms._Network, "made_with", lambda _: json.dumps(next(networks)))
+    process = beam.embed_corpus._EmbedShard.process
+
+    def process_with_next(function, *arguments):
+        function.made_with = next(networks)
+        return process(function, *arguments)
+
+    monkeypatch.setattr(beam.embed_corpus._EmbedShard, "process", process_with_next)
     soundfile.write(tmp_path / "x.wav", np.zeros(40_000), 16_000)
     embed = beam.EmbedCorpus([str(tmp_path / "x.wav")], str(tmp_path / "x"), weights=exported_narrow, batch_size=1)
     with pytest.warns(UserWarning, match="^the workers' networks differ in: weights$"):
@@ -410,9 +461,12 @@ def test_workers_with_different_networks_are_reported(exported_narrow, tmp_path,
 def test_statistics_are_those_of_the_single_machine_rows(corpus, exported_narrow, tmp_path):
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
         found = pipeline | beam.MatchAudio([str(corpus / "a")])
-        decoded = found.recordings | beam.DecodeAudio()
-        embedded = (decoded.examples, decoded.recordings) | beam.EmbedAudio(exported_narrow) | apache_beam.Reshuffle()
-        embedded | beam.WriteStatistics(str(tmp_path / "new" / "x.npz"), {"hop_seconds": 0.96})
+        embedded = found.recordings | beam.EmbedAudio(exported_narrow)
+        (
+            embedded.embeddings
+            | apache_beam.Reshuffle()
+            | beam.WriteStatistics(str(tmp_path / "new" / "x.npz"), {"hop_seconds": 0.96})
+        )
     statistics = vk.Statistics.load(tmp_path / "new" / "x.npz")
     assert statistics.options == {"hop_seconds": 0.96}
     results = list(vk.Embedder(exported_narrow).embed_many(sorted((corpus / "a").iterdir())))
@@ -432,7 +486,7 @@ def test_statistics_are_those_of_the_single_machine_rows(corpus, exported_narrow
 def test_no_statistics_without_recordings(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        embedded = pipeline | apache_beam.Create([]).with_output_types(tuple[bytes, beam.Embedded])
+        embedded = pipeline | apache_beam.Create([]).with_output_types(tuple[bytes, vk.Embeddings])
         embedded | beam.WriteStatistics(str(tmp_path / "x.npz"))
     assert not (tmp_path / "x.npz").exists()
     with pytest.raises(ValueError, match=r"expected an \.npz file"):
@@ -443,79 +497,215 @@ def test_statistics_are_written_to_other_file_systems(monkeypatch):
     monkeypatch.setattr(Memory, "files", {})
     embeddings = vk.Embeddings(np.zeros(1), np.full((1, 128), 7, np.uint8))
     with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
-        embedded = pipeline | apache_beam.Create([(b"a.wav", beam.Embedded(embeddings, 15_360, None))])
+        embedded = pipeline | apache_beam.Create([(b"a.wav", embeddings)])
         embedded | beam.WriteStatistics("memory://x/y.npz")
     with np.load(io.BytesIO(Memory.files["memory://x/y.npz"])) as file:
         np.testing.assert_array_equal(file["vggish.mu"], np.full(128, 7))
 
 
+# === Earlier runs ===
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A folder of 12 recordings of one to three examples, and one that cannot be read."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for index in range(12):
+        write_clip(folder / f"{index:02}.wav", index)
+    (folder / "text.wav").write_text("no audio")
+    return folder
+
+
+def write_clip(path, seed):
+    rng = np.random.default_rng(seed)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, int(16_000 * rng.uniform(1, 3))), 16_000)
+
+
+@pytest.fixture
+def embed_clips(clips, exported_narrow, tmp_path):
+    """Runs the command on the clips; returns its output."""
+
+    def embed(*options, prefix=tmp_path / "x", status=1):
+        return command(
+            "beam", "--input", clips, "--output", prefix, "--weights", exported_narrow, *options, status=status
+        )
+
+    return embed
+
+
+def contents(prefix):
+    """The bytes of all files of an output."""
+    return {path.relative_to(prefix.parent): path.read_bytes() for path in prefix.parent.rglob("*") if path.is_file()}
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["records", "manifest before", "manifest after"])
+@pytest.mark.parametrize("stop", [0, 2])
+def test_stopped_run_continues_where_it_was(embed_clips, batches, tmp_path, monkeypatch, step, stop):
+    whole = embed_clips("--shards", 5, prefix=tmp_path / "whole" / "x")
+    needed, written = len(batches), itertools.count()
+    batches.clear()
+
+    def stopping(write, after):
+        def wrapper(*arguments):
+            if not after and next(written) == stop:
+                raise StoppedError
+            write(*arguments)
+            if after and next(written) == stop:
+                raise StoppedError
+
+        return wrapper
+
+    manifest = beam.embed_corpus._Manifest
+    with monkeypatch.context() as patch:
+        if step == "records":
+            patch.setattr(vk.records, "write", stopping(vk.records.write, after=True))
+        else:
+            written = itertools.count(-stop)  # each shard writes two
+            patch.setattr(manifest, "write", stopping(manifest.write, after=step == "manifest after"))
+        embed_clips("--shards", 5, prefix=tmp_path / "part" / "x")
+    assert embed_clips("--resume", "--shards", 5, prefix=tmp_path / "part" / "x").replace("part", "whole") == whole
+    assert contents(tmp_path / "part" / "x") == contents(tmp_path / "whole" / "x")
+    assert needed <= len(batches) <= needed + 1  # all shards but one are embedded once
+
+
+def test_complete_run_is_not_repeated(embed_clips, batches, tmp_path):
+    first = embed_clips()
+    before, sizes = contents(tmp_path / "x"), len(batches)
+    changed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("x-*.tfrecord")}
+    assert embed_clips("--resume") == first
+    assert contents(tmp_path / "x") == before
+    assert len(batches) == sizes
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("x-*.tfrecord")} == changed
+
+
+def test_resumed_run_adds_recordings_and_repeats_failures(embed_clips, clips, batches, tmp_path):
+    embed_clips()
+    assert failures(tmp_path / "x-failures.csv") != []
+    batches.clear()
+    write_clip(clips / "text.wav", 20)
+    write_clip(clips / "new.wav", 21)
+    assert "14 files" in embed_clips("--resume", status=0)
+    assert len(batches) <= 2
+    assert not (tmp_path / "x-failures.csv").exists()
+    embed_clips(prefix=tmp_path / "whole" / "x", status=0)
+    assert written(tmp_path / "x") == written(tmp_path / "whole" / "x")
+
+
+def test_statistics_of_a_resumed_run_are_those_of_the_whole(embed_clips, clips, tmp_path):
+    embed_clips()
+    write_clip(clips / "new.wav", 21)
+    embed_clips("--resume", "--statistics", tmp_path / "new" / "statistics.npz")
+    statistics = vk.Statistics.load(tmp_path / "new" / "statistics.npz")
+    rows = np.concatenate([record.embedding for record in vk.records.read(tmp_path.glob("x-*.tfrecord"))])
+    assert (statistics.recordings, statistics.n, statistics.is_quantized) == (13, len(rows), True)
+    np.testing.assert_allclose(statistics.mean, rows.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(statistics.covariance, np.cov(rows.T.astype(float)), rtol=1e-9, atol=1e-9)
+    assert statistics.options["weights"] == json.loads((tmp_path / "x.tfrecord.vggish.json").read_text())["weights"]
+
+
+def test_run_that_cannot_continue(embed_clips, clips, tmp_path):
+    embed_clips()
+    before = contents(tmp_path / "x")
+    assert "hop_seconds 0.96, but this run has hop_seconds 0.5: choose" in embed_clips("--resume", "--hop", 0.5)
+    assert "has 4 shards, not 3" in embed_clips("--resume", "--shards", 3)
+    (clips / "00.wav").rename(clips.parent / "00.wav")
+    assert f"not among the inputs (1), such as {clips}/00.wav: include them" in embed_clips("--resume")
+    (clips.parent / "00.wav").rename(clips / "00.wav")
+    damaged = tmp_path / "x-manifests" / "00000-of-00004.json"
+    damaged.write_text("{")
+    assert f"{damaged} is damaged: delete it" in embed_clips("--resume")
+    damaged.unlink()
+    embed_clips("--resume")
+    assert contents(tmp_path / "x") == before
+    for path in (tmp_path / "x-manifests").iterdir():
+        path.unlink()
+    assert "was not written by this version of vggish beam" in embed_clips("--resume")
+
+
+def test_each_shard_has_a_file(embed_clips, tmp_path):
+    embed_clips("--shards", 40)
+    assert len(written(tmp_path / "x")) == 12
+    assert len(list(tmp_path.glob("x-*.tfrecord"))) == 40
+
+
+@pytest.mark.parametrize(("recordings", "shards"), [(0, 4), (2_000, 4), (2_001, 5), (1_000_000, 2_000)])
+def test_number_of_shards(recordings, shards):
+    assert beam.embed_corpus._default_shards(recordings) == shards
+
+
+def test_records_are_written_to_other_file_systems(embed_clips, clips, batches, tmp_path, monkeypatch):
+    monkeypatch.setattr(Memory, "files", {})
+    assert "12 files" in embed_clips(prefix="memory://out/x")
+    embed_clips()
+    local = {f"memory://out/{path}": content for path, content in contents(tmp_path / "x").items()}
+    assert {path: content for path, content in local.items() if "clips" not in path} == Memory.files
+    batches.clear()
+    embed_clips("--resume", prefix="memory://out/x")
+    assert not batches
+    assert "already exists" in embed_clips(prefix="memory://out/x")
+
+
 # === Errors ===
 
 
-@pytest.mark.parametrize("prefix", ["x", "./x", "r/x", "r/../x", "{folder}/x", "longer"])
+@pytest.mark.parametrize("prefix", ["x", "./x", "r/x", "r/../x", "{folder}/x"])
 def test_existing_records_are_not_replaced(corpus, exported_narrow, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     Path("r").mkdir()
     prefix = prefix.format(folder=tmp_path)
-    existing = Path(
-        f"{prefix}-00000-of-00002.tfrecord" if prefix != "longer" else "longer-than-00000-of-00002.tfrecord"
-    )
+    existing = Path(f"{prefix}-00000-of-00002.tfrecord")
     existing.write_text("mine")
     arguments = ["--input", corpus / "a", "--output", prefix, "--weights", exported_narrow, "--shards", 2]
     out = command("beam", *arguments, status=1)
-    assert f"{prefix}-*.tfrecord already exists: choose a different output prefix" in out
+    assert f"{prefix}-*.tfrecord already exists: continue with --resume, or choose" in out
     assert existing.read_text() == "mine"
     assert sorted(path.name for path in existing.parent.iterdir() if path.is_file()) == [existing.name]
 
 
-def test_command_writes_to_a_relative_prefix_in_a_new_folder(corpus, exported_narrow, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    command("beam", "--input", corpus / "a", "--output", "./new/x", "--weights", exported_narrow)
-    assert len(written(Path("new/x"))) == GOOD // 2
-    assert other_files(tmp_path) == {"x.tfrecord.vggish.json"}
-    assert not list(tmp_path.rglob("beam-temp-*"))
-
-
-@pytest.mark.parametrize("prefix", ["x", "./x", "new/x", "{folder}/new/x"])
-def test_output_may_be_relative_or_in_a_new_folder(tmp_path, monkeypatch, prefix):
+@pytest.mark.parametrize("prefix", ["x", "./x", "./new/x", "[new]/x*", "{folder}/new/x"])
+def test_output_may_be_relative_or_in_a_new_folder(embed_clips, clips, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     prefix = prefix.format(folder=tmp_path)
-    embeddings = vk.Embeddings(np.zeros(1), np.zeros((1, 128), np.uint8))
-    recordings = [(name, beam.Embedded(embeddings, 15_360, None)) for name in (b"a.wav", b"b.wav", b"c.wav")]
-    beam.run(Writing(recordings, beam.WriteAudioSetRecords, prefix), PipelineOptions([]))
-    assert written(Path(prefix)).keys() == {b"a.wav", b"b.wav", b"c.wav"}
-    assert other_files(tmp_path) == {"x.tfrecord.vggish.json"}
-    assert not list(tmp_path.rglob("beam-temp-*"))
+    (clips / "text.wav").unlink()
+    embed_clips(prefix=prefix, status=0)
+    assert len(written(Path(prefix))) == 12
+    assert other_files(tmp_path) - {path.name for path in clips.iterdir()} == {
+        f"{Path(prefix).name}.tfrecord.vggish.json"
+    }
+    assert {path.name for path in Path(prefix).parent.iterdir() if path.is_dir()} <= {
+        "clips",
+        f"{Path(prefix).name}-manifests",
+    }
 
 
 @pytest.mark.parametrize(
     ("folder", "prefix"), [("", "x[1]"), ("", "a[bc]/x"), ("", "x*"), ("", "new/x?"), ("[a]", "x"), ("[a]", "./new/x")]
 )
-def test_output_that_is_a_pattern_fails_at_once(corpus, tmp_path, monkeypatch, folder, prefix):
+def test_output_that_is_a_pattern_fails_at_once(tmp_path, monkeypatch, folder, prefix):
     (tmp_path / folder).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / folder)
-    message = (
-        f"the output path must not contain *, ? or [, which Beam treats as a pattern, got {Path(prefix).absolute()}"
-    )
-    assert message in command("beam", "--input", corpus, "--output", prefix, "--weights", "unread", status=1)
-    for transform in (beam.WriteAudioSetRecords, beam.WriteParquet, beam.WriteFailures):
-        with pytest.raises(ValueError, match="Beam treats as a pattern"):
-            transform(prefix)
+    message = "the output path must not contain *, ? or [, which Beam treats as a pattern, got "
+    with pytest.raises(ValueError, match=re.escape(f"{message}{Path(prefix).absolute()}")):
+        beam.WriteParquet(prefix)
+    output = command("beam", "--input", "x.wav", "--output", f"memory://{prefix}*", "--weights", "unread", status=1)
+    assert message in output
     assert not list(Path().iterdir())
 
 
-def test_failed_run_leaves_no_files(corpus, exported_narrow, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        assert len(list(tmp_path.glob("beam-temp-x-*"))) > 1  # writing has begun
-        raise RuntimeError("out of order")
+def test_failed_run_leaves_no_temporary_files(embed_clips, tmp_path, monkeypatch):
+    def fail(path, records):
+        with atomic_write(Path(path)) as partial:
+            partial.write_text("half")
+            raise RuntimeError("out of order")
 
-    monkeypatch.setattr(beam.transforms._EmbedderHandler, "run_inference", fail)
-    others = {"beam-temp-y-" + 32 * "0", "beam-temp-x-y-" + 32 * "0", "beam-temp-x-" + 32 * "0"}
-    for other in others:
-        (tmp_path / other).mkdir()
-    arguments = ["--input", corpus, "--output", tmp_path / "x", "--weights", exported_narrow]
-    assert "out of order" in command("beam", *arguments, status=1)
-    assert {path.name for path in tmp_path.iterdir()} == others
+    monkeypatch.setattr(vk.records, "write", fail)
+    assert "out of order" in embed_clips(prefix=tmp_path / "new" / "x")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x-manifests"]
 
 
 @pytest.mark.parametrize(

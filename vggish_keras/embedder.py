@@ -37,9 +37,6 @@ _logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 4
 """Batches of segments that wait for the network, so that it never waits for them."""
-_MAX_THREADS = 8
-"""Threads that read recordings, each with its own buffer; eight decode fast enough for any accelerator."""
-
 T = TypeVar("T")
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 Segments = NDArray[np.float32]
@@ -85,6 +82,9 @@ class Embedder:
         >>> embeddings.values.shape
         (4, 128)
     """
+
+    _max_threads = 8
+    """Threads that read recordings, each with its own buffer; eight decode fast enough for any accelerator."""
 
     def __init__(
         self,
@@ -293,17 +293,20 @@ class Embedder:
         np.stack(list(segments), out=batch[: len(segments)])
         return self._engine(batch, self._output)[: len(segments)]
 
+    def _open_readers(self) -> ReaderProcesses:
+        return ReaderProcesses()
+
     def _read_all(
         self, paths: Iterable[PathT], on_audio: Callable[[PathT, float], object] | None
     ) -> "Generator[tuple[_Recording[PathT], Segments | None], None, None]":
         """Yields the segments of all recordings in order, and None after the last segment of each."""
-        readers = ReaderProcesses()
+        readers = self._open_readers()
 
         def read(path: PathT) -> Iterator[Segments]:
             report = None if on_audio is None else functools.partial(on_audio, path)
             return cut_segments(readers.read(path, self.channels, report), self._hop_samples, self.padding)
 
-        threads, max_segments = min(os.cpu_count() or 1, _MAX_THREADS), _BATCHES_AHEAD * self.batch_size
+        threads, max_segments = min(os.cpu_count() or 1, self._max_threads), _BATCHES_AHEAD * self.batch_size
         # The processes end first: a thread may wait for one that never answers.
         with contextlib.closing(read_ahead(paths, read, threads, max_segments)) as files, contextlib.closing(readers):
             for path, segments in files:

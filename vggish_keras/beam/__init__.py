@@ -2,37 +2,27 @@
 
     with beam.Pipeline(options=options) as pipeline:
         found = pipeline | MatchAudio(["gs://bucket/corpus/**.flac"])
-        decoded = found.recordings | DecodeAudio()
-        embedded = (decoded.examples, decoded.recordings) | EmbedAudio("vggish/1", postprocess="quantized")
-        embedded | WriteAudioSetRecords("gs://bucket/records")
-        (found.failures, decoded.failures) | WriteFailures("gs://bucket/records")
+        embedded = found.recordings | EmbedAudio("vggish/1")
+        embedded.embeddings | WriteParquet("gs://bucket/embeddings")
+        (found.failures, embedded.failures) | WriteFailures("gs://bucket/embeddings")
 
-Recordings are keyed by path (bytes, because file names need not be valid text). The transforms exchange examples rather
-than recordings, so memory does not depend on a recording's length. Examples of recordings that turn out to be damaged
-are dropped when recordings are reassembled.
+Recordings are keyed by path (bytes, because file names need not be valid text).
 """
 
 try:
     import apache_beam
-    import google_crc32c  # without it, Beam cannot write TFRecord files
 except ImportError as error:
     raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
 
+from vggish_keras.beam.embed_corpus import EmbedCorpus
+from vggish_keras.beam.embedding import NAMESPACE, Recording
 from vggish_keras.beam.runner import LOCAL_RUNNER, Summary, run, summarize
 from vggish_keras.beam.transforms import (
-    NAMESPACE,
-    DecodeAudio,
-    Decoded,
-    DecodedRecording,
     EmbedAudio,
-    EmbedCorpus,
     Embedded,
-    Example,
     Failure,
     MatchAudio,
     Matched,
-    Recording,
-    WriteAudioSetRecords,
     WriteFailures,
     WriteParquet,
     WriteStatistics,
@@ -41,19 +31,14 @@ from vggish_keras.beam.transforms import (
 __all__ = [
     "LOCAL_RUNNER",
     "NAMESPACE",
-    "DecodeAudio",
-    "Decoded",
-    "DecodedRecording",
     "EmbedAudio",
     "EmbedCorpus",
     "Embedded",
-    "Example",
     "Failure",
     "MatchAudio",
     "Matched",
     "Recording",
     "Summary",
-    "WriteAudioSetRecords",
     "WriteFailures",
     "WriteParquet",
     "WriteStatistics",
@@ -61,4 +46,4 @@ __all__ = [
     "summarize",
 ]
 
-del apache_beam, google_crc32c
+del apache_beam

@@ -1,27 +1,24 @@
 """Run a pipeline: on this machine, restarted when a worker process dies, or on a cluster."""
 
-import contextlib
 import copy
 import itertools
 import json
-import os
-import re
-import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult
 
 from vggish_keras import corpus as corpus_lib
+from vggish_keras.beam.embed_corpus import MADE_WITH, EmbedCorpus, has_output
+from vggish_keras.beam.embedding import NAMESPACE
+from vggish_keras.beam.files import local_output, remove
 from vggish_keras.beam.local_workers import lost_workers
-from vggish_keras.beam.transforms import LEFT_OUT, MADE_WITH, NAMESPACE, NO_SUFFIX, EmbedCorpus, is_remote
+from vggish_keras.beam.transforms import LEFT_OUT, NO_SUFFIX
 from vggish_keras.embedding_files import OPTIONS_SUFFIX, write_options
 
 LOCAL_RUNNER = "FnApiRunner"
@@ -32,8 +29,8 @@ _MAX_ATTEMPTS = 3
 def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
     """Runs a pipeline of one transform to its end.
 
-    A run in local processes restarts, twice at most, when a worker process dies. If the run fails, the temporary files
-    of a local prefix are removed. At its end, how the embeddings were made is written to PREFIX.tfrecord.vggish.json.
+    A run in local processes restarts, twice at most, when a worker process dies. If the run fails, the files that are
+    complete are kept. At its end, how the embeddings were made is written to PREFIX.tfrecord.vggish.json.
 
     Args:
         corpus: The transform.
@@ -43,7 +40,7 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
         Beam's PipelineResult, whose counters `summarize` returns.
 
     Raises:
-        FileExistsError: Records exist at the prefix.
+        FileExistsError: Records exist at the prefix, and `corpus.resume` is False.
         RuntimeError: The run failed.
 
     Examples:
@@ -55,24 +52,27 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
         >>> beam.summarize(beam.run(corpus, options))  # doctest: +SKIP
         Summary(recordings=1, failures=0, seconds=3.0, left_out={})
     """
-    if _has_records(corpus.prefix):
-        suffix = corpus_lib.RECORDS_SUFFIX
-        raise FileExistsError(f"{corpus.prefix}-*{suffix} already exists: choose a different output prefix")
+    if not corpus.resume and has_output(corpus.prefix):
+        raise FileExistsError(
+            f"{corpus.prefix}-*{corpus_lib.RECORDS_SUFFIX} already exists: continue with --resume, or choose a "
+            "different output prefix"
+        )
+    if corpus.resume:
+        remove(f"{corpus.prefix}-{corpus_lib.FAILURES}")  # nothing may fail this time
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
-    with _temporary_folders_removed(corpus.prefix):
-        for attempt in itertools.count(1):
-            pipeline = beam.Pipeline(options=options)
-            pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
-            with lost_workers() as lost:
-                try:
-                    result = pipeline.run()
-                    result.wait_until_finish()
-                    break
-                except RuntimeError:
-                    # The local runner, unlike those of clusters, cannot replace a worker.
-                    if not lost or attempt == _MAX_ATTEMPTS:
-                        raise
+    for attempt in itertools.count(1):
+        pipeline = beam.Pipeline(options=options)
+        pipeline | copy.deepcopy(corpus)  # a transform keeps the pipeline that it was applied to
+        with lost_workers() as lost:
+            try:
+                result = pipeline.run()
+                result.wait_until_finish()
+                break
+            except RuntimeError:
+                # The local runner, unlike those of clusters, cannot replace a worker.
+                if not lost or attempt == _MAX_ATTEMPTS:
+                    raise
     _write_options(corpus, result)
     return result
 
@@ -80,49 +80,14 @@ def run(corpus: EmbedCorpus, options: PipelineOptions) -> PipelineResult:
 def _write_options(corpus: EmbedCorpus, result: PipelineResult) -> None:
     """Writes how the embeddings were made beside the records, with what all workers' networks have in common."""
     metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE).with_name(MADE_WITH))
-    networks = [json.loads(text) for metric in metrics["string_sets"] for text in metric.result]
-    shared = dict(set.intersection(*(set(network.items()) for network in networks))) if networks else {}
-    if differing := sorted({name for network in networks for name in network} - shared.keys()):
+    networks = [json.loads(text) for metric in metrics["string_sets"] for text in sorted(metric.result)]
+    first = networks[0] if networks else {}
+    shared = {name: first[name] for name in first if all(network.get(name) == first[name] for network in networks)}
+    if differing := sorted(first.keys() - shared.keys()):
         warnings.warn(f"the workers' networks differ in: {', '.join(differing)}", stacklevel=3)
-    options = {**shared, **corpus.options}
     records = f"{corpus.prefix}{corpus_lib.RECORDS_SUFFIX}"
-    if not is_remote(corpus.prefix):
-        write_options(Path(records), options)
-        return
-    with FileSystems.create(f"{records}{OPTIONS_SUFFIX}") as file:
-        file.write(json.dumps(options).encode())
-
-
-def _has_records(prefix: str) -> bool:
-    """Whether files exist that Beam would replace, which include those of a longer prefix."""
-    suffix = corpus_lib.RECORDS_SUFFIX
-    if is_remote(prefix):
-        return bool(FileSystems.match([f"{prefix}-*-of-*{suffix}"])[0].metadata_list)
-    # Beam's match finds nothing for a prefix without a folder.
-    return any(_siblings(prefix, rf"{re.escape(os.path.basename(prefix))}-.*-of-.*{re.escape(suffix)}"))
-
-
-def _siblings(prefix: str, pattern: str) -> Iterator[Path]:
-    """Yields the paths in the folder of a local prefix whose names match a regular expression."""
-    folder = Path(os.path.dirname(prefix))
-    if folder.is_dir():
-        yield from (path for path in folder.iterdir() if re.fullmatch(pattern, path.name, re.DOTALL))
-
-
-@contextlib.contextmanager
-def _temporary_folders_removed(prefix: str) -> Iterator[None]:
-    """Removes the new folders beside a local prefix that Beam's writers leave behind when they fail."""
-    if is_remote(prefix):
-        yield
-        return
-    name = re.escape(os.path.basename(prefix))
-    pattern = rf"beam-temp-{name}(-{re.escape(corpus_lib.FAILURES)})?-[0-9a-f]{{32}}"
-    before = set(_siblings(prefix, pattern))
-    try:
-        yield
-    finally:
-        for folder in set(_siblings(prefix, pattern)) - before:
-            shutil.rmtree(folder, ignore_errors=True)
+    with local_output(f"{records}{OPTIONS_SUFFIX}") as local:
+        write_options(local.with_name(local.name.removesuffix(OPTIONS_SUFFIX)), {**shared, **corpus.options})
 
 
 class Summary(NamedTuple):

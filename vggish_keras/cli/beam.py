@@ -26,8 +26,15 @@ from vggish_keras.cli.options import OutputPath, embedder_options
     "--shards",
     type=click.IntRange(1),
     default=None,
-    show_default="chosen by the runner",
+    show_default="one for every 500 recordings, at least 4",
     help="Number of .tfrecord files.",
+)
+@click.option("--resume", is_flag=True, help="Keep what an earlier run embedded with the same options.")
+@click.option(
+    "--statistics",
+    type=OutputPath(path_type=str),
+    metavar="FILE.npz",
+    help="Also write the statistics of all embeddings, for vggish fad.",
 )
 @click.option("--segments", help="Take names, times and labels from this AudioSet segment list.")
 @click.option("--labels", help="AudioSet's class_labels_indices.csv, for --segments.")
@@ -37,6 +44,8 @@ def beam(
     inputs: tuple[str, ...],
     prefix: str,
     shards: int | None,
+    resume: bool,
+    statistics: str | None,
     segments: str | None,
     labels: str | None,
     beam_options: tuple[str, ...],
@@ -48,8 +57,8 @@ def beam(
     gs://bucket/clips/**.flac. All other options are passed to Beam; without --runner, the pipeline runs locally, in
     this process.
 
-    The records are written to PREFIX-00000-of-00004.tfrecord and so on. Unreadable files are listed in
-    PREFIX-failures.csv and skipped; the exit status is then 1.
+    The records are written to PREFIX-00000-of-00004.tfrecord and so on, each file as soon as it is complete. Unreadable
+    files are listed in PREFIX-failures.csv and skipped; the exit status is then 1.
     """
     if labels and not segments:
         raise click.UsageError("--labels requires --segments")
@@ -58,7 +67,16 @@ def beam(
     from vggish_keras import beam
     from vggish_keras.recordings import describe_left_out
 
-    corpus = beam.EmbedCorpus(inputs, prefix, segments=segments, labels=labels, shards=shards or 0, **embedder_options)
+    corpus = beam.EmbedCorpus(
+        inputs,
+        prefix,
+        segments=segments,
+        labels=labels,
+        shards=shards or 0,
+        resume=resume,
+        statistics=statistics,
+        **embedder_options,
+    )
     try:
         summary = beam.summarize(beam.run(corpus, _parse_beam_options(beam_options)))
     except RuntimeError as error:  # contains the traceback of a worker

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,21 +74,19 @@ def failures_row(file: PathLike, reason: str) -> bytes:
     return csv_lines([[os.fspath(file), reason]])
 
 
-FAILURES_HEADER = failures_row("file", "reason")
-
-
 def failures_path(output: Path) -> Path:
     """The list of failures beside an output that is a single file."""
     return output.with_name(f"{output.name}.{FAILURES}")
 
 
-def write_failures(path: Path, failures: Sequence[tuple[PathLike, str]]) -> None:
-    """Writes the list of failures, or removes an old list if there are none."""
+def write_failures(path: Path, failures: Iterable[tuple[PathLike, str]]) -> None:
+    """Writes the list of failures, or removes an old list if the failures are an empty list."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with atomic_write(path) as partial:
-        partial.write_bytes(FAILURES_HEADER + b"".join(failures_row(*failure) for failure in failures))
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        file.write(failures_row("file", "reason"))
+        file.writelines(failures_row(*failure) for failure in failures)
 
 
 def read_failures(path: Path) -> set[str]:

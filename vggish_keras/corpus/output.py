@@ -536,13 +536,25 @@ def _check_options(stored: str, options: Mapping[str, Any], where: Path) -> None
             f"{where} was started by an earlier version, which did not record the content of the weights: replace "
             "it with --overwrite, or choose a different output"
         )
-    if differing := [name for name in options if name != "version" and known.get(name) != options[name]]:
-        before = ", ".join(f"{name} {known.get(name)}" for name in differing)
-        now = ", ".join(f"{name} {options[name]}" for name in differing)
+    if difference := describe_difference(known, options):
         raise ValueError(
-            f"{where} was started with {before}, but this run has {now}: choose a different output, or "
-            "replace this one with --overwrite"
+            f"{where} was started with {difference}: choose a different output, or replace this one with --overwrite"
         )
+
+
+def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describes the options that differ, as in "hop_seconds 0.96, but this run has hop_seconds 0.5".
+
+    Returns "" for equal options; the version may differ.
+    """
+    differing = [name for name in now if name != "version" and before.get(name) != now[name]]
+    if not differing:
+        return ""
+
+    def listed(options: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {options.get(name)}" for name in differing)
+
+    return f"{listed(before)}, but this run has {listed(now)}"
 
 
 @contextlib.contextmanager
