@@ -79,8 +79,8 @@ def beam(
     )
     try:
         summary = beam.summarize(beam.run(corpus, _parse_beam_options(beam_options)))
-    except RuntimeError as error:  # contains the traceback of a worker
-        raise click.ClickException(str(error).strip().splitlines()[-1]) from error
+    except RuntimeError as error:
+        raise click.ClickException(_reason(error)) from error
     parts = [
         counted(summary.recordings, "file"),
         f"{summary.seconds / 3600:.2f} h of audio",
@@ -90,6 +90,12 @@ def beam(
     click.echo(f"{prefix}: {', '.join(filter(None, parts))}")
     if summary.failures:
         sys.exit(1)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an error that is not part of a traceback, of a Python worker or of a runner in Java."""
+    lines = [line for line in str(error).splitlines() if line.strip(" ]") and not line.startswith(("\tat ", "\t... "))]
+    return lines[-1].removeprefix("Caused by: ").strip() if lines else str(error)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

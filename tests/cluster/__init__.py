@@ -1,0 +1,1 @@
+"""Pipelines on an Apache Flink cluster whose machines die."""
