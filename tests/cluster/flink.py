@@ -159,7 +159,7 @@ class Cluster:
         command = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *opened, *flags]
         self._start(name, [*command, "-cp", f"{self._jars}/*", main, *arguments], FLINK_CONF_DIR=str(folder))
 
-    def _configuration(self, folder: Path) -> dict[str, str | int]:
+    def _configuration(self, folder: Path) -> dict[str, str | float]:
         return {
             "jobmanager.rpc.address": "localhost",
             "jobmanager.rpc.port": self._rpc,
@@ -200,6 +200,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
+                cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
 

@@ -194,7 +194,7 @@ def small_disk(tmp_path):
 
 
 def test_full_disk_fails_the_run_which_can_be_resumed(arguments, small_disk, single):
-    _, errors = run(*arguments, "--shards", SHARDS, status=1)
+    _, errors = run(*arguments, "--shards", SHARDS, "--number_of_execution_retries=1", status=1)
     assert "No space left on device" in errors.splitlines()[-1]
     names = {path.name for path in small_disk.iterdir()}
     assert names > {"x-manifests"}
