@@ -622,6 +622,12 @@ def test_run_that_cannot_continue(embed_clips, clips, tmp_path):
     damaged.unlink()
     embed_clips("--resume")
     assert contents(tmp_path / "x") == before
+    vk.records.write(tmp_path / "x-00001-of-00004.tfrecord", [])
+    message = f"{tmp_path}/x-00001-of-00004.tfrecord does not have the recordings of "
+    assert message in embed_clips("--resume", "--statistics", tmp_path / "statistics.npz")
+    (tmp_path / "x-00001-of-00004.tfrecord").unlink()
+    embed_clips("--resume")
+    assert contents(tmp_path / "x") == before
     for path in (tmp_path / "x-manifests").iterdir():
         path.unlink()
     assert "was not written by this version of vggish beam" in embed_clips("--resume")
@@ -633,7 +639,9 @@ def test_each_shard_has_a_file(embed_clips, tmp_path):
     assert len(list(tmp_path.glob("x-*.tfrecord"))) == 40
 
 
-@pytest.mark.parametrize(("recordings", "shards"), [(0, 4), (2_000, 4), (2_001, 5), (1_000_000, 2_000)])
+@pytest.mark.parametrize(
+    ("recordings", "shards"), [(0, 4), (2_000, 4), (2_001, 5), (1_000_000, 2_000), (10**9, 99_999)]
+)
 def test_number_of_shards(recordings, shards):
     assert beam.embed_corpus._default_shards(recordings) == shards
 

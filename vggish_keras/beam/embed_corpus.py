@@ -26,7 +26,7 @@ MADE_WITH = "made_with"
 """Name of the metric that collects the options of the workers' networks, as JSON: more than one if they differ."""
 _MANIFESTS = "-manifests"
 _RECORDINGS_PER_SHARD = 500
-_MIN_SHARDS = 4
+_MIN_SHARDS, _MAX_SHARDS = 4, 99_999  # which their names have room for
 _PART = re.compile(r"(?P<index>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -47,8 +47,8 @@ class EmbedCorpus(beam.PTransform):
         channels: As in `EmbedAudio`.
         segments: As in `MatchAudio`.
         labels: As in `MatchAudio`.
-        shards: Number of .tfrecord files, each the work of one worker at a time. 0 makes one for every 500 recordings,
-            but at least 4.
+        shards: Number of .tfrecord files, at most 99,999, each the work of one worker at a time. 0 makes one for every
+            500 recordings, but at least 4.
         pca_params: As in `EmbedAudio`.
         resume: True keeps the recordings of an earlier run with the same options and embeds all others, such as those
             that failed. An earlier run determines the number of files.
@@ -86,6 +86,8 @@ class EmbedCorpus(beam.PTransform):
         statistics: str | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= shards <= _MAX_SHARDS:
+            raise ValueError(f"shards must be between 0 and {_MAX_SHARDS}, got {shards}")
         self.prefix = check_prefix(prefix) if is_remote(prefix) else prefix
         self.resume = resume
         options = embedder_options(weights, hop_seconds, padding, "quantized", batch_size, dtype, channels, pca_params)
@@ -115,7 +117,7 @@ class EmbedCorpus(beam.PTransform):
 
 
 def _default_shards(recordings: int) -> int:
-    return max(-(-recordings // _RECORDINGS_PER_SHARD), _MIN_SHARDS)
+    return min(max(-(-recordings // _RECORDINGS_PER_SHARD), _MIN_SHARDS), _MAX_SHARDS)
 
 
 def _empty_parts(_: bytes, shards: int) -> Iterator[tuple[int, None]]:
@@ -200,7 +202,7 @@ class _EmbedShard(EmbedFn):
         index, recordings = shard
         part = _part(self._prefix, index, shards)
         options = {**self.made_with, **self._lists}
-        manifest = _Manifest.read(part.manifest)
+        manifest = _Manifest.read(part.manifest) if exists(part.records) else _Manifest({}, {})
         manifest.check(part.records, options, [os.fsdecode(path) for path, _ in recordings])
         seconds = dict(manifest.recordings)
         new: dict[str, records.Record] = {}
@@ -232,11 +234,11 @@ class _EmbedShard(EmbedFn):
         options: Mapping[str, Any],
     ) -> dict[str, records.Record]:
         """Adds records to the file of a shard; returns all of them if they are needed."""
-        is_complete = not new and exists(part.manifest) and exists(part.records)
+        is_complete = not new and exists(part.records) and exists(part.manifest)
         old: dict[str, records.Record] = {}
         if manifest.recordings and (self._with_statistics or not is_complete):
             with local_copy(part.records) as local:
-                old = dict(zip(manifest.recordings, records.read(local), strict=True))
+                old = _named_records(part, manifest, local)
         whole = dict(sorted({**old, **new}.items(), key=lambda item: os.fsencode(item[0])))
         if not is_complete:
             if not is_remote(part.records):
@@ -247,6 +249,14 @@ class _EmbedShard(EmbedFn):
                 records.write(local, whole.values())
             _Manifest(options, {name: seconds[name] for name in whole}).write(part.manifest)
         return whole
+
+
+def _named_records(part: _Part, manifest: _Manifest, local: Path) -> dict[str, records.Record]:
+    """The records of a shard by the name of their recording."""
+    found = list(records.read(local))
+    if len(found) != len(manifest.recordings):
+        raise ValueError(f"{part.records} does not have the recordings of {part.manifest}: delete both")
+    return dict(zip(manifest.recordings, found, strict=True))
 
 
 # === Earlier runs ===

@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 from vggish_keras import audio, corpus as corpus_lib, embedding_files, params
 from vggish_keras._atomic import sync
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, file_suffix
-from vggish_keras.beam.embedding import NAMESPACE, EmbedderOptions, EmbedFn, Recording, embedder_options
+from vggish_keras.beam.embedding import NAMESPACE, EmbedFn, Recording, embedder_options
 from vggish_keras.beam.files import is_remote, local_copy, local_output
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import Dtype
@@ -226,9 +226,6 @@ class EmbedAudio(beam.PTransform):
 
 
 class _EmbedBatch(EmbedFn):
-    def __init__(self, options: EmbedderOptions) -> None:
-        super().__init__(options)
-
     def process(self, recordings: list[Recording]) -> Iterator[Any]:
         for (path, _), result, seconds in self.embed(recordings):
             self.count(failed=isinstance(result, str), seconds=seconds)
@@ -408,7 +405,7 @@ def check_statistics_path(path: str) -> str:
 def _merge(parts: Iterable[Statistics]) -> Statistics:
     whole = Statistics()
     for part in parts:
-        whole.options = part.options
+        whole.options = whole.options or part.options
         whole += part
     return whole
 

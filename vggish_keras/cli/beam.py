@@ -24,7 +24,7 @@ from vggish_keras.cli.options import OutputPath, embedder_options
 )
 @click.option(
     "--shards",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 99_999),
     default=None,
     show_default="one for every 500 recordings, at least 4",
     help="Number of .tfrecord files.",
