@@ -2,8 +2,9 @@
 
     python -m benchmarks.beam [--weights CHECKPOINT] [--clips 500] [--rounds 3]
 
-All commands are also run on ten clips only, and these times are subtracted to exclude the start-up. The cluster, which
-needs Java and Maven, is left out where they are missing.
+All commands are also run on ten clips only, and these times are subtracted to exclude the start-up; before, once more,
+because the first job of a cluster starts slowly. The cluster, which needs Java and Maven, is left out where they are
+missing.
 """
 
 import contextlib
@@ -118,6 +119,7 @@ def main() -> None:
                     few, whole = embed("few"), embed("all")
                 else:
                     with runners()[name] as options:
+                        beam("few", options)  # a warm-up
                         few, whole = beam("few", options), beam("all", options)
                 rates[name].append(more / (whole[0] - few[0]))
                 starts[name].append(few[0])
