@@ -119,7 +119,7 @@ def summarize(result: PipelineResult) -> Summary:
         >>> import apache_beam
         >>> from vggish_keras import beam
         >>> pipeline = apache_beam.Pipeline(beam.LOCAL_RUNNER)
-        >>> decoded = (pipeline | beam.MatchAudio(["recording.wav"])).recordings | beam.DecodeAudio()
+        >>> embedded = (pipeline | beam.MatchAudio(["recording.wav"])).recordings | beam.EmbedAudio(weights=None)
         >>> beam.summarize(pipeline.run())
         Summary(recordings=1, failures=0, seconds=3.0, left_out={})
     """
