@@ -735,6 +735,29 @@ def test_invalid_arguments_are_reported(tmp_path, monkeypatch, exported_narrow, 
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "BeamError\nTraceback (most recent call last):\n  File x\nOSError: full [while running 'x']\n",
+            "OSError: full",
+        ),
+        (
+            "failed: [a.B: no job\n\tat a.c(d)\nCaused by: a.B: no job\n\tat a.c(d)\n\t... 5 more\n]",
+            "Error: a.B: no job",
+        ),
+        ("", "Error: "),
+    ],
+)
+def test_reason_of_a_failed_run(tmp_path, monkeypatch, text, reason):
+    def fail(corpus, options):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(beam, "run", fail)
+    arguments = ["--input", "x.wav", "--output", tmp_path / "x", "--weights", "x", "--hop", 0.96, "--padding", "valid"]
+    assert reason in command("beam", *arguments, status=1).splitlines()[-1]
+
+
 def test_missing_beam_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "vggish_keras.beam")
