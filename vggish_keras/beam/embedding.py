@@ -112,11 +112,19 @@ class EmbedFn(beam.DoFn):
 
     def setup(self) -> None:
         weights, hop_seconds, padding, postprocess, batch_size, dtype, channels, pca_params = self._options
-        load = functools.partial(_Network, weights, postprocess, dtype, pca_params)
-        # Never released, so that the next bundle of this process finds it.
-        engine = _SharedEngine(MultiProcessShared(load, self._tag).acquire())
+        self._shared = MultiProcessShared(
+            functools.partial(_Network, weights, postprocess, dtype, pca_params), self._tag
+        )
+        self._network = self._shared.acquire()
+        engine = _SharedEngine(self._network)
         self._embedder = _WorkerEmbedder(engine, hop_seconds, padding, postprocess, batch_size, channels=channels)
         self.made_with = {**self._embedder.options, "engine": engine.name}
+
+    def teardown(self) -> None:
+        # The network is freed when all workers have released it: a process may run many pipelines.
+        del self._embedder
+        with contextlib.suppress(OSError, EOFError):  # the process with the network has died
+            self._shared.release(self._network)
 
     def embed(self, recordings: Sequence[Recording]) -> Iterator[Result]:
         """Embeds recordings, in order."""
