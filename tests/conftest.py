@@ -2,7 +2,9 @@ import contextlib
 import gc
 import hashlib
 import os
+import shutil
 import signal
+import subprocess
 import weakref
 from pathlib import Path
 
@@ -229,6 +231,19 @@ def file_size_limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limit
+
+
+@contextlib.contextmanager
+def mounted_disk(folder, size):
+    """Mounts a file system of a size, such as "8m", in a new folder; skips the test without the right to."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def expect_in_cache(monkeypatch, constant):

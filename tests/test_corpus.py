@@ -23,6 +23,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from tests.conftest import mounted_disk
 from tests.fakes import FakeEngine
 from tests.fuzz import test_stops
 from vggish_keras import _atomic, records
@@ -1066,13 +1067,8 @@ def test_unwritable_output_raises_at_once(quick, corpus, target, monkeypatch):
 @pytest.fixture
 def tiny_disk(tmp_path):
     """An 8 MB file system."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted_disk(tmp_path / "disk", "8m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import soundfile
 
 import vggish_keras as vk
 from tests.cluster.flink import Cluster, is_available
+from tests.conftest import mounted_disk
 from tests.test_beam import LOADED, contents, failures, serialized, written
 
 pytestmark = [
@@ -184,13 +184,8 @@ def test_restarted_job_manager_fails_the_run_which_can_be_resumed(cluster, argum
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system with room for a part of the records."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted_disk(tmp_path / "out", "100k") as folder:
+        yield folder
 
 
 def test_full_disk_fails_the_run_which_can_be_resumed(arguments, small_disk, single):

@@ -17,7 +17,7 @@ from vggish_keras._atomic import atomic_write, remove_leftovers
 from vggish_keras._validation import PathLike, PcaParams
 from vggish_keras.beam.embedding import NAMESPACE, EmbedderOptions, EmbedFn, Recording, embedder_options
 from vggish_keras.beam.files import exists, is_remote, local_copy, local_output
-from vggish_keras.beam.transforms import MatchAudio, SaveStatistics, WriteFailures, check_prefix
+from vggish_keras.beam.transforms import MatchAudio, SaveStatistics, WriteFailures, check_prefix, merge_statistics
 from vggish_keras.engines import Dtype
 from vggish_keras.framing import Padding
 from vggish_keras.frechet import Statistics
@@ -112,7 +112,7 @@ class EmbedCorpus(beam.PTransform):
         parts = parts | beam.MapTuple(_sort_part) | beam.Reshuffle()
         done = parts | beam.ParDo(self._embed, shards).with_outputs("failures", main="statistics")
         if self._save_statistics is not None:
-            done.statistics | self._save_statistics
+            done.statistics | beam.CombineGlobally(merge_statistics) | self._save_statistics
         return (found.failures, done.failures) | self._write_failures
 
 
@@ -157,16 +157,16 @@ class _Manifest(NamedTuple):
     recordings: Mapping[str, float]
 
     @classmethod
-    def read(cls, path: str) -> "_Manifest":
-        """Reads a manifest, or an empty one if it does not exist."""
-        if not exists(path):
-            return cls({}, {})
+    def read(cls, part: _Part) -> "_Manifest | None":
+        """Reads the manifest of a shard; None if one of its files does not exist."""
+        if not (exists(part.records) and exists(part.manifest)):
+            return None
         try:
-            with local_copy(path) as local:
+            with local_copy(part.manifest) as local:
                 content = json.loads(local.read_bytes())
             return cls(content["options"], content["recordings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: delete it, and its recordings are embedded again") from error
+            raise ValueError(f"{part.manifest} is damaged: delete it, and its recordings are embedded again") from error
 
     def write(self, path: str) -> None:
         with local_output(path) as local, atomic_write(local) as partial:
@@ -202,13 +202,13 @@ class _EmbedShard(EmbedFn):
         index, recordings = shard
         part = _part(self._prefix, index, shards)
         options = {**self.made_with, **self._lists}
-        manifest = _Manifest.read(part.manifest) if exists(part.records) else _Manifest({}, {})
+        found = _Manifest.read(part)
+        manifest = found or _Manifest({}, {})
         manifest.check(part.records, options, [os.fsdecode(path) for path, _ in recordings])
         seconds = dict(manifest.recordings)
         new: dict[str, records.Record] = {}
         for recording, result, read in self.embed([one for one in recordings if os.fsdecode(one[0]) not in seconds]):
             path, segment = recording
-            self.count(failed=isinstance(result, str), seconds=read)
             if isinstance(result, str):
                 yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(result)))
             else:
@@ -217,46 +217,39 @@ class _EmbedShard(EmbedFn):
                 seconds[name] = read
         for read in manifest.recordings.values():
             self.count(failed=False, seconds=read)
-        written = self._write(part, manifest, new, seconds, options)
+        is_complete = found is not None and not new
+        old = {}
+        if manifest.recordings and (self._with_statistics or not is_complete):
+            old = _read_records(part, manifest)
+        whole = dict(sorted({**old, **new}.items(), key=lambda item: os.fsencode(item[0])))
+        if not is_complete:
+            _write_records(part, whole, _Manifest(options, {name: seconds[name] for name in whole}))
         self._made_with.add(json.dumps(self.made_with))
         if self._with_statistics:
             statistics = Statistics(self.made_with)
-            for name, record in written.items():
+            for name, record in whole.items():
                 statistics.add(record.embedding, name)
             yield statistics
 
-    def _write(
-        self,
-        part: _Part,
-        manifest: _Manifest,
-        new: Mapping[str, records.Record],
-        seconds: Mapping[str, float],
-        options: Mapping[str, Any],
-    ) -> dict[str, records.Record]:
-        """Adds records to the file of a shard; returns all of them if they are needed."""
-        is_complete = not new and exists(part.records) and exists(part.manifest)
-        old: dict[str, records.Record] = {}
-        if manifest.recordings and (self._with_statistics or not is_complete):
-            with local_copy(part.records) as local:
-                old = _named_records(part, manifest, local)
-        whole = dict(sorted({**old, **new}.items(), key=lambda item: os.fsencode(item[0])))
-        if not is_complete:
-            if not is_remote(part.records):
-                remove_leftovers(map(Path, part))
-            # A manifest never promises recordings that its file lacks, whenever this process is killed.
-            _Manifest(options, {}).write(part.manifest)
-            with local_output(part.records) as local:
-                records.write(local, whole.values())
-            _Manifest(options, {name: seconds[name] for name in whole}).write(part.manifest)
-        return whole
 
-
-def _named_records(part: _Part, manifest: _Manifest, local: Path) -> dict[str, records.Record]:
-    """The records of a shard by the name of their recording."""
-    found = list(records.read(local))
+def _read_records(part: _Part, manifest: _Manifest) -> dict[str, records.Record]:
+    """Reads the records of a shard, by the name of their recording."""
+    with local_copy(part.records) as local:
+        found = list(records.read(local))
     if len(found) != len(manifest.recordings):
         raise ValueError(f"{part.records} does not have the recordings of {part.manifest}: delete both")
     return dict(zip(manifest.recordings, found, strict=True))
+
+
+def _write_records(part: _Part, whole: Mapping[str, records.Record], manifest: _Manifest) -> None:
+    """Writes the files of a shard."""
+    if not is_remote(part.records):
+        remove_leftovers(map(Path, part))
+    # A manifest never promises recordings that its file lacks, whenever this process is killed.
+    manifest._replace(recordings={}).write(part.manifest)
+    with local_output(part.records) as local:
+        records.write(local, whole.values())
+    manifest.write(part.manifest)
 
 
 # === Earlier runs ===

@@ -127,7 +127,7 @@ class EmbedFn(beam.DoFn):
             self._shared.release(self._network)
 
     def embed(self, recordings: Sequence[Recording]) -> Iterator[Result]:
-        """Embeds recordings, in order."""
+        """Embeds and counts recordings, in order."""
         by_path = {os.fsdecode(path): (path, segment) for path, segment in recordings}
         seconds: Counter[str] = Counter()
 
@@ -137,7 +137,9 @@ class EmbedFn(beam.DoFn):
         with contextlib.closing(self._embedder.embed_many(by_path, on_audio)) as results:
             for path, result in results:
                 embeddings = error_message(result) if isinstance(result, Exception) else result
-                yield Result(by_path[path], embeddings, seconds.pop(path, 0.0))
+                read = seconds.pop(path, 0.0)
+                self.count(failed=isinstance(result, Exception), seconds=read)
+                yield Result(by_path[path], embeddings, read)
 
     def count(self, *, failed: bool, seconds: float) -> None:
         """Counts a recording."""

@@ -227,8 +227,7 @@ class EmbedAudio(beam.PTransform):
 
 class _EmbedBatch(EmbedFn):
     def process(self, recordings: list[Recording]) -> Iterator[Any]:
-        for (path, _), result, seconds in self.embed(recordings):
-            self.count(failed=isinstance(result, str), seconds=seconds)
+        for (path, _), result, _ in self.embed(recordings):
             if isinstance(result, str):
                 yield beam.pvalue.TaggedOutput("failures", (path, os.fsencode(result)))
             else:
@@ -376,33 +375,29 @@ class WriteStatistics(beam.PTransform):
 
     def __init__(self, path: str, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self._path = check_statistics_path(path)
         self._combine = _CombineStatistics(dict(options or {}))
+        self._save = SaveStatistics(path)
 
     def expand(self, embedded: Any) -> Any:
-        return embedded | beam.CombineGlobally(self._combine) | SaveStatistics(self._path)
+        return embedded | beam.CombineGlobally(self._combine) | self._save
 
 
 class SaveStatistics(beam.PTransform):
-    """Merges a PCollection of `Statistics` and writes them to a file, as in `WriteStatistics`."""
+    """Writes a PCollection of one `Statistics` to a file, as `WriteStatistics` does."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self._path = check_statistics_path(path)
+        if file_suffix(path) != ".npz":
+            raise ValueError(f"expected an .npz file, got {path}")
+        self._path = path
 
     def expand(self, statistics: Any) -> Any:
-        merged = statistics | beam.CombineGlobally(_merge)
-        return merged | beam.Filter(lambda statistics: statistics.n) | beam.Map(_save_statistics, self._path)
+        filled = statistics | beam.Filter(lambda statistics: statistics.n)
+        return filled | beam.Map(_save_statistics, self._path)
 
 
-def check_statistics_path(path: str) -> str:
-    """Returns `path` if its suffix is .npz; else raises a ValueError."""
-    if file_suffix(path) != ".npz":
-        raise ValueError(f"expected an .npz file, got {path}")
-    return path
-
-
-def _merge(parts: Iterable[Statistics]) -> Statistics:
+def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
+    """Merges statistics that were made with the same options."""
     whole = Statistics()
     for part in parts:
         whole.options = whole.options or part.options
@@ -424,10 +419,7 @@ class _CombineStatistics(beam.CombineFn):
         return statistics
 
     def merge_accumulators(self, parts: Iterable[Statistics]) -> Statistics:
-        whole = self.create_accumulator()
-        for part in parts:
-            whole += part
-        return whole
+        return merge_statistics(parts)
 
     def extract_output(self, statistics: Statistics) -> Statistics:
         return statistics
