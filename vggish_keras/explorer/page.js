@@ -31,6 +31,12 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 
 // === Map ===
 
+// Plotly has no option against multisampling and depth, without which markers look the same and move faster.
+const getContext = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (type, options) {
+  return getContext.call(this, type, { ...options, antialias: false, depth: false });
+};
+
 // Plotly reads markup in names.
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const lasso = () => element("mode").getAttribute("aria-pressed") === "true";
@@ -75,7 +81,7 @@ function layout() {
 
 function draw() {
   return Plotly.react("map", traces(), { ...layout(), dragmode: lasso() ? "lasso" : "pan" },
-    { displayModeBar: false, scrollZoom: true, responsive: true });
+    { displayModeBar: false, scrollZoom: true, responsive: true, plotGlPixelRatio: window.devicePixelRatio });
 }
 
 function ring(point) {
@@ -210,12 +216,19 @@ function connect() {
 
 function select(points) {
   selection = points;
+  showSelection();
   element("download").disabled = points.length === 0;
   element("download").textContent = points.length ? `Download ${points.length} (CSV)` : "Download selection (CSV)";
 }
 
+// Every canvas that is shown slows the moving map down.
+function showSelection() {
+  element("map").classList.toggle("selecting", lasso() || selection.length > 0);
+}
+
 element("mode").addEventListener("click", ({ target }) => {
   target.setAttribute("aria-pressed", String(!lasso()));
+  showSelection();
   Plotly.relayout("map", { dragmode: lasso() ? "lasso" : "pan" });
 });
 
