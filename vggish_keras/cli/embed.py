@@ -13,7 +13,7 @@ from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
 from vggish_keras.cli.errors import describe_error, exit_if_missing
-from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
+from vggish_keras.cli.options import check_pca, embedder_options, open_embedder, postprocess_option
 from vggish_keras.cli.streams import (
     DASH,
     StandardInput,
@@ -187,18 +187,15 @@ def _read_lists(
 def _open_embedder(plan: "corpus.Plan", suffix: str | None, options: dict[str, Any]) -> "corpus.CorpusEmbedder":
     """Opens the embedder, of the recording on standard input if this has a suffix."""
     from vggish_keras import corpus
-    from vggish_keras.exported_options import needs_tensorflow
 
     file = None
     if suffix is not None:
         folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="vggish-"))
         file = Path(folder, f"recording{suffix}")
         copy_standard_input(file)
-    if needs_tensorflow(options["weights"]) or (plan.target and file_suffix(plan.target.path) == corpus.RECORDS_SUFFIX):
+    if plan.target and file_suffix(plan.target.path) == corpus.RECORDS_SUFFIX:
         load_tensorflow(options["dtype"])
-    from vggish_keras.embedder import Embedder
-
-    embedder = Embedder(postprocess=plan.postprocess, **options)
+    embedder = open_embedder(postprocess=plan.postprocess, **options)
     return embedder if file is None else StandardInput(embedder, file)
 
 

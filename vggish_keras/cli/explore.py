@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
-from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
+from vggish_keras.cli.options import check_pca, embedder_options, open_embedder, postprocess_option
 
 if TYPE_CHECKING:
     from vggish_keras.embeddings import Embeddings
@@ -138,18 +137,13 @@ def _embed(
     inputs: tuple[str, ...], audio: Path | None, options: dict[str, Any], quiet: bool, failures: list[str]
 ) -> tuple[Path, Iterator[tuple[str, "Embeddings"]]]:
     from vggish_keras.cli.errors import describe_error, exit_if_missing
-    from vggish_keras.exported_options import needs_tensorflow
     from vggish_keras.recordings import find_recordings
 
     if audio is not None:
         raise click.UsageError("--audio requires saved embeddings: recordings are where they are")
     recordings = find_recordings(inputs)
     exit_if_missing([path for path in recordings.paths if not path.exists()])
-    if needs_tensorflow(options["weights"]):
-        load_tensorflow(options["dtype"])
-    from vggish_keras.embedder import Embedder
-
-    embedder = Embedder(**options)
+    embedder = open_embedder(**options)
 
     def results() -> Iterator[tuple[str, "Embeddings"]]:
         for path, result in embedder.embed_many(recordings.paths, progress=not quiet):

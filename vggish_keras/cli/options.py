@@ -4,13 +4,17 @@ import glob
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from vggish_keras import params
+from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
+
+if TYPE_CHECKING:
+    from vggish_keras.embedder import Embedder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -157,3 +161,14 @@ def embedder_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def open_embedder(**options: Any) -> "Embedder":
+    """Opens an `Embedder` with these options; without TensorFlow if the weights do not need it."""
+    from vggish_keras.exported_options import needs_tensorflow
+
+    if needs_tensorflow(options["weights"]):
+        load_tensorflow(options.get("dtype", "float32"))
+    from vggish_keras.embedder import Embedder
+
+    return Embedder(**options)

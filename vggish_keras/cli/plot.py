@@ -6,9 +6,16 @@ from typing import Any
 
 import click
 
-from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
-from vggish_keras.cli.options import OutputPath, check_pca, hop_option, pca_option, postprocess_option, weights_option
+from vggish_keras.cli.options import (
+    OutputPath,
+    check_pca,
+    hop_option,
+    open_embedder,
+    pca_option,
+    postprocess_option,
+    weights_option,
+)
 
 _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 """Suffixes of other outputs of `embed`."""
@@ -48,15 +55,11 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
-        from vggish_keras.exported_options import needs_tensorflow
-
         _check_recording(file)
-        if needs_tensorflow(embedder_options["weights"]):
-            load_tensorflow()
-        from vggish_keras.embedder import Embedder
+        embeddings = open_embedder(**embedder_options).embed(file)
         from vggish_keras.plot import plot_recording
 
-        plot_recording(output, file, Embedder(**embedder_options).embed(file), title, similarity=similarity)
+        plot_recording(output, file, embeddings, title, similarity=similarity)
     click.echo(f"wrote {output}")
 
 

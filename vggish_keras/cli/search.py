@@ -8,9 +8,15 @@ import click
 
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import counted
-from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._text import csv_lines, printable
-from vggish_keras.cli.options import channels_option, check_csv_output, dtype_option, pca_option, weights_option
+from vggish_keras.cli.options import (
+    channels_option,
+    check_csv_output,
+    dtype_option,
+    open_embedder,
+    pca_option,
+    weights_option,
+)
 from vggish_keras.cli.streams import DASH
 from vggish_keras.cli.tables import print_table
 
@@ -74,14 +80,8 @@ def search(query: str, embeddings: Path, number: int, output: str | None, index:
 
 def _open_embedder(saved: "Mapping[str, Any]", path: Path, options: dict[str, Any]) -> "Embedder":
     """Opens the embedder that made the saved embeddings; raises a ValueError for one with different weights."""
-    from vggish_keras.exported_options import needs_tensorflow
-
-    if needs_tensorflow(options["weights"]):
-        load_tensorflow(options["dtype"])
-    from vggish_keras.embedder import Embedder
-
     kept = {name: saved[name] for name in ("hop_seconds", "padding", "postprocess") if name in saved}
-    embedder = Embedder(**kept, **options)
+    embedder = open_embedder(**kept, **options)
     weights = saved.get("weights")
     if weights is None:
         click.echo(f"Warning: {path} does not state its weights, so they may differ from those of the query", err=True)
