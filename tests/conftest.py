@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import psutil
 import pytest
+import soundfile
 
 from tests import published
 
@@ -285,3 +286,32 @@ def sounds() -> dict[str, np.ndarray]:
         "clicks": np.where(np.arange(32_000) % 1_600 == 0, 1.0, 0.0),
     }
     return {name: waveform.astype(np.float32) for name, waveform in sounds.items()}
+
+
+@pytest.fixture
+def left_to_libsndfile(tmp_path):
+    """A recording that only libsndfile reads."""
+    path = tmp_path / "stereo.voc"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (100_000, 2)), 44_100)
+    return path
+
+
+@pytest.fixture
+def broken_decoder(tmp_path, monkeypatch):
+    """Replaces soundfile in child processes by a module that runs a line of code when a file is opened."""
+
+    def install(line):
+        folder = tmp_path / "modules"
+        folder.mkdir()
+        (folder / "soundfile.py").write_text(BROKEN_DECODER.format(line))
+        monkeypatch.syspath_prepend(folder)
+
+    return install
+
+
+BROKEN_DECODER = """
+import ctypes, os, signal
+class LibsndfileError(Exception): pass
+def SoundFile(*_, **__):
+    {}
+"""

@@ -181,6 +181,14 @@ def test_silence_clipping_and_unreadable_files(tmp_path):
     assert "no audio file at" in heard[-1].error
 
 
+def test_a_decoder_that_crashes_fails_only_its_recording(tmp_path, left_to_libsndfile, broken_decoder):
+    broken_decoder("ctypes.string_at(0)")
+    tone = write(tmp_path / "tone.wav", 0.5 * np.sin(np.arange(SAMPLE_RATE)))
+    errors = [sound.error for sound in sounds.listen([tone, left_to_libsndfile, tone])]
+    assert errors[::2] == [None, None]
+    assert "its decoder crashed (SIGSEGV)" in errors[1]
+
+
 def test_a_thumbnail_shows_low_frequencies_at_the_bottom(tmp_path):
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     samples = np.concatenate([np.sin(2 * np.pi * 200 * time), np.sin(2 * np.pi * 4_000 * time)])

@@ -338,6 +338,15 @@ def test_recordings_at_peak(corpus, engine):
         vk.fad(result.baseline, corpus, weights=engine)
 
 
+@pytest.mark.parametrize("level", [None, "peak"])
+def test_a_decoder_that_crashes_fails_only_its_recording(tmp_path, engine, left_to_libsndfile, broken_decoder, level):
+    broken_decoder("ctypes.string_at(0)")
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 160_000), 16_000)
+    result = vk.fad(tmp_path, EVALUATED, weights=engine, level=level)
+    assert result.baseline.recordings == 1
+    assert any(f"{left_to_libsndfile} cannot be read as audio: its decoder crashed" in text for text in result.warnings)
+
+
 def test_recordings_that_all_fail(tmp_path, engine):
     (tmp_path / "a.wav").write_text("no audio")
     with pytest.raises(

@@ -34,14 +34,6 @@ def recording(tmp_path):
 
 
 @pytest.fixture
-def left_to_libsndfile(tmp_path):
-    """A recording that only libsndfile reads."""
-    path = tmp_path / "stereo.voc"
-    soundfile.write(path, STEREO, 44_100)
-    return path
-
-
-@pytest.fixture
 def children():
     """Lists the child processes of this process that have started during the test."""
     before = set(psutil.Process().children())
@@ -85,27 +77,6 @@ def test_paths_are_relative_to_the_current_folder(readers, recording, tmp_path, 
     odd = Path(os.fsdecode(b"\xff\n.wav"))
     odd.write_bytes(recording.read_bytes())
     assert sum(map(len, readers.read(odd))) > 0
-
-
-BROKEN = """
-import ctypes, os, signal
-class LibsndfileError(Exception): pass
-def SoundFile(*_, **__):
-    {}
-"""
-
-
-@pytest.fixture
-def broken_decoder(tmp_path, monkeypatch):
-    """Replaces soundfile by a module that runs a line of code when a file is opened."""
-
-    def install(line):
-        folder = tmp_path / "modules"
-        folder.mkdir()
-        (folder / "soundfile.py").write_text(BROKEN.format(line))
-        monkeypatch.syspath_prepend(folder)
-
-    return install
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a page shows of the recordings themselves: thumbnails of spectrograms, silence, clipping, and their sound."""
 
 import base64
+import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._errors import error_message
+from vggish_keras._reader_process import ReaderProcesses
 from vggish_keras.audio import Channels
 from vggish_keras.resample import read_waveform
 from vggish_keras.spectrogram_overview import SpectrogramOverview
@@ -49,10 +51,12 @@ class Sound(NamedTuple):
 
 
 def listen(paths: Sequence[Path], channels: Channels = "mix") -> Iterator[Sound]:
-    """Reads recordings in threads, in bounded memory, and yields what is known of each, in order."""
+    """Reads recordings in child processes, in bounded memory, and yields what is known of each, in order."""
     width, height = thumbnail_size(len(paths))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        yield from threads.map(lambda path: _listen(path, channels, width, height), paths)
+    readers = ReaderProcesses()
+    # The processes end first: a thread may wait for one that never answers.
+    with ThreadPoolExecutor(os.cpu_count()) as threads, contextlib.closing(readers):
+        yield from threads.map(lambda path: _listen(readers.read(path, channels), width, height), paths)
 
 
 def thumbnail_size(count: int) -> tuple[int, int]:
@@ -60,12 +64,12 @@ def thumbnail_size(count: int) -> tuple[int, int]:
     return _LARGE if count < _MANY else _SMALL
 
 
-def _listen(path: Path, channels: Channels, width: int, height: int) -> Sound:
+def _listen(blocks: Iterator[NDArray[np.float32]], width: int, height: int) -> Sound:
     overview = SpectrogramOverview(2 * width)
     total = loud = 0
     peak = 0.0
     try:
-        for block in read_waveform(path, channels):
+        for block in blocks:
             overview.add(block)
             magnitudes = np.abs(block)
             peak = max(peak, float(magnitudes.max(initial=0)))

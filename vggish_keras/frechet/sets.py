@@ -1,5 +1,6 @@
 """What a set of embeddings may be: recordings, embeddings or statistics, of this package and of other tools."""
 
+import contextlib
 import functools
 import os
 import warnings
@@ -26,6 +27,7 @@ from vggish_keras.frechet.statistics import Rows, Statistics, check_rows, statis
 from vggish_keras.recordings import Recordings, find_recordings
 
 if TYPE_CHECKING:
+    from vggish_keras._reader_process import ReaderProcesses
     from vggish_keras.audio import Channels
     from vggish_keras.embedder import Embedder
 
@@ -262,16 +264,17 @@ class SetReader:
         if self._preparation == Preparation():
             yield from self.embedder.embed_many(paths, progress=self._progress)
             return
-        for path in paths:
-            try:
-                yield path, self._embed_prepared(path)
-            except (OSError, ValueError) as error:
-                yield path, error
+        from vggish_keras._reader_process import ReaderProcesses
 
-    def _embed_prepared(self, path: Path) -> Embeddings:
-        from vggish_keras.resample import read_waveform
+        with contextlib.closing(ReaderProcesses()) as readers:
+            for path in paths:
+                try:
+                    yield path, self._embed_prepared(readers, path)
+                except (OSError, ValueError) as error:
+                    yield path, error
 
-        blocks = self._preparation.apply(lambda: read_waveform(path, self.embedder.channels))
+    def _embed_prepared(self, readers: "ReaderProcesses", path: Path) -> Embeddings:
+        blocks = self._preparation.apply(lambda: readers.read(path, self.embedder.channels))
         parts = list(self.embedder.stream(blocks, params.SAMPLE_RATE))
         empty = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), np.float32))
         times, values = zip(*(parts or [empty]), strict=True)
