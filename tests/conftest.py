@@ -9,6 +9,8 @@ import weakref
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On a busy machine, threads of a matrix product that wait for each other take many times as long as one thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import psutil

@@ -166,11 +166,11 @@ def compare(baseline: Statistics, evaluated: Statistics, warnings: Iterable[str]
     for name, statistics in (("baseline", baseline), ("evaluated", evaluated)):
         if statistics.n == 0:
             raise ValueError(f"the {name} set has no embeddings")
-    first, second = baseline.gaussian(), evaluated.gaussian()
-    value, bias = frechet_distance(first, second), _bias(first, second)
-    same = value <= 1e-20 * (np.trace(first.covariance) + np.trace(second.covariance))
-    reason = _SAME if same else _why_uncorrected(baseline, evaluated)
     with single_threaded_blas():  # threads only delay products of matrices as small as these
+        first, second = baseline.gaussian(), evaluated.gaussian()
+        value, bias = frechet_distance(first, second), _bias(first, second)
+        same = value <= 1e-20 * (np.trace(first.covariance) + np.trace(second.covariance))
+        reason = _SAME if same else _why_uncorrected(baseline, evaluated)
         corrected = _Corrected(None, None, None) if reason else _correct(baseline, evaluated, value)
     found = (*warnings, *option_warnings, *_warnings(baseline, evaluated, value, bias, reason))
     return FadResult(value, *corrected, bias, baseline, evaluated, found)
