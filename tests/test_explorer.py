@@ -294,7 +294,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("options", [[], ["--postprocess", "quantized"], ["--examples"]])
 def test_command_makes_a_page_of_recordings(run, options):
-    assert run("explore", "corpus", "-o", "x.html", "--quiet", *options) == (0, "", "wrote x.html\n")
+    assert run("explore", "corpus", "-o", "x.html", "--quiet", *options) == (0, "wrote x.html\n", "")
     data = read_page("x.html")
     assert data["title"] == "corpus"
     assert sorted(data["urls"]) == [f"corpus/{index % 2}/{index}.wav" for index in (0, 2, 4, 1, 3, 5)]

@@ -431,10 +431,14 @@ def test_missing_file_raises(tmp_path):
         ["embed", "x.wav", "-o", "y.npz", "--postprocess", "quantized"],
         ["plot", "x.wav", "-o", "y.png"],
         ["fad", "x.wav", "--save", "y.npz", "--quiet"],
+        ["explore", "x.wav", "-o", "y.html", "--quiet"],
+        ["search", "x.wav", "saved.npz"],
     ],
 )
 def test_commands_run_without_tensorflow(arguments, narrow, tmp_path):
     soundfile.write(tmp_path / "x.wav", noise(40_000), 16_000)
+    if arguments[0] == "search":
+        run_without_tensorflow("embed", "x.wav", "-o", "saved.npz", "--weights", narrow[1], folder=tmp_path)
     run_without_tensorflow(*arguments, "--weights", narrow[1], folder=tmp_path)
     if arguments[0] == "embed" and "-o" in arguments:
         with np.load(tmp_path / "y.npz") as file:

@@ -105,7 +105,7 @@ def explore(
     finally:
         for reason in (*failures, *unreadable):
             click.echo(f"Error: {reason}", err=True)
-    click.echo(f"wrote {output}", err=True)
+    click.echo(f"wrote {output}")
     if failures or unreadable:
         sys.exit(1)
 
