@@ -55,10 +55,10 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
-        _check_recording(file)
-        embeddings = open_embedder(**embedder_options).embed(file)
         from vggish_keras.plot import plot_recording
 
+        _check_recording(file)
+        embeddings = open_embedder(**embedder_options).embed(file)
         plot_recording(output, file, embeddings, title, similarity=similarity)
     click.echo(f"wrote {output}")
 
