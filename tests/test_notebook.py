@@ -1,4 +1,4 @@
-"""The notebook, executed as a reader runs it, with random weights."""
+"""The notebook, executed as a reader runs it, with a checkpoint in place of the published one."""
 
 from pathlib import Path
 
@@ -26,11 +26,11 @@ def test_no_outputs_are_committed(notebook):
 
 
 @pytest.mark.slow
-def test_notebook_runs(notebook, tmp_path, monkeypatch):
+def test_notebook_runs(notebook, slim, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     (install,), (parameters,) = cells(notebook, "install"), cells(notebook, "parameters")
     assert parameters.source == 'weights = "audioset"'
-    install.source, parameters.source = "", "weights = None"
+    install.source, parameters.source = "", f"weights = {str(slim.v2)!r}"
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
