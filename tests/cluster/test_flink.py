@@ -56,7 +56,7 @@ def is_bad(path):
 def run(*arguments, status):
     """Runs `vggish`; returns its output and its errors."""
     with started(*arguments) as process:
-        output, errors = process.communicate(timeout=480)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == status, errors
     return output, errors
 
@@ -154,7 +154,7 @@ def test_work_of_a_killed_process_is_repeated(cluster, arguments, single, tmp_pa
     with started(*arguments, "--shards", SHARDS) as process:
         complete = wait_until_some_shards_are_complete(tmp_path / "out", process)
         kill(cluster)
-        output, errors = process.communicate(timeout=480)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == 1, errors
     check(tmp_path / "out" / "x", single, output)
     assert {path: path.stat().st_mtime_ns for path in complete} == complete
@@ -167,7 +167,7 @@ def test_restarted_job_manager_fails_the_run_which_can_be_resumed(cluster, argum
         complete = wait_until_some_shards_are_complete(tmp_path / "out", process)
         cluster.kill("job_manager")
         cluster.start_job_manager()
-        _, errors = process.communicate(timeout=480)
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 1
     assert re.search(r"^Error: .*Flink", errors.splitlines()[-1])
     cluster.wait_for_slots()
