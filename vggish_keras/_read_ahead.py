@@ -1,9 +1,9 @@
 """Read many sources in background threads, in order and in bounded memory."""
 
 import collections
-import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _SOURCES_AHEAD = 64
+_POLL_SECONDS = 0.01
 
 
 def read_ahead(
@@ -22,7 +23,8 @@ def read_ahead(
         sources: The sources to read, requested one by one as there is room.
         read: Yields the items of a source. It runs in a background thread.
         threads: Number of sources that are read concurrently.
-        max_items: Limit of waiting items: of the current source, and of all following sources together.
+        max_items: Limit of waiting items per source that is being read. No further source is started while as many
+            items wait behind the current one.
 
     Yields:
         Each source, in order, with an iterator of its items, which the caller exhausts before it requests the next
@@ -31,16 +33,18 @@ def read_ahead(
     sources = iter(sources)
     ahead: collections.deque[_Reading[S, T]] = collections.deque()
     started: queue.SimpleQueue[_Reading[S, T] | None] = queue.SimpleQueue()
+
+    def has_room() -> bool:
+        # Whatever is read of the current source; only those behind it are held back.
+        return sum(reading.waiting for reading in tuple(ahead)[1:]) < max_items
+
     # Daemons, so that a generator that is never closed does not keep the process alive.
-    workers = [threading.Thread(target=_work, args=(started,), daemon=True) for _ in range(threads)]
+    workers = [threading.Thread(target=_work, args=(started, has_room), daemon=True) for _ in range(threads)]
     for worker in workers:
         worker.start()
     try:
         while True:
-            # The current source may wait for the caller; only those behind it are held back.
-            while len(ahead) < _SOURCES_AHEAD and (
-                not ahead or sum(reading.waiting for reading in itertools.islice(ahead, 1, None)) < max_items
-            ):
+            while len(ahead) < _SOURCES_AHEAD and has_room():
                 try:
                     reading = _Reading(next(sources), read, max_items)
                 except StopIteration:
@@ -49,6 +53,7 @@ def read_ahead(
                 started.put(reading)
             if not ahead:
                 return
+            ahead[0].is_current = True
             yield ahead[0].source, ahead[0].items()
             ahead.popleft().stop()
     finally:
@@ -60,8 +65,11 @@ def read_ahead(
             worker.join()
 
 
-def _work(started: "queue.SimpleQueue[_Reading[S, T] | None]") -> None:
+def _work(started: "queue.SimpleQueue[_Reading[S, T] | None]", has_room: Callable[[], bool]) -> None:
     while reading := started.get():
+        # Asked again and again, because an interrupted notification can leave a thread waiting forever.
+        while not (reading.is_current or reading.is_stopped or has_room()):
+            time.sleep(_POLL_SECONDS)
         reading.run()
         del reading  # it holds a reference to its source
 
@@ -76,7 +84,8 @@ class _Reading(Generic[S, T]):
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(max_items):
             self._room.put(None)
-        self._stopped = False
+        self.is_current = False
+        self.is_stopped = False
         # Items in 1-tuples and, at the end, the error or None.
         self._queue: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
 
@@ -86,12 +95,12 @@ class _Reading(Generic[S, T]):
         return self._queue.qsize()
 
     def run(self) -> None:
-        if self._stopped:
+        if self.is_stopped:
             return
         try:
             for item in self._read(self.source):
                 self._room.get()
-                if self._stopped:
+                if self.is_stopped:
                     break
                 self._queue.put((item,))
         except BaseException as error:
@@ -107,5 +116,5 @@ class _Reading(Generic[S, T]):
             raise item
 
     def stop(self) -> None:
-        self._stopped = True
+        self.is_stopped = True
         self._room.put(None)
