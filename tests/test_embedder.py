@@ -85,6 +85,21 @@ def test_stream_of_pcm_at_44_100_hz(embedder, sounds):
     assert_close(got, whole.values, 1e-2)
 
 
+@pytest.mark.parametrize("sample_rate", [16_000, 44_100])
+def test_stream_may_reuse_its_array(sample_rate):
+    embedder = Embedder(FakeEngine())
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * sample_rate).astype(np.float32)
+
+    def blocks():
+        block = np.zeros(sample_rate // 10, np.float32)
+        for start in range(0, len(waveform), len(block)):
+            block[:] = waveform[start : start + len(block)]
+            yield block
+
+    (got,) = embedder.stream(blocks(), sample_rate)
+    assert_close(got.values, embedder.embed(waveform, sample_rate).values)
+
+
 def test_stream_yields_as_soon_as_a_batch_is_full(embedder, sounds):
     asked = []
 
@@ -373,6 +388,22 @@ def test_damaged_saved_model_raises(saved_model, name, kept):
         return
     with pytest.raises(ValueError, match=r"foreign (is not a readable SavedModel: .|has no signature serving_default)"):
         vk.Embedder(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "file"),
+    [("x.weights.h5", "x.weights.h5"), ("x.ckpt", "x.ckpt.index"), ("saved", "saved/variables/variables.index")],
+)
+def test_short_form_notices_replaced_weights(tmp_path, monkeypatch, weights, file):
+    monkeypatch.setattr(embedder_module, "Embedder", lambda **_: object())
+    file = tmp_path / file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("first")
+    kept = embedder_module.shared_embedder(weights=tmp_path / weights)
+    assert embedder_module.shared_embedder(weights=tmp_path / weights) is kept
+    file.write_text("other")
+    os.utime(file, ns=(0, 0))
+    assert embedder_module.shared_embedder(weights=tmp_path / weights) is not kept
 
 
 def test_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):

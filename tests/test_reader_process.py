@@ -138,6 +138,21 @@ def test_recording_abandoned_halfway_ends_its_process(readers, tmp_path, childre
     assert len(children()) == 1
 
 
+def test_recording_that_the_caller_abandons_does_not_leak_into_the_next(readers, recording, tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.full((1_000_000, 2), [0.5, -0.5]), 16_000)  # whose channels cancel: a warning
+
+    def stop(_):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match=r"^stop$"):
+        list(readers.read(path, on_audio=stop))
+    with pytest.raises(UserWarning, match="cancel"):  # as warnings are errors in tests
+        list(readers.read(path))
+    got = np.concatenate(list(readers.read(recording)))
+    np.testing.assert_allclose(got, np.concatenate(list(read_waveform(recording))), atol=1e-6)
+
+
 def test_output_of_decoders_is_discarded(readers, left_to_libsndfile, broken_decoder, capfd):
     broken_decoder("os.write(1, b'out'); os.write(2, b'err'); raise RuntimeError('no')")
     with pytest.raises(RuntimeError, match=r"^no$"):

@@ -26,6 +26,8 @@ _logger = logging.getLogger(__name__)
 
 _MAX_CPU_SECONDS = 3.0
 """Limit per block of samples, which normally takes milliseconds."""
+MAX_READERS = min(os.cpu_count() or 1, 8)
+"""Recordings that are read at the same time; eight processes decode fast enough for any accelerator."""
 
 _START = """
 import pickle, sys
@@ -70,19 +72,14 @@ class ReaderProcesses:
             OSError: As in `audio.open_audio`.
         """
         reader = self._acquire()
-        finished = False
         try:
             yield from reader.read(path, channels, on_audio)
-            finished = True
         except _ReaderDiedError as error:
             if not self._closed:
                 _logger.info("replacing the process that read %s: %s", path, error)
             raise ValueError(f"{path} cannot be read as audio: {error}") from error
-        except Exception:
-            finished = True  # an error of the recording: the process is ready for the next one
-            raise
         finally:
-            if finished:
+            if reader.is_ready:
                 self._idle.put(reader)
             else:
                 self._discard(reader)
@@ -116,9 +113,14 @@ class _ReaderDiedError(Exception):
 
 
 class _Reader:
-    """One child process."""
+    """One child process.
+
+    Attributes:
+        is_ready: Whether everything about the last recording was received, so that the next one can be read.
+    """
 
     def __init__(self) -> None:
+        self.is_ready = True
         # A new session, so that Ctrl-C in a terminal reaches only the parent.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START],
@@ -134,9 +136,11 @@ class _Reader:
     def read(
         self, path: str | os.PathLike[str], channels: Channels, on_audio: Callable[[float], object] | None
     ) -> Iterator[NDArray[np.float32]]:
+        self.is_ready = False
         self._send((os.fspath(path), os.getcwd(), channels))
         while True:
             kind, value = self._receive()
+            self.is_ready = kind in ("error", "end")
             if kind == "block":
                 yield value
             elif kind == "seconds":

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import glob
 import itertools
 import logging
 import os
@@ -17,7 +18,7 @@ from vggish_keras import __version__, audio, exported_options, params
 from vggish_keras._errors import counted
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
-from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras._reader_process import MAX_READERS, ReaderProcesses
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import (
@@ -51,8 +52,8 @@ class Embedder:
     Args:
         weights: "audioset", the path of a TF-Slim checkpoint, a Keras model (.keras) that contains VGGish or a Keras
             weights file, or None for random weights, as in `VGGish`; a folder written by `export_saved_model`; an
-            .onnx file written by `export_onnx`, which runs without TensorFlow; or an engine, such as `open_engine`
-            returns.
+            .onnx file written by `export_onnx` or a .tflite file written by `export_litert`, which run without
+            TensorFlow; or an engine, such as one that `open_engine` returns.
         hop_seconds: Distance between examples, any multiple of 10 ms. None uses that of an exported model, and
             0.96 s for other weights.
         padding: "short" uses whole examples, and pads a recording shorter than one (0.975 s) to one; "valid" uses
@@ -74,6 +75,7 @@ class Embedder:
         ValueError: An invalid argument; weights that do not fit or are not finite; or an exported model or an
             engine that lacks the output.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
+        ImportError: The package that runs an .onnx or .tflite file is not installed.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
 
     Examples:
@@ -83,8 +85,7 @@ class Embedder:
         (4, 128)
     """
 
-    _max_threads = 8
-    """Threads that read recordings, each with its own buffer; eight decode fast enough for any accelerator."""
+    _max_readers = MAX_READERS
 
     def __init__(
         self,
@@ -171,7 +172,8 @@ class Embedder:
             ...     print(part.times, part.values.shape)
             [0.   0.96 1.92] (3, 128)
         """
-        blocks = audio.mono_blocks(blocks, "stream", self.channels)
+        # Copies, because the caller may reuse an array for the next block.
+        blocks = map(np.copy, audio.mono_blocks(blocks, "stream", self.channels))
         sample_rate = audio.check_sample_rate(sample_rate)
         return self._embed_waveform(resample_blocks(blocks, sample_rate, low_latency=self.batch_size == 1))
 
@@ -306,9 +308,10 @@ class Embedder:
             report = None if on_audio is None else functools.partial(on_audio, path)
             return cut_segments(readers.read(path, self.channels, report), self._hop_samples, self.padding)
 
-        threads, max_segments = min(os.cpu_count() or 1, self._max_threads), _BATCHES_AHEAD * self.batch_size
+        max_segments = _BATCHES_AHEAD * self.batch_size
         # The processes end first: a thread may wait for one that never answers.
-        with contextlib.closing(read_ahead(paths, read, threads, max_segments)) as files, contextlib.closing(readers):
+        ahead = read_ahead(paths, read, self._max_readers, max_segments)
+        with contextlib.closing(ahead) as files, contextlib.closing(readers):
             for path, segments in files:
                 recording = _Recording(path)
                 try:
@@ -434,7 +437,22 @@ def embed(
     return shared_embedder(**options).embed(source, sample_rate)
 
 
-@functools.lru_cache(maxsize=1)
 def shared_embedder(**options: Any) -> Embedder:
-    """Returns an `Embedder` that is kept for the next call with the same options."""
+    """Returns an `Embedder` that is kept for the next call with the same options, unless its files are replaced."""
+    files = tuple(_file_states(options.get(name)) for name in ("weights", "pca_params"))
+    return _kept_embedder(files, **options)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_embedder(files: object, **options: Any) -> Embedder:
     return Embedder(**options)
+
+
+def _file_states(path: object) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of the files at a path: a file, the parts of a V2 checkpoint, or a SavedModel's folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        return ()
+    start = os.path.abspath(path)
+    names = [start, *glob.glob(f"{glob.escape(start)}.*"), *glob.glob(f"{glob.escape(start)}/**/*", recursive=True)]
+    found = [(name, os.stat(name)) for name in sorted(names) if os.path.isfile(name)]
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in found)

@@ -180,7 +180,7 @@ class _SharedEngine:
 class _WorkerEmbedder(Embedder):
     """Reads a single recording at a time, because a machine has a worker for each processor."""
 
-    _max_threads = 1
+    _max_readers = 1
 
     def _open_readers(self) -> ReaderProcesses:
         return _Readers()

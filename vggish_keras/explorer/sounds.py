@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._errors import error_message
-from vggish_keras._reader_process import ReaderProcesses
+from vggish_keras._reader_process import MAX_READERS, ReaderProcesses
 from vggish_keras.audio import Channels
 from vggish_keras.resample import read_waveform
 from vggish_keras.spectrogram_overview import SpectrogramOverview
@@ -55,7 +54,7 @@ def listen(paths: Sequence[Path], channels: Channels = "mix") -> Iterator[Sound]
     width, height = thumbnail_size(len(paths))
     readers = ReaderProcesses()
     # The processes end first: a thread may wait for one that never answers.
-    with ThreadPoolExecutor(os.cpu_count()) as threads, contextlib.closing(readers):
+    with ThreadPoolExecutor(MAX_READERS) as threads, contextlib.closing(readers):
         yield from threads.map(lambda path: _listen(readers.read(path, channels), width, height), paths)
 
 
