@@ -119,6 +119,24 @@ def test_shuffled_orders_differ_between_epochs_but_not_between_runs(folder, tmp_
     assert orders[0] != unshuffled
 
 
+def test_cache_belongs_to_its_clips(folder, tmp_path):
+    """Subsets, other channels and replaced files do not get what was cached before."""
+
+    def lengths(**options):
+        dataset = vk.waveform_dataset(folder, cache=tmp_path / ".cache" / "clips", group=speaker, **options)
+        return sorted(len(waveform) for waveform, _ in clips(dataset))
+
+    split = {"validation_groups": {"ann"}}
+    training = lengths(**split, subset="training")
+    validation = lengths(**split, subset="validation")
+    assert (len(training), len(validation)) == (16, 8)
+    assert lengths(**split, subset="training") == training
+    replaced = next(folder.glob("high/ann_0.*"))
+    soundfile.write(replaced, np.ones(2_000) / 2, 8_000)
+    assert validation[0] == 8_000
+    assert lengths(**split, subset="validation") == [4_000, *validation[1:]]
+
+
 @pytest.mark.parametrize(("cache", "decoded"), [(True, 1), (False, 3)])
 def test_cached_files_are_decoded_once(folder, monkeypatch, cache, decoded):
     dataset = vk.waveform_dataset(folder, cache=cache)

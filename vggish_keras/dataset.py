@@ -1,6 +1,7 @@
 """Labeled recordings as a tf.data pipeline of waveforms for `model.fit`."""
 
 import functools
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -86,7 +87,8 @@ def waveform_dataset(
         group: Maps a path to its group, such as its speaker or recording device. Files of one group stay in the same
             subset.
         cache: True caches the decoded waveforms in memory, a path caches them in files that start with it, False
-            decodes them again in each epoch.
+            decodes them again in each epoch. Each set of clips has its own files, so the path may be the same for all;
+            clips that have changed are decoded again.
         on_bad_file: "raise" raises an error for unreadable files, "skip" skips them with a warning.
         channels: "mix" for the mean of all channels, or the index of one channel.
 
@@ -288,10 +290,17 @@ def _decode_all(
     if on_bad_file == "skip":
         dataset = dataset.filter(lambda waveform, _: tf.size(waveform) > 0)
     if cache is not False:
-        dataset = dataset.cache("" if cache is True else os.fspath(cache))
+        dataset = dataset.cache("" if cache is True else _cache_name(cache, clips, on_bad_file, channels))
         if shuffle:
             dataset = dataset.shuffle(len(clips.paths) if cache is True else _MAX_SHUFFLED, seed)
     return dataset
+
+
+def _cache_name(cache: PathLike, clips: _Clips, on_bad_file: OnBadFile, channels: audio.Channels) -> str:
+    """The start of the names of the cache's files, which depends on all that is cached."""
+    files = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in clips.paths]
+    cached = repr((files, clips.labels.tolist(), on_bad_file, channels))
+    return f"{os.fspath(cache)}-{hashlib.sha256(os.fsencode(cached)).hexdigest()[:16]}"
 
 
 def _crop(dataset: tf.data.Dataset, samples: int, crop: Crop, seed: int) -> tf.data.Dataset:
