@@ -1,5 +1,6 @@
 """Search saved embeddings for the recordings that are most similar to a sound."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ from vggish_keras.embedding_files import Chunk
 from vggish_keras.embeddings import Embeddings, check_kind, to_floats
 
 _INDEX_SUFFIX = ".usearch"
+_ROW_BITS = 2**32 - 1
+_FILE_BITS = (2**31 - 1) << 32
+"""The bits of a key that are the number of a row, and those that identify the file."""
 _ROWS_PER_MATCH = 20
 """Rows that are looked up in an index for each recording, because a recording has several."""
 _ROWS_PER_BLOCK = 32_768
@@ -174,7 +178,7 @@ def _similarities(values: NDArray[Any], direction: NDArray[np.float32]) -> NDArr
 def _search_index(
     direction: NDArray[np.float32], is_quantized: bool, embeddings: Any, n: int, path: Path
 ) -> list[Match]:
-    """Searches an index whose keys are the numbers of the rows of a file."""
+    """Searches an index whose keys are the numbers of the rows of a file, with a part that identifies the file."""
     if not isinstance(embeddings, (str, os.PathLike)) or Path(embeddings).is_dir():
         raise ValueError(f"an index needs a single file of embeddings, got {embeddings}")
     if file_suffix(path) != _INDEX_SUFFIX:
@@ -183,12 +187,15 @@ def _search_index(
     # Only .npz files, which are read as a whole, say what they contain.
     dtype = rows.dtype or next(embedding_files.read_chunks(embeddings)).values.dtype
     check_kind(dtype, is_quantized, str(embeddings))
-    index = _open_index(path, Path(embeddings))
+    index, file_key = _open_index(path, Path(embeddings)), _file_key(Path(embeddings))
     count, best = n * _ROWS_PER_MATCH, dict[str, Match]()
     while True:
         found = index.search(direction, min(count, len(index)))
         for key, distance in zip(found.keys.tolist(), found.distances.tolist(), strict=True):
-            match = Match(str(rows.files[key]), float(rows.times[key]), min(1 - distance, 1.0))
+            if key & _FILE_BITS != file_key:
+                raise ValueError(f"{path} is not an index of {embeddings}: delete it, and the next search builds one")
+            row = key & _ROW_BITS
+            match = Match(str(rows.files[row]), float(rows.times[row]), min(1 - distance, 1.0))
             best.setdefault(match.recording, match)
         if len(best) >= n or count >= len(index):
             return _top(best.values(), n)
@@ -202,8 +209,6 @@ def _open_index(path: Path, embeddings: Path) -> Any:
         raise ImportError('an index needs usearch: pip install "vggish[index]"') from error
     if not path.exists():
         _make_index(Index(ndim=params.EMBEDDING_SIZE, metric="cos", dtype="f32"), path, embeddings)
-    if path.stat().st_mtime_ns < embeddings.stat().st_mtime_ns:
-        raise ValueError(f"{path} is older than {embeddings}: delete it, and the next search makes it anew")
     try:
         index = Index.restore(path, view=True)
     except Exception as error:  # usearch raises its own
@@ -213,14 +218,26 @@ def _open_index(path: Path, embeddings: Path) -> Any:
     return index
 
 
+def _file_key(embeddings: Path) -> int:
+    """What identifies a file of embeddings in the keys of its index, from its size, its first and its last megabyte."""
+    with embeddings.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        ends = []
+        for start in (0, max(0, size - 2**20)):
+            file.seek(start)
+            ends.append(file.read(2**20))
+    digest = hashlib.sha256(b"".join([size.to_bytes(8), *ends])).digest()
+    return int.from_bytes(digest[:8]) & _FILE_BITS
+
+
 def _make_index(index: Any, path: Path, embeddings: Path) -> None:
-    row = 0
+    first_key = _file_key(embeddings)
     for chunk in embedding_files.read_chunks(embeddings):
         for start in range(0, len(chunk.values), _ROWS_PER_BLOCK):
             rows = to_floats(chunk.values[start : start + _ROWS_PER_BLOCK])
             matching = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))
             # In several threads, usearch loses about a row in a thousand: searches for these do not find them.
-            index.add(row + matching, rows[matching], threads=1)
-            row += len(rows)
+            index.add(first_key + matching, rows[matching], threads=1)
+            first_key += len(rows)
     with atomic_write(path) as partial:
         index.save(partial)
