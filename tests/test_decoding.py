@@ -295,6 +295,29 @@ def test_a_chunk_larger_than_the_file_ends_the_search():
         read(content)
 
 
+@pytest.mark.parametrize("frame_bytes", [0, 2, 3, 8])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_U8", "PCM_24", "FLOAT", "ALAW"])
+def test_a_wrong_frame_size_of_a_wav_file_is_ignored(subtype, frame_bytes):
+    if (subtype, frame_bytes) == ("PCM_24", 8):
+        pytest.skip("24 bits in 32")
+    content = plain("WAV", subtype, samples=SAMPLES)
+    np.testing.assert_array_equal(read(patched(content, 32, "<H", frame_bytes)), read(content))
+
+
+def test_a_wav_file_of_24_bits_in_32():
+    samples = (PCM.astype(np.int32) << 16) + 256
+    content = patched(plain("WAV", "PCM_32", samples=samples), 34, "<H", 24)
+    np.testing.assert_array_equal(read(content), samples / np.float32(2**31))
+
+
+@pytest.mark.parametrize(("subtype", "packet_bytes"), [("PCM_16", 5), ("ALAW", 4), ("ULAW", 3)])
+def test_a_wrong_packet_size_of_a_caf_file_raises(subtype, packet_bytes):
+    content = plain("CAF", subtype, samples=np.stack([PCM, PCM], axis=1))
+    damaged = patched(content, content.index(b"desc") + 12 + 16, ">I", packet_bytes)
+    with pytest.raises(ValueError, match=f"file object .*its packets of {packet_bytes} bytes do not fit 2 channels"):
+        read(damaged)
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "IMA_ADPCM"])
 def test_metadata_does_not_reach_libsndfile(subtype):
     content = plain("WAV", subtype)

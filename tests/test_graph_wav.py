@@ -89,6 +89,15 @@ def test_every_code_equals_libsndfile(decode, kind, bits):
     np.testing.assert_array_equal(decode(content)[0], expected)
 
 
+def test_24_bits_in_32(decode):
+    """As in the decoder of files; libsndfile reads noise."""
+    fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 2, 44_100, 8 * 44_100, 8, 24))
+    content = wav(fmt, data((SAMPLES.astype(np.int32) << 16).tobytes()))
+    expected = np.concatenate(list(audio.open_audio(io.BytesIO(content)).blocks))
+    np.testing.assert_allclose(decode(content)[0], expected, atol=1e-7)
+    np.testing.assert_allclose(expected, SAMPLES.mean(axis=1) / 2**15, atol=1e-7)
+
+
 # === Headers ===
 
 

@@ -87,7 +87,7 @@ def test_counts_other_files_in_folders(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "suffix", [".wav", ".m4a", ".mp4", ".webm", ".wma", ".aac", ".3gp", ".amr", ".mkv", ".opus", ".mov"]
+    "suffix", [".wav", ".m4a", ".mp4", ".webm", ".wma", ".aac", ".3gp", ".amr", ".mkv", ".opus", ".mov", ".8svx", ".sf"]
 )
 def test_folders_are_searched_for_audio_and_video_files(suffix):
     assert suffix in AUDIO_SUFFIXES

@@ -17,10 +17,11 @@ _logger = logging.getLogger(__name__)
 
 _PLAIN = ".wav .wave .rf64 .bw64 .w64 .aif .aiff .aifc .au .snd .caf .voc .sph .nist"
 _COMPRESSED = ".flac .mp3 .mp2 .ogg .oga .opus .spx .aac .m4a .m4b .wma .amr .awb .ac3 .eac3 .dts .ape"
-_LESS_COMMON = ".tta .wv .mpc .tak .mka .weba"
+_LESS_COMMON = ".tta .wv .mpc .tak .mka .weba .8svx .avr .ircam .paf .pvf .sf .xi"
 _VIDEO = ".mp4 .m4v .mov .3gp .3g2 .mkv .webm .ogv .wmv .asf .avi .flv .mpg .mpeg .mts .m2ts .vob"
 AUDIO_SUFFIXES = frozenset(f"{_PLAIN} {_COMPRESSED} {_LESS_COMMON} {_VIDEO}".split())
-"""Suffixes of the files that are embedded from a folder: those of the formats that `decoding` reads."""
+"""Suffixes of the files that are embedded from a folder: those of the formats that `decoding` reads, unless most files
+with the suffix are not audio (.mat, .ts)."""
 
 
 class Recordings(NamedTuple):

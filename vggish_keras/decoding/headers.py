@@ -248,18 +248,19 @@ def _wave_header(
     order = ">" if big_endian else "<"
     content = _read_at(file, chunks["format"].start, min(chunks["format"].size, 40))
     kind, channels, sample_rate, frame_bytes = struct.unpack_from(order + "HHI4xH", content)
+    (bits,) = struct.unpack_from(order + "H", content, 14) if len(content) >= 16 else (0,)
     if kind == _EXTENSIBLE and len(content) == 40:
         (kind,) = struct.unpack_from(order + "H", content, 24)
-    sample_bytes, remainder = divmod(frame_bytes, channels) if channels else (0, 0)
+    # Some programs write a wrong size of frames; it is used only to recognize 24 bits in 32.
+    sample_bytes = 4 if bits == 24 and frame_bytes == 4 * channels else math.ceil(bits / 8)
     encoding = None
     if kind == _PCM:
         encoding = "PCM_U8" if sample_bytes == 1 else _INTEGERS.get(sample_bytes)
     elif kind == _FLOAT:
         encoding = _FLOATS.get(sample_bytes)
-    elif kind in (_ALAW, _ULAW) and sample_bytes == 1:
-        encoding = "ALAW" if kind == _ALAW else "ULAW"
-    if remainder or encoding is None:
-        encoding, frame_bytes = None, 1
+    elif kind in (_ALAW, _ULAW):
+        encoding, sample_bytes = ("ALAW" if kind == _ALAW else "ULAW"), 1
+    frame_bytes = sample_bytes * channels if encoding and channels else 1
     start = chunks["samples"].start
     size = _resolve_size(file, name, start, declared, frame_bytes, layout)
     return Header(sample_rate, channels, encoding, big_endian, frame_bytes, start, size, is_mpeg=kind in _MPEG)
@@ -329,12 +330,16 @@ def _read_caf(file: BinaryIO, name: str) -> Header:
     content = _read_at(file, chunks["format"].start, 32)
     rate, kind, flags, packet_bytes, frames_per_packet, channels, _bits = struct.unpack(">d4s5I", content)
     is_float, little_endian = bool(flags & 1), bool(flags & 2)
-    sample_bytes = packet_bytes // channels if channels else 0
+    sample_bytes, remainder = divmod(packet_bytes, channels) if channels else (0, 0)
     encoding = None
     if frames_per_packet == 1 and kind == b"lpcm":
         encoding = (_FLOATS if is_float else _INTEGERS).get(sample_bytes)
     elif kind in (b"alaw", b"ulaw"):
         encoding = kind.decode().upper()
+        remainder = packet_bytes - channels
+    if encoding and remainder:
+        fits = f"its packets of {packet_bytes} bytes do not fit {counted(channels, 'channel')}"
+        raise ValueError(f"{name} cannot be read as audio: {fits}")
     start = chunks["samples"].start + 4  # after an edit count
     declared = chunks["samples"].size
     size = _resolve_size(file, name, start, declared - 4 if declared >= 4 else declared, packet_bytes or 1, layout)

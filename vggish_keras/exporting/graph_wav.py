@@ -178,7 +178,8 @@ def read_headers(audio: tf.Tensor) -> WavHeader:
     present = tf.maximum(length - start, 0)
     size, has_more_after, repeated = _true_size(audio, length, start, size)
 
-    kind, channels, bits = (_number(audio, fmt_start + offset, 2) for offset in (0, 2, 14))
+    kind, channels, block, bits = (_number(audio, fmt_start + offset, 2) for offset in (0, 2, 12, 14))
+    bits = tf.where((bits == 24) & (block == 4 * channels), tf.constant(32, bits.dtype), bits)
     # The extensible sub-format starts with the code of the plain format.
     kind = tf.where((kind == _EXTENSIBLE) & (fmt_size >= _EXTENSIBLE_SIZE), _number(audio, fmt_start + 24, 2), kind)
     sample_rate = _number(audio, fmt_start + 4, 4)
