@@ -303,6 +303,19 @@ def test_classifier(head, padding, narrow_network, tmp_path):
         assert got["embedding"].shape == (2, 1 + samples // 30_960 * 2, 128)
 
 
+def test_classifiers_differ_in_what_identifies_them(narrow_network, tmp_path):
+    """Two classifiers on the same VGGish; the embedding is that of the same weights."""
+    model = after_vggish(vk.VGGish(None), keras.layers.Dense(3))
+    engines = []
+    for name in ("x.onnx", "y.onnx"):
+        engines.append(vk.open_engine(vk.export_onnx(model, tmp_path / name, class_names=CLASSES)))
+        model.layers[-1].set_weights([weights + 1 for weights in model.layers[-1].get_weights()])
+    first, second = engines
+    assert first.outputs == second.outputs == ("embedding", "scores")
+    assert first.identity("embedding") == second.identity("embedding")
+    assert first.identity("scores") != second.identity("scores")
+
+
 @pytest.mark.keras
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 @pytest.mark.parametrize("lengths", [False, True])

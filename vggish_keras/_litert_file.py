@@ -4,7 +4,6 @@ Labels travel with models of other tools in the same way, and any program that o
 metadata is JSON. It includes the checksum of the model, because the interpreter may crash on a damaged one.
 """
 
-import hashlib
 import json
 import mmap
 import os
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vggish_keras._hashing import checksum
 from vggish_keras._stderr import silent_stderr
 
 METADATA = "vggish.json"
@@ -29,11 +29,6 @@ def write_model(path: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
         file.write(model)
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr(zipfile.ZipInfo(METADATA), text)
-
-
-def checksum(content: Any) -> str:
-    """Returns "sha256:" and the SHA-256 of bytes."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def read_metadata(path: Path) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggish_keras._hashing import checksum
+
 # Numbers of fields in onnx.proto
 _GRAPH, _METADATA = 7, 14
 _INITIALIZER = 5
@@ -61,6 +63,14 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     return tensors
+
+
+def check_constants(path: Path, expected: object) -> None:
+    """Raises a ValueError unless the tensors of an ONNX model have the checksum they were exported with."""
+    graphs = (value for number, value in _model_fields(path) if number == _GRAPH)
+    tensors = (value for graph in graphs for number, value in _fields(graph) if number == _INITIALIZER)
+    if checksum(*(dict(_fields(tensor)).get(_RAW_DATA, b"") for tensor in tensors)) != expected:
+        raise ValueError(f"{path} is damaged: its weights are not those that were exported")
 
 
 def _model_fields(path: Path) -> list[tuple[int, Any]]:

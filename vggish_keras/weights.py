@@ -15,9 +15,9 @@ from vggish_keras import params
 from vggish_keras._atomic import replace
 from vggish_keras._errors import error_message
 from vggish_keras._keras import keras
-from vggish_keras._onnx_file import read_tensors
+from vggish_keras._onnx_file import check_constants, read_tensors
 from vggish_keras._validation import PathLike, check_choice, file_suffix
-from vggish_keras.exported_options import is_onnx, is_saved_model
+from vggish_keras.exported_options import is_onnx, is_saved_model, read_description
 from vggish_keras.network import network_layers, restore_initializers, slim_variables
 from vggish_keras.published_files import fetch
 
@@ -115,6 +115,7 @@ def _load_saved_model(model: keras.Model, path: Path) -> None:
 
 
 def _load_onnx(model: keras.Model, path: Path) -> None:
+    check_constants(path, read_description(path).get("constants"))
     tensors = read_tensors(path)
     values = {name: tensors[name] for name in slim_variables(model) if name in tensors}
     _assign(model, path, values, "expected an ONNX file written by export_onnx")

@@ -7,11 +7,9 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_keras import params
 from vggish_keras._errors import error_message
 from vggish_keras._fork import check_not_forked
-from vggish_keras._hashing import hash_variables
-from vggish_keras._onnx_file import read_tensors
+from vggish_keras._onnx_file import check_constants
 from vggish_keras.engines.engine import Dtype, Output
 from vggish_keras.exported_options import read_description
 
@@ -38,19 +36,13 @@ class OnnxModel:
             raise ValueError(f"{path}: the dtype of an exported model cannot be changed, got {dtype!r}")
         check_not_forked()
         description = read_description(path)
-        self._path = path
         self._session = _open_session(path)
-        if self.identity("embedding") != description.get("weights"):
-            raise ValueError(f"{path} is damaged: its weights are not those that were exported")
-        names = {output.name for output in self._session.get_outputs()}
-        self.outputs: tuple[Output, ...] = tuple(output for output in get_args(Output) if output in names)
+        check_constants(path, description.get("constants"))
+        self._identities: dict[str, str] = description["outputs"]
+        self.outputs: tuple[Output, ...] = tuple(output for output in get_args(Output) if output in self._identities)
 
     def identity(self, output: Output) -> str:
-        tensors = read_tensors(self._path)
-        names = [f"{scope}/{kind}" for scope in params.SLIM_SCOPES.values() for kind in ("weights", "biases")]
-        if output != "embedding":
-            names += [params.PCA_EIGEN_VECTORS, params.PCA_MEANS]
-        return hash_variables(tensors[name] for name in names if name in tensors)
+        return self._identities[output]
 
     def __call__(self, segments: NDArray[np.float32], output: Output) -> NDArray[Any]:
         check_not_forked()

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from vggish_keras import __version__, exported_options, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
-from vggish_keras._hashing import hash_variables
+from vggish_keras._hashing import checksum
 from vggish_keras._keras import keras
-from vggish_keras._litert_file import checksum, open_model, write_model
+from vggish_keras._litert_file import open_model, write_model
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice
 from vggish_keras.exporting.preparation import check_target, take_apart
 from vggish_keras.exporting.signatures import ServedModel, plain_variable
@@ -109,18 +109,15 @@ def _metadata(
     served: ServedModel, content: bytes, quantize: Quantization | None, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """What the file holds beside the model; each output has the digest that identifies its weights."""
-    network = list(served.network.values())
-    variables = {"embedding": network}
-    if served.postprocess is not None:
-        variables["quantized" if served.postprocess.quantize else "pca"] = [*network, *served.postprocess.weights]
-    if served.head is not None:
-        variables["scores"] = served.all_variables
+    identities = served.identities()
+    if quantize:
+        identities = dict.fromkeys(identities, checksum(content))
     return {
         "description": _DESCRIPTION,
         **served.options._asdict(),
         "version": __version__,
         "dtype": quantize or "float32",
-        "outputs": {name: checksum(content) if quantize else hash_variables(used) for name, used in variables.items()},
+        "outputs": identities,
         **({} if class_names is None else {"class_names": list(class_names)}),
     }
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from vggish_keras import __version__, exported_options, params
 from vggish_keras._atomic import atomic_write
-from vggish_keras._hashing import hash_variables
+from vggish_keras._hashing import checksum
 from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.exporting.onnx_graph import Graph, add_front_end, add_network, add_postprocess, ints, reshaped
@@ -110,7 +110,8 @@ def _build(served: ServedModel, class_names: Sequence[str] | None) -> Any:
     description = {"producer_name": "vggish", "producer_version": __version__, "doc_string": _describe(served)}
     model = graph.model({"waveform": (np.float32, ["batch", "samples"])}, outputs, **description)
     more = {} if class_names is None else {"class_names": list(class_names)}
-    text = exported_options.format_options(served.options, weights=hash_variables(weights.values()), **more)
+    constants = checksum(*(constant.raw_data for constant in graph.constants))
+    text = exported_options.format_options(served.options, outputs=served.identities(), constants=constants, **more)
     onnx.helper.set_model_props(model, {exported_options.ONNX_METADATA: text})
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -4,6 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import tensorflow as tf
+
 from vggish_keras import exported_options, params
 from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
@@ -51,4 +54,25 @@ def take_apart(
     layer = None if postprocess is None else Postprocess(pca_params, quantize=postprocess == "quantized")
     if layer is not None:
         layer.build([None, None, params.EMBEDDING_SIZE])  # fetches the published parameters
-    return ServedModel(model, layer, head)
+    served = ServedModel(model, layer, head)
+    if head is not None:
+        _check_scores(model, served)
+    return served
+
+
+def _check_scores(model: keras.Model, served: ServedModel) -> None:
+    """Raises a ValueError if layers before VGGish change the scores: only those after it are exported."""
+    shape = next(tensor.shape for tensor in model.inputs if len(tensor.shape) > 1)
+    samples = shape[1] or params.EXAMPLE_SAMPLES
+    noise = tf.random.stateless_uniform([1, samples], [0, 0], -0.5, 0.5)
+    waveform = noise if len(shape) == 2 else tf.repeat(noise[..., tf.newaxis], shape[2] or 1, axis=2)
+    has_lengths = len(model.inputs) == 2
+    inputs = {"waveform": waveform, "num_samples": tf.constant([samples])} if has_lengths else waveform
+    expected = np.asarray(model(inputs, training=False), np.float32)
+    scores = np.asarray(served.call(noise), np.float32)
+    rounding = 1e-4 if served.dtype == "float32" else 1e-2
+    if not np.allclose(scores, expected, rtol=0, atol=rounding * np.max(np.abs(expected)), equal_nan=True):
+        raise ValueError(
+            f"the scores of model {model.name!r} cannot be exported: layers before VGGish change them, and only those "
+            "after VGGish are exported"
+        )

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from vggish_keras import params
+from vggish_keras._hashing import hash_variables
 from vggish_keras._keras import keras
 from vggish_keras.exported_options import ExportedOptions
 from vggish_keras.exporting import graph_resample, graph_wav
@@ -78,6 +79,16 @@ class ServedModel:
     @property
     def all_variables(self) -> list[Any]:
         return [*self._trainable, *self._frozen]
+
+    def identities(self) -> dict[str, str]:
+        """Output name -> what identifies the weights that it depends on."""
+        network = list(self.network.values())
+        variables = {"embedding": network}
+        if self.postprocess is not None:
+            variables["quantized" if self.postprocess.quantize else "pca"] = [*network, *self.postprocess.weights]
+        if self.head is not None:
+            variables["scores"] = self.all_variables
+        return {name: hash_variables(used) for name, used in variables.items()}
 
     def reusable(self) -> tf.train.Checkpoint:
         """The object to save: functions and variables, without any Keras object."""
