@@ -243,7 +243,7 @@ def main(
 ) -> None:
     """Train on FOLDER/CLASS/*.wav or on generated signals; write the SavedModel OUTPUT/1 and OUTPUT/confusion.png."""
     if (output / "1").exists():
-        raise click.ClickException(f"{output / '1'} already exists: choose another output")
+        raise click.ClickException(f"{output / '1'} already exists: choose a different output")
     keras.utils.set_random_seed(seed)
     with errors_as_messages():
         training, held_out = datasets(folder, seed=seed, **options)

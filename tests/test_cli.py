@@ -675,7 +675,7 @@ BUG = "this is a bug in vggish: "
     [
         (
             TypeError("not\na number"),
-            f"TypeError: not a number ({BUG}run `vggish --debug COMMAND` again and report the traceback",
+            f"TypeError: not a number ({BUG}rerun it as `vggish --debug COMMAND` and report the traceback",
         ),
         (KeyError("x"), f"KeyError: 'x' ({BUG}"),
         (AssertionError(), f"AssertionError ({BUG}"),
@@ -836,7 +836,7 @@ def test_one_is_singular(run, tmp_path):
 def test_demo_notes_untrained_weights(run, tmp_path):
     status, output, _ = run("demo")
     assert status == 0
-    note = "published weights are not available: these embeddings come from random, untrained weights"
+    note = "the published weights are unavailable: these embeddings come from random, untrained weights"
     assert f"NOTE: {note}" in output.splitlines()
     samples, sample_rate = soundfile.read(tmp_path / "vggish_demo.wav")
     with np.load(tmp_path / "vggish_demo.npz") as file:

@@ -73,9 +73,10 @@ def test_an_iterator_is_written_as_a_list_is(tmp_path, several, suffix):
     assert (tmp_path / f"iterator{suffix}").read_bytes() == (tmp_path / f"list{suffix}").read_bytes()
 
 
-def test_npz_without_recordings(tmp_path):
-    with pytest.raises(ValueError, match=r"an \.npz file needs at least one recording"):
-        embedding_files.write(tmp_path / "x.npz", [])
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_file_without_recordings(tmp_path, suffix):
+    with pytest.raises(ValueError, match=rf"an? \{suffix} file needs at least one recording"):
+        embedding_files.write(tmp_path / f"x{suffix}", [])
     assert not list(tmp_path.iterdir())
 
 

@@ -255,7 +255,7 @@ def test_missing_recordings_are_explained(corpus, open_page, tmp_path):
     shutil.copy(corpus, tmp_path / "map.html")
     page = open_page(tmp_path / "map.html")
     page.evaluate("choose(3, true)")
-    page.wait_for_function("document.getElementById('problem').textContent.includes('it is missing')")
+    page.wait_for_function("document.getElementById('problem').textContent.includes('the file is missing')")
 
 
 def test_page_without_recordings(open_page, tmp_path):

@@ -96,7 +96,8 @@ def write(path: PathLike, recordings: NamedEmbeddings, options: Options | None =
         options: How the embeddings were made, such as `Embedder.options`: a mapping of values that JSON can represent.
 
     Raises:
-        ValueError: The suffix is unknown, the folder does not exist, or an .npz file would have no recordings.
+        ValueError: The suffix is unknown, the folder does not exist, or an .npz or .parquet file would have no
+            recordings.
         ImportError: A .parquet file without pyarrow.
         OSError: The file cannot be written.
 
@@ -522,7 +523,10 @@ def parquet_table(recordings: Sequence[tuple[str, Embeddings]], schema: Any) -> 
 
 def _write_parquet(file: IO[bytes], recordings: NamedEmbeddings, options: str | None) -> None:
     pyarrow = _pyarrow()
-    schema = _schema(next(embeddings.values.dtype for _, embeddings in recordings), options)
+    dtype = next((embeddings.values.dtype for _, embeddings in recordings), None)
+    if dtype is None:
+        raise ValueError("a .parquet file needs at least one recording")
+    schema = _schema(dtype, options)
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for group in _groups(recordings):
             writer.write_table(parquet_table(group, schema))

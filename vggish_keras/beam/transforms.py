@@ -179,7 +179,7 @@ class EmbedAudio(beam.PTransform):
         padding: As in `Embedder`.
         postprocess: None, "pca" or "quantized", as in `Embedder`.
         batch_size: Examples per call of the network. The last batch of 512 recordings is padded, so that a recording's
-            embeddings are identical to the bit however the recordings are distributed.
+            embeddings are bit-identical however the recordings are distributed.
         dtype: As in `Embedder`.
         channels: As in `Embedder`.
         pca_params: As in `Embedder`. Workers must be able to read a path.

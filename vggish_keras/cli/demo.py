@@ -13,7 +13,7 @@ from vggish_keras.cli.tables import print_embeddings
 if TYPE_CHECKING:
     from vggish_keras.embedder import Embedder
 
-_UNTRAINED = "published weights are not available: these embeddings come from random, untrained weights"
+_UNTRAINED = "the published weights are unavailable: these embeddings come from random, untrained weights"
 
 
 @click.command(short_help="Embed and plot a sample recording.")

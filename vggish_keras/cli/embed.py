@@ -116,8 +116,8 @@ def embed(
     in the output folder, or in OUTPUT.failures.csv beside the output file.
 
     An output that already has embeddings is only written with --resume or --overwrite. --resume continues an
-    interrupted run and retries files that failed. Until a single-file output is complete, without a failure or with
-    --accept-failures, results are also kept in OUTPUT.unfinished.
+    interrupted run and retries files that failed. A single-file output is complete when no recording has failed, or
+    with --accept-failures; until then, results are also kept in OUTPUT.unfinished.
     """
     from vggish_keras import corpus
     from vggish_keras.cli.progress import Progress

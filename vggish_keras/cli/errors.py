@@ -26,7 +26,7 @@ def describe_error(error: Exception, recording: Path | None = None) -> str:
     described = " ".join(traceback.format_exception_only(error)[0].split())
     if recording is not None:
         return f"{recording}: {described} ({_BUG}: report it with the recording to the project's issue tracker)"
-    advice = "run `vggish --debug COMMAND` again and report the traceback to the project's issue tracker"
+    advice = "rerun it as `vggish --debug COMMAND` and report the traceback to the project's issue tracker"
     return f"{described} ({_BUG}: {advice})"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAME_COLUMN = "file"
 
 
-@click.command(short_help="Make a page to look at and listen to a corpus.")
+@click.command(short_help="Create a page for browsing and listening to a corpus.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.option(
     "-o",
@@ -31,7 +31,7 @@ _NAME_COLUMN = "file"
     "--audio",
     metavar="FOLDER",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="The folder of the recordings, if INPUTS are saved embeddings: to play and draw them.",
+    help="If INPUTS are saved embeddings: the folder of their recordings, which the page then plays and draws.",
 )
 @click.option(
     "--labels",
@@ -64,12 +64,12 @@ def explore(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Make a map of INPUTS, recordings or saved embeddings, as one HTML page to open in a browser.
+    """Create a map of INPUTS, recordings or saved embeddings, as one HTML page to open in a browser.
 
     INPUTS are recordings, folders or patterns, which are embedded, or a single output of vggish embed: a folder, or an
-    .npz, .csv or .parquet file. Similar recordings are close to each other. The page plays them, lists the nearest ones
-    of each, and near-duplicates, outliers, and silent and clipped recordings. It refers to the recordings by relative
-    paths, and needs no network.
+    .npz, .csv or .parquet file. Similar recordings are close to each other. The page plays them, and lists the nearest
+    recordings to each, near-duplicates, outliers, and silent or clipped recordings. It refers to the recordings by
+    relative paths, and needs no network.
 
     Recordings that cannot be read are reported and left out; the exit status is then 1.
     """
@@ -140,7 +140,7 @@ def _embed(
     from vggish_keras.recordings import find_recordings
 
     if audio is not None:
-        raise click.UsageError("--audio requires saved embeddings: recordings are where they are")
+        raise click.UsageError("--audio requires saved embeddings: other recordings are played from their own paths")
     recordings = find_recordings(inputs)
     exit_if_missing([path for path in recordings.paths if not path.exists()])
     embedder = open_embedder(**options)

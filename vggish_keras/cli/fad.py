@@ -62,7 +62,7 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
     default="reference",
     show_default=True,
     callback=_parse_bandwidth,
-    help="Bandwidth of --kad: a number, or the median distance within a set.",
+    help="Bandwidth of --kad: a number, or the median distance within BASELINE (reference) or EVALUATED (evaluated).",
 )
 @click.option("--relu", is_flag=True, help="Replace negative values of raw embeddings by 0, in all sets.")
 @click.option(

@@ -32,7 +32,7 @@ class OutputPath(click.Path):
 
 
 def check_csv_output(output: str | None) -> None:
-    """Raises a usage error unless an output is none, standard output, or a .csv file in an existing folder."""
+    """Raises a usage error unless an output is None, standard output, or a .csv file in an existing folder."""
     if output in (None, "-"):
         return
     path = Path(str(output))
@@ -58,7 +58,7 @@ weights_option = click.option(
     default="audioset",
     show_default=True,
     help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, an '
-    "exported SavedModel or an exported .onnx file.",
+    "exported SavedModel, or an exported .onnx or (except for vggish export) .tflite file.",
 )
 
 
@@ -108,7 +108,7 @@ pca_option = click.option(
     default="audioset",
     show_default=True,
     callback=_check_pca,
-    help='PCA parameters for --postprocess: "audioset" (the published ones), or an .npz file.',
+    help='Parameters of the PCA post-processing: "audioset" (the published ones), or an .npz file.',
 )
 dtype_option = click.option(
     "--dtype",

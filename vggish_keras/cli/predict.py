@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=5,
     show_default=True,
-    help="Number of labels with the highest scores to output; if there are fewer, all.",
+    help="Number of labels to output, highest scores first; all labels if there are fewer.",
 )
 @click.option(
     "--class-names",

@@ -58,8 +58,8 @@ def show() -> None:
 def convert(source: str, target: Path, v2: bool) -> None:
     """Convert weights to a Keras weights file or a TF-Slim checkpoint.
 
-    SOURCE is "audioset", a checkpoint, a Keras weights file or an exported SavedModel. TARGET is written as a Keras
-    weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
+    SOURCE is "audioset", a TF-Slim checkpoint, a Keras model or weights file, an exported SavedModel or an exported
+    .onnx file. TARGET is written as a Keras weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
     """
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:

@@ -192,7 +192,7 @@ element("player").addEventListener("loadedmetadata", ({ target }) => {
 
 element("player").addEventListener("error", () => {
   const shown = current !== null && data.urls && data.urls[recordings[current]];
-  if (shown) element("problem").textContent = `The browser cannot play ${nameOf(current)}: it is missing, or of a format that the browser does not know.`;
+  if (shown) element("problem").textContent = `The browser cannot play ${nameOf(current)}: the file is missing, or its format is not supported.`;
 });
 
 // === Events ===
@@ -328,7 +328,7 @@ function listQuality() {
 // === Start ===
 
 document.title = data.title;
-element("title").textContent = `${data.title} · ${data.names.length.toLocaleString("en")} recordings`;
+element("title").textContent = `${data.title} · ${data.names.length.toLocaleString("en")} ${data.names.length === 1 ? "recording" : "recordings"}`;
 colorings.forEach(({ name }, index) => element("coloring").append(new Option(name, index)));
 element("tip").querySelector("div").style.whiteSpace = "pre-line";
 listQuality();

@@ -47,24 +47,26 @@ def explore(
 ) -> list[str]:
     """Writes a map of recordings as one HTML page, which needs neither a server nor a network.
 
-    Points close to each other sound alike. The page shows the name and a spectrogram of each, plays it, lists the ten
-    nearest recordings and what may be wrong in the corpus: near-duplicates, silence, clipping and outliers.
+    Recordings that sound alike are close to each other. The page shows the name and a spectrogram of each, plays it,
+    lists the ten nearest recordings and what may be wrong in the corpus: near-duplicates, silence, clipping and
+    outliers.
 
     Args:
         embeddings: Names and embeddings of recordings, all of one kind: floats or 8 bits.
         path: The .html file. An existing file is replaced.
         audio: The folder that the names are relative to. Recordings in it are played and drawn; without it, the map and
             the lists based on embeddings remain. The page refers to them by paths relative to its own folder.
-        labels: Colorings: for each, the label of a recording by its name.
+        labels: Ways to color the recordings: for the name of each, a mapping from recordings to labels.
         examples: True shows a point for each example, False one for each recording: its mean embedding.
-        layout: "umap" or "pca"; None is "umap" from 50 points on. "umap" needs umap-learn.
-        seed: Seed of UMAP, so that a page can be made again.
-        embed_audio: True stores the first 30 s of each recording in the page, as Opus, so that it can be sent around.
+        layout: "umap" or "pca"; None selects "umap" for 50 or more points, and "pca" for fewer. "umap" needs
+            umap-learn.
+        seed: Seed of UMAP, so that the same page can be created again.
+        embed_audio: True stores the first 30 s of each recording in the page, as Opus, so that it can be shared.
         channels: "mix", or the index of the channel that is drawn and stored.
         title: Title of the page.
 
     Returns:
-        The reasons why recordings in `audio` cannot be read, if there are any.
+        An error message for each recording in `audio` that cannot be read.
 
     Raises:
         ValueError: The suffix is not .html, the folder does not exist, there are no embeddings, they are not finite or

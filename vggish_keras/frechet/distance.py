@@ -106,7 +106,7 @@ def _jackknife(statistics: Statistics, value: float, other: _Root) -> _Jackknife
 class FadResult:
     """The Fréchet audio distance between two sets, and what is needed to judge it.
 
-    `print` shows it as `vggish fad` does.
+    `print` shows the line that `vggish fad` prints first.
 
     Attributes:
         value: The distance. It depends on the sizes of the sets: smaller sets have larger distances.
@@ -310,7 +310,7 @@ class RecordingFad(NamedTuple):
         fad: The Fréchet distance between the baseline and its embeddings alone. Compare it between recordings of the
             same length only: the fewer embeddings, the larger it is.
         influence: The distance of the whole set minus that of the set without the recording: positive if the recording
-            makes the set worse. Comparable for recordings of any length.
+            makes the set worse. Comparable for recordings of any length. None if the set has no other recording.
 
     Examples:
         >>> rng = np.random.default_rng(0)

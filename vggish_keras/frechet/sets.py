@@ -109,8 +109,8 @@ class OpenSet:
             found.append(self.describe_failures())
         if self.too_short:
             found.append(
-                f"{_count(self.too_short)} of {self.name} shorter than an example (0.975 s), without embeddings: "
-                'padding "short" pads them'
+                f"{_count(self.too_short)} of {self.name} without embeddings: shorter than an example (0.975 s); "
+                'use padding "short"'
             )
         return found
 
@@ -485,13 +485,13 @@ def fad_per_recording(
 
     Args:
         baseline: As in `fad`.
-        evaluated: As in `fad`, with named recordings: not statistics, nor an array.
+        evaluated: As in `fad`, with named recordings: not statistics or an array.
         relu: As in `fad`.
         level: As in `fad`.
         **embedder_options: The arguments of `Embedder`, for sets that are recordings.
 
     Returns:
-        The recordings, that of the worst influence first. A warning names those that cannot be read.
+        The recordings, largest influence first. A warning names those that cannot be read.
 
     Raises:
         FileNotFoundError: As in `fad`.
