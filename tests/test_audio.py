@@ -115,6 +115,7 @@ def test_no_file_is_left_open(tmp_path):
     (tmp_path / "text.wav").write_bytes(b"not audio")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
+        gc.collect()
         open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
         for _ in range(5):
             read(tmp_path / "good.wav")

@@ -510,7 +510,7 @@ def test_network_is_freed_with_the_pipeline(corpus, exported_narrow):
         embedded = found.recordings | beam.EmbedAudio(exported_narrow)
         assert_that(embedded.embeddings, lambda embeddings: None)
     gc.collect()
-    assert not [found for found in gc.get_objects() if isinstance(found, beam.embedding._Network)]
+    assert not [found for found in gc.get_objects() if type(found) is beam.embedding._Network]
 
 
 # === Earlier runs ===

@@ -24,6 +24,7 @@ from vggish_keras import embedding_files, params, published_files
 from vggish_keras._errors import counted
 from vggish_keras.cli import main
 from vggish_keras.cli.streams import StandardOutput
+from vggish_keras.cli.tables import print_scores
 from vggish_keras.engines import open_engine
 
 
@@ -953,6 +954,22 @@ def test_show_describes_files(run, name):
     kind = "" if name == "x.csv" else "embeddings: float32\n"
     expected = f"{name}: 2 embeddings of 1 recording\ntimes: 0.00 to 0.50 s\n{kind}made with: unknown options\n"
     assert run("show", name) == (0, expected, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are always text")
+def test_names_that_are_not_text_are_printed_escaped(tmp_path):
+    """In a UTF-8 locale, where Python's standard output rejects them."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.npz")
+    write_embeddings(path)
+    command = [sys.executable, "-m", "vggish_keras", "show", path]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert result.stdout.startswith(os.fsencode(tmp_path) + rb"/caf\udce9.npz: 5 embeddings")
+
+
+def test_labels_are_not_emoji(capsys):
+    print_scores("x.wav", 1, [("a:dog:b", 0.5)])
+    assert "a:dog:b" in capsys.readouterr().out
 
 
 def test_show_does_not_load_tensorflow(tmp_path):

@@ -81,6 +81,9 @@ def test_saved_statistics_are_compared_and_shown(run, sets):
     assert show.splitlines()[:2] == ["s.npz: statistics of 200 embeddings of 20 recordings", "weights: sha256:0"]
     shown = json.loads(CliRunner().invoke(main, ["show", "s.npz", "--json"]).stdout)
     assert shown == {"path": "s.npz", "n": 200, "recordings": 20, "options": OPTIONS}
+    assert run("a.npz", "--save", "s.tfrecord")[0] == 0
+    show = CliRunner().invoke(main, ["show", "s.tfrecord"]).stdout
+    assert show.startswith("s.tfrecord: statistics of 200 embeddings")
 
 
 def test_ranking(run, sets):
@@ -93,6 +96,13 @@ def test_ranking(run, sets):
     assert [float(row["influence"]) for row in rows] == pytest.approx([row.influence for row in expected], rel=1e-6)
     assert [float(row["fad"]) for row in rows] == pytest.approx([row.fad for row in expected], rel=1e-6)
     assert {row["examples"] for row in rows} == {"10"}
+
+
+def test_missing_matplotlib_is_reported_before_anything_is_read(run, sets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, output, errors = run("a.npz", "missing.csv", "--plot", "x.png")
+    assert (status, output) == (1, "")
+    assert 'plotting requires matplotlib: pip install "vggish[plot]"' in errors
 
 
 def test_plot(run, sets, monkeypatch):
@@ -136,7 +146,13 @@ def test_plot(run, sets, monkeypatch):
         (["a.npz", "b.csv", "--per-recording", "r.txt"], 2, "requires a single EVALUATED set and a .csv file"),
         (["a.npz", "b.csv", "--like", "google", "--hop", "0.5"], 2, "--like chooses the options --hop itself"),
         (["a.npz", "b.csv", "--bandwidth", "3"], 2, "--bandwidth requires --kad"),
-        (["a.npz", "b.csv", "--kad", "--bandwidth", "x"], 2, 'expected a number, "reference" or "evaluated", got x'),
+        (["a.npz", "b.csv", "--kad", "--bandwidth", "x"], 2, 'a positive number, "reference" or "evaluated", got x'),
+        (["a.npz", "b.csv", "--kad", "--bandwidth", "-1"], 2, "expected a positive number"),
+        (["a.npz", "b.csv", "--kad", "--bandwidth", "nan"], 2, "expected a positive number"),
+        (["s.npz", "missing/", "--kad"], 1, "no file or folder at missing"),
+        (["s.npz", "b.csv", "--kad"], 1, "s.npz holds statistics, expected embeddings or recordings"),
+        (["a.npz", "s.npz", "--per-recording", "r.csv"], 1, "s.npz holds statistics"),
+        (["a.npz", "s.npz", "--plot", "x.png"], 1, "s.npz holds statistics"),
         (["a.npz", "b.csv", "--relu", "--postprocess", "pca"], 2, "relu requires raw embeddings"),
         (["a.npz", "b.csv", "--cache", "c", "--level", "peak"], 2, "it excludes level and like"),
         (["a.npz", "b.csv", "--pca", "a.npz"], 2, "--pca requires --postprocess"),
@@ -146,6 +162,7 @@ def test_plot(run, sets, monkeypatch):
 )
 @pytest.mark.usefixtures("sets")
 def test_wrong_arguments(run, arguments, status, message):
+    run("a.npz", "--save", "s.npz")
     got, output, errors = run(*arguments)
     assert (got, output) == (status, "")
     assert message in " ".join(errors.split())

@@ -12,6 +12,7 @@ import soundfile
 import tensorflow as tf
 
 import vggish_keras as vk
+from vggish_keras import embedder as embedder_module
 
 PUBLIC_MODULES = (
     "records",
@@ -37,6 +38,13 @@ def public_names():
             if hasattr(module, "__all__") or value.__module__ == module.__name__:
                 found.setdefault(id(value), pytest.param(value, id=f"{module.__name__}.{name}"))
     return list(found.values())
+
+
+@pytest.fixture(autouse=True)
+def _quick(narrow_network):
+    """The examples depend on shapes, not on the size of the network."""
+    yield
+    embedder_module._kept_embedder.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,14 @@ def test_an_iterator_is_written_as_a_list_is(tmp_path, several, suffix):
     assert (tmp_path / f"iterator{suffix}").read_bytes() == (tmp_path / f"list{suffix}").read_bytes()
 
 
+def test_recording_without_a_name(tmp_path):
+    embeddings = Embeddings(np.zeros(2), np.ones((2, 128), np.float32))
+    embedding_files.write(tmp_path / "x.npz", [("", embeddings)])
+    ((name, read),) = embedding_files.read(tmp_path / "x.npz")
+    assert name == ""
+    np.testing.assert_array_equal(read.values, embeddings.values)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_file_without_recordings(tmp_path, suffix):
     with pytest.raises(ValueError, match=rf"an? \{suffix} file needs at least one recording"):

@@ -83,7 +83,7 @@ def test_errors_are_reported_before_training(tmp_path, sounds_folder):
     (sounds_folder / "empty").mkdir()
     assert "empty" in message(sounds_folder)
     (tmp_path / "out" / "1").mkdir(parents=True)
-    assert "already exists: choose another output" in message("--output", tmp_path / "out")
+    assert "already exists: choose a different output" in message("--output", tmp_path / "out")
 
 
 def test_signals_are_a_sine_a_constant_and_noise():

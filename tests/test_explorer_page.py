@@ -285,6 +285,24 @@ def test_embedded_sound_plays_anywhere(open_page, tmp_path):
     assert page.evaluate("document.getElementById('player').duration") == pytest.approx(3, abs=0.05)
 
 
+def test_examples_beyond_the_stored_sound_are_not_played(open_page, tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(42, 128)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", rng.uniform(-0.5, 0.5, 42 * 8_000), 8_000)
+    recordings = [("long.wav", vk.Embeddings(np.arange(42.0), values))]
+    vk.explore(recordings, tmp_path / "map.html", audio=tmp_path, embed_audio=True, examples=True, layout="pca")
+    page = open_page(tmp_path / "map.html")
+    page.evaluate("choose(2, true)")
+    page.wait_for_function("document.getElementById('player').currentTime > 2.1")
+    for late in (38, 40):
+        page.evaluate(f"choose({late}, true)")
+        assert page.text_content("#problem") == "The page stores only the first 30 s of this recording."
+        assert page.evaluate("document.getElementById('player').paused")
+    page.evaluate("choose(2, true)")
+    assert page.text_content("#problem") == ""
+    page.wait_for_function("!document.getElementById('player').paused")
+
+
 def test_quality_lists_lead_to_their_points(open_page, tmp_path):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(60, 128)).astype(np.float32)

@@ -169,6 +169,16 @@ def test_frechet_audio_distance_and_audioldm_eval(tmp_path):
     assert result.value == pytest.approx(EXPECTED.value, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["features.npy", "labels.npy", "mu.npy"])
+def test_arrays_beside_recordings_are_not_embeddings(tmp_path, engine, name):
+    for index in range(3):
+        soundfile.write(tmp_path / f"{index}.wav", np.random.default_rng(index).uniform(-1, 1, 160_000), 16_000)
+    expected = vk.fad(tmp_path, EVALUATED, weights=engine)
+    np.save(tmp_path / name, np.ones((10, 128)))
+    np.save(tmp_path / "cov.npy", np.eye(128))
+    assert vk.fad(tmp_path, EVALUATED, weights=engine).value == expected.value
+
+
 def test_fadtk_embeddings(tmp_path):
     folder = tmp_path / "audio" / "embeddings" / "vggish"
     folder.mkdir(parents=True)

@@ -83,7 +83,7 @@ def test_long_recordings_are_reduced_to_what_an_image_shows(tmp_path, figure):
 
 
 def test_saved_embeddings_and_their_similarity(tmp_path, figure):
-    embeddings = Embeddings(0.5 * np.arange(3), np.zeros((3, 128), np.uint8))
+    embeddings = Embeddings(0.5 * np.arange(3), np.zeros((3, 128), np.float32))
     embeddings.values[0, :2] = embeddings.values[2, :2] = 1, 2
     embeddings.values[1, 0] = 200
     plot_embeddings(tmp_path / "x.svg", embeddings, "saved", similarity=True)
@@ -99,6 +99,12 @@ def test_saved_embeddings_and_their_similarity(tmp_path, figure):
     drawn = figure[1].axes[0].collections[0]
     np.testing.assert_allclose(drawn.get_array()[0], 2 + 5 * np.arange(1_000))
     assert figure[1].axes[0].get_xlim() == pytest.approx((0, 4_800))
+
+
+def test_similarity_of_8_bit_embeddings_is_that_of_their_values(tmp_path, figure):
+    rows = np.random.default_rng(0).integers(0, 256, 128).astype(np.uint8)
+    plot_embeddings(tmp_path / "x.svg", Embeddings(np.arange(2.0), np.stack([rows, 255 - rows])), "saved", True)
+    np.testing.assert_allclose(figure[0].axes[1].collections[0].get_array(), [[1, -1], [-1, 1]], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1])

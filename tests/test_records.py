@@ -460,6 +460,23 @@ def test_segments_are_found_by_file_name(tmp_path):
     assert "x" not in segments  # it is ambiguous
 
 
+def test_segments_of_a_spreadsheet(tmp_path):
+    (tmp_path / "segments.csv").write_bytes(b'\xef\xbb\xbfx, 1, 2, "/m/1"\r\n')
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbfindex,mid\r\n5,/m/1\r\n")
+    assert read_segments(tmp_path / "segments.csv", tmp_path / "labels.csv")["x"].labels == (5,)
+    (tmp_path / "latin.csv").write_bytes(b'caf\xe9, 1, 2, "5"\n')
+    with pytest.raises(ValueError, match=r"latin\.csv is not UTF-8 text"):
+        read_segments(tmp_path / "latin.csv")
+
+
+def test_file_in_a_folder_whose_name_is_not_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    record = Record("x", 0.0, 1.0, labels=(5,), embedding=np.zeros((1, 128), np.uint8))
+    vk.records.write(folder / "x.tfrecord", [record])
+    assert [read.video_id for read in vk.records.read(folder / "x.tfrecord")] == ["x"]
+
+
 @pytest.mark.parametrize(
     ("content", "labels", "message"),
     [
@@ -468,6 +485,9 @@ def test_segments_are_found_by_file_name(tmp_path):
         ('x, 1, 2, "/m/1"\n', None, "line 1: .*; to convert label names to indices, pass .* as labels"),
         ('x, 1, 2, "/m/1"\n', "index,mid\n0,/m/2\n", r"line 1: label /m/1 is not in .*labels\.csv"),
         ('x, 1, 2, "/m/1"\n', "a,b\n0,/m/2\n", r"labels\.csv is not a class list with the columns index and mid"),
+        ('x, 1, 2, "/m/1"\n', "index,mid\n0\n", r"labels\.csv: a row has no mid"),
+        ('x, inf, 2, "5"\n', None, "line 1: expected YTID"),
+        ('x, 1, 2, "5"\nx, 1.0, 3, "6"\n', None, r"segments\.csv, line 2: x at 1 s occurs twice"),
     ],
 )
 def test_invalid_segments_raise(tmp_path, content, labels, message):

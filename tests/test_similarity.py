@@ -148,6 +148,14 @@ def test_an_index_finds_every_embedding(tmp_path):
             assert found[:2] == (name, start)
 
 
+def test_recordings_without_embeddings_match_nothing(tmp_path):
+    empty = vk.Embeddings(np.zeros(0), np.zeros((0, 128), np.float32))
+    assert vk.search(np.ones((1, 128), np.float32), [("a.wav", empty)]) == []
+    embedding_files.write(tmp_path / "x.csv", [("a.wav", empty)])
+    with pytest.raises(ValueError, match=r"x\.csv contains no embeddings"):
+        vk.search(np.ones((1, 128), np.float32), tmp_path / "x.csv", index=tmp_path / "x.usearch")
+
+
 def test_an_index_of_long_recordings_and_of_zeros(tmp_path):
     values = np.random.default_rng(0).normal(size=(2_000, 128)).astype(np.float32)
     values[:1_500] += 5  # all of the first recording are closer to the query than those of the others

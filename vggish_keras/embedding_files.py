@@ -359,7 +359,7 @@ def _write_npz(file: IO[bytes], recordings: NamedEmbeddings, options: str | None
         raise ValueError("an .npz file needs at least one recording")
     rows = sum(count for _, count, _, _ in counts)
     size, dtype = counts[0][2:]
-    names = np.dtype(f"<U{max(len(name) for name, *_ in counts)}")
+    names = np.dtype(f"<U{max(1, *(len(name) for name, *_ in counts))}")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, dtype: Any, shape: tuple[int, ...], parts: Iterable[NDArray[Any]]) -> None:

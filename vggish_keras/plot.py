@@ -10,7 +10,7 @@ from vggish_keras import audio, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._text import printable
 from vggish_keras._validation import PathLike, file_suffix
-from vggish_keras.embeddings import Embeddings
+from vggish_keras.embeddings import Embeddings, to_floats
 from vggish_keras.resample import read_waveform
 from vggish_keras.spectrogram_overview import SpectrogramOverview
 
@@ -70,11 +70,18 @@ def plot_embeddings(path: PathLike, embeddings: Embeddings, title: str, similari
     _save(figure, path)
 
 
-def _figure(title: str, height: float) -> Any:
+def check_matplotlib() -> None:
+    """Raises an ImportError if matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError('plotting requires matplotlib: pip install "vggish[plot]"') from error
+
+
+def _figure(title: str, height: float) -> Any:
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, height), layout="constrained")
     # A file name may contain `$` or bytes that are not valid text.
     figure.suptitle(printable(title), parse_math=False)
@@ -118,7 +125,7 @@ def _draw_embeddings(figure: Any, axes: Any, embeddings: Embeddings, seconds: fl
 
 def _draw_similarity(figure: Any, axes: Any, embeddings: Embeddings) -> None:
     if len(embeddings.times):
-        values = _average_neighbors(embeddings.values)
+        values = _average_neighbors(to_floats(embeddings.values))
         norms = np.linalg.norm(values, axis=1, keepdims=True)
         directions = values / np.where(norms > 0, norms, 1)
         edges = _edges(embeddings, len(values))

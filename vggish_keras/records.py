@@ -331,7 +331,7 @@ def write(path: PathLike, records: Iterable[Record]) -> None:
     """
     path = Path(path)
     try:
-        with atomic_write(path) as partial, tf.io.TFRecordWriter(os.fspath(partial)) as writer:
+        with atomic_write(path) as partial, tf.io.TFRecordWriter(os.fsencode(partial)) as writer:
             for record in records:
                 writer.write(serialize(record))
     except tf.errors.OpError as error:  # such as a full disk

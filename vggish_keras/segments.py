@@ -1,7 +1,9 @@
 """AudioSet's segment lists and class list."""
 
+import contextlib
 import csv
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
 
 from vggish_keras._validation import PathLike
 
@@ -49,7 +51,7 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
     indices = {} if labels is None else _read_label_indices(labels)
     segments: dict[str, Segment] = {}
     ambiguous = set()
-    with open(path, encoding="utf-8", newline="") as file:
+    with _open_text(path) as file:
         lines = ((number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#"))
         for number, line in lines:
             try:
@@ -57,16 +59,19 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
                 named = filter(None, names.split(","))
                 known = tuple(int(label) if labels is None else indices[label] for label in named)
                 segment = Segment(name, float(start), float(end), known)
+                milliseconds = round(1_000 * segment.start_time_seconds)
             except KeyError as error:
                 raise ValueError(f"{path}, line {number}: label {error.args[0]} is not in {labels}") from error
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 reason = "expected YTID, start_seconds, end_seconds and labels"
                 hint = _LABELS_HINT if "/m/" in line and labels is None else ""
                 raise ValueError(f"{path}, line {number}: {reason}{hint}") from error
             if name in segments:
                 ambiguous.add(name)
             begin = segment.start_time_seconds
-            for key in (name, f"{name}_{begin:g}", f"{name}_{begin:.3f}", f"{name}_{round(1_000 * begin)}"):
+            if f"{name}_{begin:.3f}" in segments:
+                raise ValueError(f"{path}, line {number}: {name} at {begin:g} s occurs twice")
+            for key in (name, f"{name}_{begin:g}", f"{name}_{begin:.3f}", f"{name}_{milliseconds}"):
                 segments[key] = segment
     return {key: segment for key, segment in segments.items() if key not in ambiguous}
 
@@ -102,8 +107,21 @@ def _read_label_indices(path: PathLike) -> dict[str, int]:
 
 def _read_class_list(path: PathLike, column: str) -> list[tuple[int, str]]:
     """Returns the columns index and `column` of a class list."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with _open_text(path) as file:
         try:
-            return [(int(row["index"]), row[column]) for row in csv.DictReader(file)]
-        except (KeyError, ValueError) as error:
+            rows = [(int(row["index"]), row[column]) for row in csv.DictReader(file)]
+        except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a class list with the columns index and {column}") from error
+    if any(value is None for _, value in rows):
+        raise ValueError(f"{path}: a row has no {column}")
+    return rows
+
+
+@contextlib.contextmanager
+def _open_text(path: PathLike) -> Iterator[TextIO]:
+    """Opens a list, which may start with a byte order mark; an error of its encoding names it."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from error

@@ -136,8 +136,9 @@ def _join(recordings: Iterable[tuple[str, Embeddings]], is_quantized: bool) -> I
             parts, rows = [], 0
         if recording is not None:
             check_kind(recording[1].values.dtype, is_quantized, recording[0])
-            parts.append(recording)
-            rows += len(recording[1])
+            if len(recording[1].times):
+                parts.append(recording)
+                rows += len(recording[1])
 
 
 def _best_of_chunk(chunk: Chunk, direction: NDArray[np.float32], n: int) -> Iterator[Match]:
@@ -185,7 +186,9 @@ def _search_index(
         raise ValueError(f"expected a {_INDEX_SUFFIX} file, got {path}")
     rows = embedding_files.read_rows(embeddings)
     # Only .npz files, which are read as a whole, say what they contain.
-    dtype = rows.dtype or next(embedding_files.read_chunks(embeddings)).values.dtype
+    dtype = rows.dtype or next((chunk.values.dtype for chunk in embedding_files.read_chunks(embeddings)), None)
+    if dtype is None:
+        raise ValueError(f"{embeddings} contains no embeddings")
     check_kind(dtype, is_quantized, str(embeddings))
     index, file_key = _open_index(path, Path(embeddings)), _file_key(Path(embeddings))
     count, best = n * _ROWS_PER_MATCH, dict[str, Match]()

@@ -40,6 +40,8 @@ def embed(url: str, wavs: Sequence[bytes], model: str = "vggish", timeout: float
         answer = response.json()
     except requests.JSONDecodeError as error:
         raise wav_client.ServingError(f"{url} is not TF Serving: HTTP {response.status_code} without JSON") from error
+    if not isinstance(answer, dict) or (response.ok and "outputs" not in answer):
+        raise wav_client.ServingError(f"{url} is not TF Serving: HTTP {response.status_code} without outputs")
     if not response.ok:
         raise wav_client.ServingError(f"HTTP {response.status_code}: {answer.get('error', response.reason)}")
     return wav_client.split_clips(answer["outputs"])

@@ -75,7 +75,10 @@ def run(embed: Callable[[list[bytes]], list[Embeddings]], files: Sequence[Path],
         for name, embeddings in recordings:
             click.echo(_summary(name, embeddings))
     else:
-        embedding_files.write(output, recordings)
+        try:
+            embedding_files.write(output, recordings)
+        except OSError as error:
+            raise click.ClickException(error_message(error)) from error
         count = sum(len(embeddings.values) for embeddings in clips)
         click.echo(f"{output}: {count} embedding{'s' * (count != 1)}")
 
@@ -94,7 +97,7 @@ def _check_output(_context: click.Context, _parameter: click.Parameter, output: 
         return None
     try:
         return embedding_files.check_path(output)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise click.BadParameter(str(error)) from error
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,12 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
     if bandwidth in ("reference", "evaluated"):
         return bandwidth
     try:
-        return float(bandwidth)
-    except ValueError as error:
-        raise click.BadParameter(f'expected a number, "reference" or "evaluated", got {bandwidth}') from error
+        number = float(bandwidth)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f'expected a positive number, "reference" or "evaluated", got {bandwidth}')
+    return number
 
 
 @click.command(short_help="Compare sets of recordings.")
@@ -108,6 +112,10 @@ def fad(
     from vggish_keras.frechet import SetReader, check_statistics_path
 
     _check_arguments(context)
+    if picture is not None:
+        from vggish_keras.plot import check_matplotlib
+
+        check_matplotlib()
     check_pca(options["pca_params"], options["postprocess"])
     try:
         if save is not None:
@@ -117,6 +125,8 @@ def fad(
         raise click.UsageError(str(error)) from error
     first, *sets = opened = [reader.open(name) for name in (baseline, *evaluated)]
     if with_kad or ranking or picture:
+        for side in opened if with_kad else sets:
+            side.check_embeddings()
         for side in opened:
             side.keep()
     if save is not None:

@@ -1,5 +1,6 @@
 """The command `vggish` and its error handling."""
 
+import io
 import signal
 import sys
 import traceback
@@ -75,6 +76,8 @@ for _command in _all_commands(main):
 
 def run() -> None:
     """Runs the command and exits."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be valid text
     try:
         main()
     except SystemExit as end:

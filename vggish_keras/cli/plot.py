@@ -55,8 +55,9 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
 
         plot_embeddings(output, embedding_files.read_npz(file, recording), title, similarity)
     else:
-        from vggish_keras.plot import plot_recording
+        from vggish_keras.plot import check_matplotlib, plot_recording
 
+        check_matplotlib()
         _check_recording(file)
         embeddings = open_embedder(**embedder_options).embed(file)
         plot_recording(output, file, embeddings, title, similarity=similarity)

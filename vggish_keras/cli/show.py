@@ -29,11 +29,11 @@ def show(path: Path, as_json: bool) -> None:
     """
     from vggish_keras import corpus, embedding_files, frechet
 
-    if file_suffix(path) == ".npz" and path.is_file() and frechet.holds_statistics(path):
-        _show_statistics(path, as_json)
-        return
     if file_suffix(path) == embedding_files.RECORDS_SUFFIX and not path.is_dir():
         load_tensorflow()
+    if path.is_file() and frechet.holds_statistics(path):
+        _show_statistics(path, as_json)
+        return
     contents = corpus.read_contents(path)
     if as_json:
         click.echo(json.dumps({"path": str(path), **contents._asdict()}, indent=2))

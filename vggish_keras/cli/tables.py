@@ -41,4 +41,4 @@ def print_scores(name: str, examples: int, rows: Iterable[tuple[str, float]]) ->
 def print_table(table: Any) -> None:
     from rich.console import Console
 
-    Console(markup=False, highlight=False).print(table)
+    Console(markup=False, highlight=False, emoji=False).print(table)

@@ -182,13 +182,19 @@ function load(point, play) {
   }
   if (player.getAttribute("src") !== url) player.src = url;
   if (player.error) player.load();
+  if (player.readyState > 0 && isBeyondEnd(player)) return;
   player.currentTime = times[point];
   if (play) player.play().catch(() => {});
 }
 
-element("player").addEventListener("loadedmetadata", ({ target }) => {
-  if (current !== null && times[current] >= target.duration) element("problem").textContent = "The page stores only the first 30 s of this recording.";
-});
+function isBeyondEnd(player) {
+  if (current === null || times[current] < player.duration) return false;
+  player.pause();
+  element("problem").textContent = "The page stores only the first 30 s of this recording.";
+  return true;
+}
+
+element("player").addEventListener("loadedmetadata", ({ target }) => isBeyondEnd(target));
 
 element("player").addEventListener("error", () => {
   const shown = current !== null && data.urls && data.urls[recordings[current]];

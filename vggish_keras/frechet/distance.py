@@ -326,8 +326,10 @@ class RecordingFad(NamedTuple):
     influence: float | None
 
 
-_BATCH_SIZE = 32
-"""Recordings of one length that are compared at a time."""
+_MAX_BATCH_SIZE = 32
+"""Recordings of one length that are compared at a time, unless they are long."""
+_MAX_PRODUCTS = 2**16
+"""Products of two rows per batch: its memory is proportional to them."""
 
 
 def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]) -> list[RecordingFad]:
@@ -355,7 +357,7 @@ def rank_recordings(baseline: Statistics, recordings: Iterable[tuple[str, Rows]]
             for (name, _), distance, value in zip(batch, distances, influences, strict=True)
         ]
 
-    with single_threaded_blas(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with single_threaded_blas(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
         ranking = list(itertools.chain.from_iterable(threads.map(rank, _batches_of_one_length(kept))))
     return sorted(ranking, key=lambda row: -math.inf if row.influence is None else row.influence, reverse=True)
 
@@ -373,7 +375,7 @@ def _batches_of_one_length(recordings: Iterable[tuple[str, Rows]]) -> Iterator[l
     for name, rows in recordings:
         batch = by_length.setdefault(len(rows), [])
         batch.append((name, rows))
-        if len(batch) == _BATCH_SIZE:
+        if len(batch) == max(1, min(_MAX_BATCH_SIZE, _MAX_PRODUCTS // min(len(rows), _SIZE + 1) ** 2)):
             yield by_length.pop(len(rows))
     yield from by_length.values()
 

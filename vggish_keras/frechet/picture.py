@@ -42,10 +42,11 @@ def plot_fad(
         ImportError: matplotlib is not installed.
         OSError: The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plotting requires matplotlib: pip install "vggish[plot]"') from error
+    from vggish_keras.plot import check_matplotlib  # loads all that reads recordings
+
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(str(result))
     sizes, axes, bars = figure.subplots(1, 3)

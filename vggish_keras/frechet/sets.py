@@ -38,6 +38,7 @@ Result: TypeAlias = tuple[str | None, Rows | Exception]
 
 _FADTK_STATISTICS = ("", "stats/vggish", "fad_stats/vggish")
 _FADTK_EMBEDDINGS = ("", "embeddings/vggish")
+"""Where fadtk stores them, below the folder of the recordings, or in a folder without recordings."""
 _NOT_OF_EMBEDDINGS = ("recordings", "segments", "labels")
 """Options of an output that do not determine the embeddings."""
 _NAMED_FAILURES = 3
@@ -69,8 +70,8 @@ class OpenSet:
         Raises:
             ValueError: The set holds statistics only, or no recording has embeddings.
         """
-        if self.results is None:
-            raise ValueError(f"{self.name} holds statistics, expected embeddings or recordings")
+        self.check_embeddings()
+        assert self.results is not None
         self.failures, self.too_short = [], 0
         found = False
         for recording, rows in self.results():
@@ -83,6 +84,11 @@ class OpenSet:
                 self.too_short += 1
         if not found:
             raise ValueError(f"{self.name} has no embeddings" + "".join(f"; {note}" for note in self.warnings()))
+
+    def check_embeddings(self) -> None:
+        """Raises a ValueError if the set holds statistics only."""
+        if self.results is None:
+            raise ValueError(f"{self.name} holds statistics, expected embeddings or recordings")
 
     def keep(self) -> None:
         """Keeps the embeddings in memory when they are first read, so that recordings are embedded once."""
@@ -218,7 +224,7 @@ class SetReader:
             return _open_records(file)
         if file_suffix(file) == ".npy":
             return _of_results(path, [(None, _read_rows(file))])
-        if file_suffix(file) == ".npz" and holds_statistics(file):
+        if holds_statistics(file):
             statistics = Statistics.load(file)
             return OpenSet(path, statistics.options, None, statistics)
         if file_suffix(file) in embedding_files.SUFFIXES:
@@ -300,14 +306,16 @@ def _open_folder(folder: Path) -> OpenSet | None:
     """Opens a folder of embeddings or statistics; None if it contains neither."""
     if (options := corpus.read_folder_options(folder)) is not None:
         return _open_output(folder, _embedding_options(options))
-    for below in _FADTK_STATISTICS:
+    has_audio = _has_audio(folder)
+    # Beside recordings, arrays may be anything.
+    for below in _FADTK_STATISTICS[has_audio:]:
         if (folder / below / "mu.npy").is_file() and (folder / below / "cov.npy").is_file():
             return _open_fadtk_statistics(folder, folder / below)
-    for below in _FADTK_EMBEDDINGS:
+    for below in _FADTK_EMBEDDINGS[has_audio:]:
         if files := sorted((folder / below).glob("*.npy")):
             results = functools.partial(_read_each, files, _read_rows)
             return OpenSet(str(folder), {}, results, notes=_instead_of_audio(folder, below))
-    if not _has_audio(folder) and corpus.find_embeddings(folder):
+    if not has_audio and corpus.find_embeddings(folder):
         return _open_output(folder, {})
     return None
 
@@ -363,7 +371,11 @@ def _read_rows(path: Path) -> Rows:
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether an .npz file holds statistics, of any tool; a ValueError if it is damaged."""
+    """Whether an .npz or .tfrecord file holds statistics, of any tool; a ValueError if it is damaged."""
+    if file_suffix(path) == embedding_files.RECORDS_SUFFIX:
+        return is_google_record(path) and read_google_record(path) is not None
+    if file_suffix(path) != ".npz":
+        return False
     found = False
 
     def check(headers: Mapping[str, _npz.ArrayHeader]) -> None:
