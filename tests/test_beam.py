@@ -554,7 +554,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("step", ["records", "manifest before", "manifest after"])
-@pytest.mark.parametrize("stop", [0, 2])
+@pytest.mark.parametrize("stop", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_run_continues_where_it_was(embed_clips, batches, tmp_path, monkeypatch, step, stop):
     whole = embed_clips("--shards", 5, prefix=tmp_path / "whole" / "x")
     needed, written = len(batches), itertools.count()
@@ -618,6 +618,7 @@ def test_statistics_of_a_resumed_run_are_those_of_the_whole(embed_clips, clips, 
     assert statistics.options["weights"] == json.loads((tmp_path / "x.tfrecord.vggish.json").read_text())["weights"]
 
 
+@pytest.mark.slow
 def test_run_that_cannot_continue(embed_clips, clips, tmp_path):
     embed_clips()
     before = contents(tmp_path / "x")

@@ -71,12 +71,10 @@ def test_readme_is_short():
 
 
 PAGES = [page for page in documentation.PAGES if any(block.name for block in documentation.blocks(page))]
-SLOW = ("README.md", "docs/exported_models.md", "docs/fine_tuning.md")  # train or export the whole network
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_blocks_of_a_page_run_in_order(page, folder, exported, small_classifier, slim, capsys):
     """From top to bottom, as a reader runs them."""
     if page == "docs/classifiers.md":

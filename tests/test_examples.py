@@ -40,6 +40,7 @@ def sounds_folder(tmp_path, monkeypatch):
     return tmp_path / "sounds"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow_network", "sounds_folder")
 @pytest.mark.parametrize(
     ("line", "more", "clips", "class_names", "output"),
@@ -99,6 +100,7 @@ def test_signals_are_a_sine_a_constant_and_noise():
     assert np.any(others[0][0]["waveform"][0] != sine)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sounds_folder")
 def test_fine_tuning_with_hub_keras_layer(monkeypatch, exported):
     Path("vggish").symlink_to(exported.parent)

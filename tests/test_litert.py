@@ -193,6 +193,7 @@ def whole_files(vggish, tmp_path_factory):
     return {quantize: vk.export_litert(vggish, folder / f"{quantize}.tflite", quantize) for quantize in (None, "int8")}
 
 
+@pytest.mark.slow
 def test_whole_network(slim, whole_files):
     assert whole_files[None].stat().st_size <= 290e6
     assert whole_files["int8"].stat().st_size <= 75e6
@@ -202,6 +203,7 @@ def test_whole_network(slim, whole_files):
     assert cosines(run(whole_files["int8"], waveform)["embedding"], expected).min() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_recordings(reference, embedder, whole_files):
     exact, quantized = (vk.Embedder(whole_files[quantize], batch_size=4) for quantize in (None, "int8"))

@@ -183,6 +183,7 @@ def test_log_mel_is_exact(reference, narrow, tmp_path):
             np.testing.assert_allclose(got, file[name.replace("waveform", "examples")], rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_whole_network(slim, vggish, sounds, tmp_path):
     path = vk.export_onnx(vggish, tmp_path / "vggish.onnx")
     assert path.stat().st_size < 290e6

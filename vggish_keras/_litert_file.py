@@ -24,7 +24,7 @@ _MAX_METADATA_BYTES = 10_000_000
 
 def write_model(path: Path, model: bytes, metadata: Mapping[str, Any]) -> None:
     """Writes a model, its metadata and its checksum."""
-    text = json.dumps({**metadata, "model_bytes": len(model), "model_checksum": checksum(model)}, indent=1)
+    text = json.dumps({**metadata, "model_bytes": len(model), "model_checksum": checksum([model])}, indent=1)
     with path.open("wb") as file:
         file.write(model)
         with zipfile.ZipFile(file, "w") as archive:
@@ -60,7 +60,7 @@ def check_model(path: Path, metadata: Mapping[str, Any]) -> None:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         memoryview(content)[: metadata["model_bytes"]] as model,
     ):
-        found = checksum(model)
+        found = checksum([model])
     if found != metadata["model_checksum"]:
         raise ValueError(f"{path} is damaged: its model does not have the checksum it was written with")
 

@@ -69,7 +69,7 @@ def check_constants(path: Path, expected: object) -> None:
     """Raises a ValueError unless the tensors of an ONNX model have the checksum they were exported with."""
     graphs = (value for number, value in _model_fields(path) if number == _GRAPH)
     tensors = (value for graph in graphs for number, value in _fields(graph) if number == _INITIALIZER)
-    if checksum(*(dict(_fields(tensor)).get(_RAW_DATA, b"") for tensor in tensors)) != expected:
+    if checksum(dict(_fields(tensor)).get(_RAW_DATA, b"") for tensor in tensors) != expected:
         raise ValueError(f"{path} is damaged: its weights are not those that were exported")
 
 

@@ -251,8 +251,10 @@ def _wave_header(
     (bits,) = struct.unpack_from(order + "H", content, 14) if len(content) >= 16 else (0,)
     if kind == _EXTENSIBLE and len(content) == 40:
         (kind,) = struct.unpack_from(order + "H", content, 24)
+    sample_bytes = math.ceil(bits / 8)
     # Some programs write a wrong size of frames; it is used only to recognize 24 bits in 32.
-    sample_bytes = 4 if bits == 24 and frame_bytes == 4 * channels else math.ceil(bits / 8)
+    if sample_bytes == 3 and frame_bytes == 4 * channels:
+        sample_bytes = 4
     encoding = None
     if kind == _PCM:
         encoding = "PCM_U8" if sample_bytes == 1 else _INTEGERS.get(sample_bytes)

@@ -111,7 +111,7 @@ def _metadata(
     """What the file holds beside the model; each output has the digest that identifies its weights."""
     identities = served.identities()
     if quantize:
-        identities = dict.fromkeys(identities, checksum(content))
+        identities = dict.fromkeys(identities, checksum([content]))
     return {
         "description": _DESCRIPTION,
         **served.options._asdict(),

@@ -110,7 +110,7 @@ def _build(served: ServedModel, class_names: Sequence[str] | None) -> Any:
     description = {"producer_name": "vggish", "producer_version": __version__, "doc_string": _describe(served)}
     model = graph.model({"waveform": (np.float32, ["batch", "samples"])}, outputs, **description)
     more = {} if class_names is None else {"class_names": list(class_names)}
-    constants = checksum(*(constant.raw_data for constant in graph.constants))
+    constants = checksum(constant.raw_data for constant in graph.constants)
     text = exported_options.format_options(served.options, outputs=served.identities(), constants=constants, **more)
     onnx.helper.set_model_props(model, {exported_options.ONNX_METADATA: text})
     onnx.checker.check_model(model, full_check=True)

@@ -70,11 +70,10 @@ class OpenSet:
         Raises:
             ValueError: The set holds statistics only, or no recording has embeddings.
         """
-        self.check_embeddings()
-        assert self.results is not None
+        results = self.check_embeddings()
         self.failures, self.too_short = [], 0
         found = False
-        for recording, rows in self.results():
+        for recording, rows in results():
             if isinstance(rows, Exception):
                 self.failures.append((str(recording), error_message(rows)))
             elif len(rows):
@@ -85,10 +84,11 @@ class OpenSet:
         if not found:
             raise ValueError(f"{self.name} has no embeddings" + "".join(f"; {note}" for note in self.warnings()))
 
-    def check_embeddings(self) -> None:
-        """Raises a ValueError if the set holds statistics only."""
+    def check_embeddings(self) -> Callable[[], Iterable[Result]]:
+        """Returns `results`; raises a ValueError if the set holds statistics only."""
         if self.results is None:
             raise ValueError(f"{self.name} holds statistics, expected embeddings or recordings")
+        return self.results
 
     def keep(self) -> None:
         """Keeps the embeddings in memory when they are first read, so that recordings are embedded once."""
