@@ -162,6 +162,8 @@ def train_from(classifier: keras.Model, first: str | None) -> None:
 def compile_classifier(classifier: keras.Model) -> None:
     """Compiles the model with the hyperparameters of the published training demo."""
     optimizer = keras.optimizers.Adam(params.LEARNING_RATE, epsilon=params.ADAM_EPSILON)
+    if classifier.get_layer("conv1").dtype_policy.name == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
     classifier.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 

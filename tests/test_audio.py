@@ -110,6 +110,16 @@ def test_file_objects_are_read_from_their_position():
         read(io.StringIO("text"))
 
 
+def test_file_whose_seek_returns_nothing():
+    """As `tf.io.gfile.GFile`."""
+
+    class File(io.BytesIO):
+        def seek(self, *position):
+            super().seek(*position)
+
+    np.testing.assert_array_equal(read(File(encoded()))[0], read(io.BytesIO(encoded()))[0])
+
+
 def test_no_file_is_left_open(tmp_path):
     (tmp_path / "good.wav").write_bytes(encoded())
     (tmp_path / "text.wav").write_bytes(b"not audio")

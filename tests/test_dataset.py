@@ -119,6 +119,17 @@ def test_shuffled_orders_differ_between_epochs_but_not_between_runs(folder, tmp_
     assert orders[0] != unshuffled
 
 
+def test_classes_are_mixed_in_a_cache_larger_than_the_buffer(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_module, "_MAX_SHUFFLED", 10)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for index in range(100):
+            soundfile.write(tmp_path / label / f"{index}.wav", np.ones(100), 16_000)
+    dataset = vk.waveform_dataset(tmp_path, shuffle=True, cache=tmp_path / ".cache")
+    labels = [label for _, label in clips(dataset)]
+    assert 30 < sum(labels[:100]) < 70
+
+
 def test_cache_belongs_to_its_clips(folder, tmp_path):
     """Subsets, other channels and replaced files do not get what was cached before."""
 

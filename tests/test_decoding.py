@@ -173,6 +173,31 @@ def test_lossy_formats_and_videos(codec, container, options):
     np.testing.assert_allclose(np.sqrt(np.mean(middle**2)), 0.5 / np.sqrt(2), rtol=0.2)
 
 
+@pytest.mark.parametrize("video", [False, True])
+@pytest.mark.parametrize(("codec", "container"), [("pcm_s16le", "matroska"), ("flac", "matroska")])
+def test_sound_that_starts_late_is_not_truncated(codec, container, video):
+    """The declared length of Matroska is the end."""
+    content = encode(EXPECTED, RATE, codec, container, video=video, start=RATE // 2)
+    np.testing.assert_array_equal(read(content), EXPECTED)
+
+
+def test_sound_of_a_longer_video_is_not_truncated():
+    """ASF declares the length of the whole."""
+    alone = encode(EXPECTED, RATE, "wmav2", "asf", video=True)
+    pictures = 25 * (len(EXPECTED) // RATE + 5)
+    assert len(read(encode(EXPECTED, RATE, "wmav2", "asf", video=True, pictures=pictures))) == len(read(alone))
+
+
+@pytest.mark.parametrize(("channels", "sample_rate"), [(2, RATE), (1, 22_050)])
+def test_later_streams_of_ogg_that_differ_raise(channels, sample_rate):
+    """Each stream is a single page of data."""
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
+    first = plain("OGG", "VORBIS", samples=tone)
+    second = plain("OGG", "VORBIS", samples=np.stack([tone] * channels, axis=1), sample_rate=sample_rate)
+    with pytest.raises(ValueError, match="its channels or sample rate change: split it"):
+        read(first + second)
+
+
 def test_the_content_decides_not_the_suffix(tmp_path):
     for name, content in (("mp3.wav", plain("MP3", "MPEG_LAYER_III")), ("wav.mp3", plain("WAV"))):
         (tmp_path / name).write_bytes(content)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -390,6 +391,16 @@ def test_damaged_saved_model_raises(saved_model, name, kept):
         vk.Embedder(path)
 
 
+def test_short_form_does_not_search_the_current_folder(tmp_path, monkeypatch):
+    """Where a folder may be called audioset, as the default weights are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedder_module, "Embedder", lambda **_: object())
+    Path("audioset").mkdir()
+    kept = embedder_module.shared_embedder(weights="audioset", pca_params="audioset")
+    Path("audioset/1.wav").touch()
+    assert embedder_module.shared_embedder(weights="audioset", pca_params="audioset") is kept
+
+
 @pytest.mark.parametrize(
     ("weights", "file"),
     [("x.weights.h5", "x.weights.h5"), ("x.ckpt", "x.ckpt.index"), ("saved", "saved/variables/variables.index")],
@@ -398,6 +409,8 @@ def test_short_form_notices_replaced_weights(tmp_path, monkeypatch, weights, fil
     monkeypatch.setattr(embedder_module, "Embedder", lambda **_: object())
     file = tmp_path / file
     file.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "saved").mkdir(exist_ok=True)
+    (tmp_path / "saved" / "saved_model.pb").touch()
     file.write_text("first")
     kept = embedder_module.shared_embedder(weights=tmp_path / weights)
     assert embedder_module.shared_embedder(weights=tmp_path / weights) is kept

@@ -338,11 +338,12 @@ def test_classifier_of_pooled_examples(pooling, lengths, narrow_network, tmp_pat
     ("layer", "message"),
     [
         (lambda: keras.layers.GRU(3, name="memory"), r"layer 'memory' \(GRU\) cannot be exported to ONNX"),
+        (lambda: keras.layers.ReLU(6, name="limited"), r"layer 'limited' cannot be exported to ONNX: a ReLU must"),
         (lambda: keras.layers.Dense(3, tf.abs, name="odd"), "layer 'odd' has the activation 'abs'"),
     ],
 )
 def test_other_layers_are_named(layer, message, narrow_network, tmp_path):
-    model = after_vggish(vk.VGGish(None), layer())
+    model = after_vggish(vk.VGGish(None), layer(), keras.layers.Dense(3))
     with pytest.raises(ValueError, match=message):
         vk.export_onnx(model, tmp_path / "x.onnx", class_names=CLASSES)
     assert os.listdir(tmp_path) == []

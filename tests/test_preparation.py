@@ -1,5 +1,6 @@
 """Which classifiers can be exported: their scores must be those of the layers after VGGish."""
 
+import numpy as np
 import pytest
 from tensorflow import keras
 
@@ -45,6 +46,29 @@ def test_classifiers(build):
     served = take_apart(build(), None, list("abcde"), "audioset")
     assert served.head is not None
     assert served.head.size == 5
+
+
+def pca(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(128, 128)).astype(np.float32), rng.normal(size=128).astype(np.float32)]
+
+
+def test_own_pca_parameters_are_kept(tmp_path, pca_in_cache):
+    """Those of a model and of an exported file; others replace them."""
+    model = vk.VGGish(None, postprocess="quantized", pca_params=pca(0))
+    onnx = vk.export_onnx(model, tmp_path / "x.onnx", "quantized")
+    saved = vk.export_saved_model(model, tmp_path / "saved", "pca")
+    model.save(tmp_path / "x.keras")
+    for source in (model, onnx, saved, tmp_path / "x.keras"):
+        served = take_apart(source, "quantized", None, "audioset")
+        for values, expected in zip(served.postprocess.get_weights(), pca(0), strict=True):
+            np.testing.assert_array_equal(values, expected)
+    served = take_apart(onnx, "quantized", None, pca(1))
+    np.testing.assert_array_equal(served.postprocess.get_weights()[1], pca(1)[1])
+    served = take_apart(vk.VGGish(None), "quantized", None, "audioset")
+    np.testing.assert_array_equal(
+        served.postprocess.get_weights()[1], np.load(pca_in_cache)["pca_means"].ravel().astype(np.float32)
+    )
 
 
 def test_layers_before_vggish_would_be_lost():

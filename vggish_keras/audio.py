@@ -286,8 +286,8 @@ def _open_stream(source: Any) -> tuple[BinaryIO, str]:
     if isinstance(source, io.TextIOBase):
         raise TypeError(f"{name} is open in text mode: open it in binary mode")
     stream = source
-    if not hasattr(source, "seekable") or not source.seekable() or source.tell() != 0:
-        # Decoders need to seek, and count from the beginning.
+    if not hasattr(source, "seekable") or not source.seekable() or source.tell() != 0 or source.seek(0) != 0:
+        # Decoders need to seek, count from the beginning, and rely on the position that `seek` returns.
         stream = io.BytesIO(source.read())
     if not stream.seek(0, io.SEEK_END):
         raise ValueError(f"{name} cannot be read as audio: no bytes are left to read")

@@ -42,6 +42,9 @@ class _Clips(NamedTuple):
     labels: NDArray[np.int32]
     class_names: list[str]
 
+    def reordered(self, order: NDArray[np.int_]) -> "_Clips":
+        return _Clips([self.paths[index] for index in order], self.labels[order], self.class_names)
+
     def select(self, chosen: Sequence[bool]) -> "_Clips":
         paths = [path for path, wanted in zip(self.paths, chosen, strict=True) if wanted]
         return self._replace(paths=paths, labels=self.labels[np.asarray(chosen, bool)])
@@ -88,7 +91,8 @@ def waveform_dataset(
             subset.
         cache: True caches the decoded waveforms in memory, a path caches them in files that start with it, False
             decodes them again in each epoch. Each set of clips has its own files, so the path may be the same for all;
-            clips that have changed are decoded again.
+            clips that have changed are decoded again. One process at a time may fill the files of a set; if it is
+            killed, delete them.
         on_bad_file: "raise" raises an error for unreadable files, "skip" skips them with a warning.
         channels: "mix" for the mean of all channels, or the index of one channel.
 
@@ -282,6 +286,9 @@ def _decode_all(
         waveform.set_shape([None])
         return waveform, label
 
+    if shuffle and not isinstance(cache, bool):
+        # A buffer alone would not mix classes that follow each other in the file.
+        clips = clips.reordered(np.random.default_rng(seed).permutation(len(clips.paths)))
     paths = tf.constant([os.fsencode(path) for path in clips.paths])
     dataset = tf.data.Dataset.from_tensor_slices((paths, clips.labels))
     if shuffle and cache is False:

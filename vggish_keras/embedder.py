@@ -450,9 +450,11 @@ def _kept_embedder(files: object, **options: Any) -> Embedder:
 
 def _file_states(path: object) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of the files at a path: a file, the parts of a V2 checkpoint, or a SavedModel's folder."""
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, (str, os.PathLike)) or path == params.AUDIOSET:
         return ()
     start = os.path.abspath(path)
-    names = [start, *glob.glob(f"{glob.escape(start)}.*"), *glob.glob(f"{glob.escape(start)}/**/*", recursive=True)]
+    names = [start, *glob.glob(f"{glob.escape(start)}.*")]
+    if exported_options.is_saved_model(start):
+        names += glob.glob(f"{glob.escape(start)}/**/*", recursive=True)
     found = [(name, os.stat(name)) for name in sorted(names) if os.path.isfile(name)]
     return tuple((name, state.st_size, state.st_mtime_ns) for name, state in found)

@@ -99,8 +99,8 @@ def resample(waveform: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
         sample_rate: Its rate in Hz.
 
     Returns:
-        float32 [..., samples * 16000 // sample_rate], for samples in [-1, 1] within 5e-6 of `resampy.resample` with its
-        default filter, kaiser_best.
+        float32 [..., samples * 16000 // sample_rate], for samples in [-1, 1] and common rates within 5e-6 of
+        `resampy.resample` with its default filter, kaiser_best.
 
     Raises:
         ValueError: `sample_rate` is not a whole number from 1 to 768,000, or the waveform is a single number.

@@ -27,6 +27,10 @@ _ROWS_PER_BLOCK = 32_768
 """Rows that are compared at a time: 16 MB."""
 
 
+_BYTES_OF_ENDS = 2**16
+"""The checksums at the end of .npz files, the statistics in Parquet's, or hundreds of numbers of .csv files."""
+
+
 class Match(NamedTuple):
     """A recording that a search found.
 
@@ -222,13 +226,13 @@ def _open_index(path: Path, embeddings: Path) -> Any:
 
 
 def _file_key(embeddings: Path) -> int:
-    """What identifies a file of embeddings in the keys of its index, from its size, its first and its last megabyte."""
+    """What identifies a file of embeddings in the keys of its index, from its size, start and end."""
     with embeddings.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         ends = []
-        for start in (0, max(0, size - 2**20)):
+        for start in (0, max(0, size - _BYTES_OF_ENDS)):
             file.seek(start)
-            ends.append(file.read(2**20))
+            ends.append(file.read(_BYTES_OF_ENDS))
     digest = hashlib.sha256(b"".join([size.to_bytes(8), *ends])).digest()
     return int.from_bytes(digest[:8]) & _FILE_BITS
 

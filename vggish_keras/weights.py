@@ -18,7 +18,8 @@ from vggish_keras._keras import keras
 from vggish_keras._onnx_file import check_constants, read_tensors
 from vggish_keras._validation import PathLike, check_choice, file_suffix
 from vggish_keras.exported_options import is_onnx, is_saved_model, read_description
-from vggish_keras.network import network_layers, restore_initializers, slim_variables
+from vggish_keras.network import nested_models, network_layers, restore_initializers, slim_variables
+from vggish_keras.postprocess import Postprocess
 from vggish_keras.published_files import fetch
 
 _logger = logging.getLogger(__name__)
@@ -119,6 +120,25 @@ def _load_onnx(model: keras.Model, path: Path) -> None:
     tensors = read_tensors(path)
     values = {name: tensors[name] for name in slim_variables(model) if name in tensors}
     _assign(model, path, values, "expected an ONNX file written by export_onnx")
+
+
+def own_pca_params(model: keras.Model | PathLike) -> list[Any] | None:
+    """Returns the eigenvectors and means of the post-processing that a model or an exported file has; None without."""
+    names = (params.PCA_EIGEN_VECTORS, params.PCA_MEANS)
+    if not isinstance(model, keras.Model):
+        path = Path(model)
+        if is_onnx(path):
+            tensors = read_tensors(path)
+            return [tensors[name] for name in names] if tensors.keys() >= set(names) else None
+        if is_saved_model(path):
+            variables = getattr(read_saved_model(path), "variables", ())
+            found = [variable.numpy() for name in names for variable in variables if name in variable.name]
+            return found or None
+        if file_suffix(path) != ".keras" or not path.is_file():
+            return None
+        model = read_keras_model(path, "export_saved_model")
+    layers = (layer for nested in nested_models(model) for layer in nested.layers)
+    return next((layer.get_weights() for layer in layers if isinstance(layer, Postprocess)), None)
 
 
 def _assign(model: keras.Model, path: Path, values: Mapping[str, Any], expected: str) -> None:

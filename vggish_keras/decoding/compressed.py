@@ -136,6 +136,8 @@ class _Frames:
                 packet = next(demuxed, None)
             # In a damaged file a stream may appear that PyAV does not know.
             except (av.FFmpegError, IndexError) as error:
+                if isinstance(error, av.error.PatchWelcomeError):
+                    raise self._damaged(ValueError("its channels or sample rate change: split it")) from error
                 if not self._declared or self._declared.missing(self._length):
                     raise self._damaged(error) from error
                 warn_caller(f"{self._name}: the bytes after its declared end are not audio")

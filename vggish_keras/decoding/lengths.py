@@ -92,12 +92,15 @@ def declared_length(file: BinaryIO, name: str, container: Any, stream: Any) -> D
         seconds = _ogg_seconds(_ogg_streams(file, name), float((stream.start_time or 0) * stream.time_base))
         return Declared("seconds", seconds, _TOLERATED_SECONDS) if seconds else None
     seconds = 0.0
-    if kind in ("avi", "asf", "caf", "mov") and stream.duration:
+    is_alone = len(container.streams) == 1  # ASF declares the length of the video
+    if (kind in ("avi", "caf", "mov") or (kind == "asf" and is_alone)) and stream.duration:
         seconds = float(stream.duration * stream.time_base)
     elif kind in ("matroska", "flv"):
         seconds = _tagged_seconds(stream.metadata.get("DURATION", ""))
-        if not seconds and len(container.streams) == 1:
+        if not seconds and is_alone:
             seconds = (container.duration or 0) / 1_000_000
+        if kind == "matroska":  # where it is the end, and the sound may start late
+            seconds -= max(0.0, float((stream.start_time or 0) * stream.time_base))
     return Declared("seconds", seconds, _TOLERATED_SECONDS) if seconds > 0 else None
 
 

@@ -62,7 +62,8 @@ def export_litert(
         overwrite: Whether to replace what exists at `path`.
         class_names: The classes of the model's scores, in their order, which adds the output `scores`, float32
             [batch, classes]. None exports only the embeddings.
-        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for those that the model has, or
+            else for the published ones.
 
     Returns:
         `path`.

@@ -50,7 +50,8 @@ def export_onnx(
         overwrite: Whether to replace what exists at `path`.
         class_names: The classes of the model's scores, in their order, which adds the output `scores`. None exports
             only the embeddings.
-        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for those that the model has, or
+            else for the published ones.
 
     Returns:
         `path`.
@@ -128,11 +129,13 @@ def _check_outputs(file: Path, path: Path, served: ServedModel) -> None:
     session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     rng = np.random.default_rng(0)
-    for shape in ((2, 40_000), (1, params.EXAMPLE_SAMPLES)):
-        waveform = rng.uniform(-0.5, 0.5, shape).astype(np.float32)
+    sine = np.sin(np.arange(params.EXAMPLE_SAMPLES) * (2 * np.pi * 1_000 / params.SAMPLE_RATE))
+    noise = [rng.uniform(-0.5, 0.5, shape) for shape in ((2, 40_000), (1, params.EXAMPLE_SAMPLES))]
+    for values in (*noise, np.stack([sine, 0 * sine])):
+        waveform = values.astype(np.float32)
         expected = served.serving_default(tf.constant(waveform))
-        for name, values in zip(names, session.run(names, {"waveform": waveform}), strict=True):
-            if not _is_close(values, expected[name].numpy()):
+        for name, computed in zip(names, session.run(names, {"waveform": waveform}), strict=True):
+            if not _is_close(computed, expected[name].numpy()):
                 raise ValueError(
                     f"{path} was not written: its output {name} would differ from the model's (the model must compute "
                     "in float32, and a classifier must apply its layers in a row)"

@@ -104,6 +104,12 @@ def _pool_examples(graph: Graph, x: str, count: str, layer: Any) -> str:
     return graph("Where", graph("Greater", count, ints(0)), _maximum(graph, x, count, layer), np.float32(0))
 
 
+def _relu(graph: Graph, x: str, count: str, layer: Any) -> str:
+    if layer.max_value is not None or layer.negative_slope or layer.threshold:
+        raise ValueError(f"layer {layer.name!r} cannot be exported to ONNX: a ReLU must have its default arguments")
+    return graph("Relu", x)
+
+
 def _softmax(graph: Graph, x: str, count: str, layer: Any) -> str:
     return graph("Softmax", x, axis=layer.axis)
 
@@ -122,7 +128,7 @@ _LAYERS: dict[str, Callable[[Graph, str, str, Any], str]] = {
     "GlobalMaxPooling1D": _maximum,
     "LayerNormalization": _layer_normalization,
     "PoolExamples": _pool_examples,
-    "ReLU": lambda graph, x, count, layer: graph("Relu", x),
+    "ReLU": _relu,
     "Softmax": _softmax,
 }
 

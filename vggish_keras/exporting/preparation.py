@@ -9,12 +9,13 @@ import tensorflow as tf
 
 from vggish_keras import exported_options, params
 from vggish_keras._keras import keras
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess, is_published
 from vggish_keras.class_names import check_class_names
 from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.signatures import ServedModel
 from vggish_keras.model import VGGish
 from vggish_keras.postprocess import Postprocess
+from vggish_keras.weights import own_pca_params
 
 
 def check_target(path: PathLike, overwrite: bool) -> Path:
@@ -37,13 +38,15 @@ def take_apart(
         model: A Keras model that contains a VGGish, or weights as `VGGish` accepts them.
         postprocess: None, "pca" or "quantized".
         class_names: The classes of the model's scores; None exports no scores.
-        pca_params: The parameters of `postprocess`.
+        pca_params: The parameters of `postprocess`; "audioset" for the model's own, or else the published ones.
 
     Raises:
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
         ValueError: Invalid arguments, no VGGish in the model, or no classifier with these classes.
     """
     check_postprocess(postprocess, pca_params)
+    if postprocess is not None and is_published(pca_params):
+        pca_params = own_pca_params(model) or pca_params
     if not isinstance(model, keras.Model):
         own = exported_options.resolve_options(model)
         model = VGGish(model, hop_seconds=own.hop_seconds, padding=own.padding)

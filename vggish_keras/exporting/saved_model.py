@@ -46,7 +46,8 @@ def export_saved_model(
         overwrite: Whether to replace what exists at `path`.
         class_names: The classes of the model's scores, in their order; written to `assets/class_names.txt`, one per
             line. None exports only the embeddings.
-        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
+        pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for those that the model has, or
+            else for the published ones.
 
     Returns:
         `path`.
