@@ -176,6 +176,7 @@ def job_service(tmp_path):
         process.terminate()
 
 
+@pytest.mark.slow
 def test_job_service_writes_the_single_machine_output(corpus, single, options, exported, tmp_path, job_service):
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_service}", "--environment_type=LOOPBACK"]
     arguments = ["--input", corpus / "**" / "*.*", "--output", tmp_path / "x", "--weights", exported, "--shards", 3]

@@ -11,6 +11,8 @@ import soundfile
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parent / "c_api" / "embed_wav.c"
 
 

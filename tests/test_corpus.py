@@ -148,7 +148,7 @@ def test_complete_csv_without_options_stays_complete(quick, corpus):
     assert plan([corpus / "b" / "01.wav"], "out.csv", resume=True).is_complete()
 
 
-@pytest.mark.parametrize("target", ["out", "out.npz"])
+@pytest.mark.parametrize("target", ["out", pytest.param("out.npz", marks=pytest.mark.slow)])
 def test_resumed_after_kill(corpus, exported_narrow, target):
     """Kills a command while it runs."""
     for index in range(90):

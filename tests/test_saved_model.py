@@ -439,6 +439,7 @@ def fine_tune(exported, trainable):
     return losses, model, changed
 
 
+@pytest.mark.slow
 def test_hub_keras_layer_can_be_fine_tuned_saved_and_loaded(exported, tmp_path):
     import tf_keras
 

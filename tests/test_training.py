@@ -56,6 +56,7 @@ def test_training_reduces_the_loss_under_every_policy(clips, dtype):
     assert np.all(np.isfinite(classifier.predict(clips[0], verbose=0)))
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same_steps(clips):
     np.testing.assert_allclose(
         losses(build(), clips, jit_compile=True), losses(build(), clips, jit_compile=False), rtol=1e-3
@@ -77,6 +78,7 @@ with pytest.MonkeyPatch.context() as monkeypatch, strategy.scope():
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_compute_the_same_steps_as_one(tmp_path, clips):
     """In a separate process that splits the CPU into two devices."""
     inputs, labels = clips
