@@ -30,6 +30,11 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Some encoders write random numbers, but a test must have the same name in each process."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     if os.environ.get("VGGISH_REFERENCE"):
         return
