@@ -57,8 +57,8 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
     else:
         from vggish_keras.plot import check_matplotlib, plot_recording
 
-        check_matplotlib()
         _check_recording(file)
+        check_matplotlib()
         embeddings = open_embedder(**embedder_options).embed(file)
         plot_recording(output, file, embeddings, title, similarity=similarity)
     click.echo(f"wrote {output}")
