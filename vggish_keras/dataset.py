@@ -1,7 +1,6 @@
 """Labeled recordings as a tf.data pipeline of waveforms for `model.fit`."""
 
 import functools
-import hashlib
 import os
 import warnings
 from collections import Counter
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import audio, params
 from vggish_keras._errors import counted
+from vggish_keras._hashing import checksum
 from vggish_keras._validation import PathLike, check_choice
 from vggish_keras.recordings import describe_left_out, find_recordings
 from vggish_keras.resample import read_waveform
@@ -305,9 +305,10 @@ def _decode_all(
 
 def _cache_name(cache: PathLike, clips: _Clips, on_bad_file: OnBadFile, channels: audio.Channels) -> str:
     """The start of the names of the cache's files, which depends on all that is cached."""
-    files = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in clips.paths]
+    states = [(os.path.abspath(path), os.stat(path)) for path in clips.paths]
+    files = [(path, state.st_size, state.st_mtime_ns) for path, state in states]
     cached = repr((files, clips.labels.tolist(), on_bad_file, channels))
-    return f"{os.fspath(cache)}-{hashlib.sha256(os.fsencode(cached)).hexdigest()[:16]}"
+    return f"{os.fspath(cache)}-{checksum([os.fsencode(cached)])[-16:]}"
 
 
 def _crop(dataset: tf.data.Dataset, samples: int, crop: Crop, seed: int) -> tf.data.Dataset:

@@ -1,6 +1,5 @@
 """Search saved embeddings for the recordings that are most similar to a sound."""
 
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_keras import corpus, embedding_files, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
+from vggish_keras._hashing import checksum
 from vggish_keras._validation import PathLike, file_suffix
 from vggish_keras.embedding_files import Chunk
 from vggish_keras.embeddings import Embeddings, check_kind, to_floats
@@ -233,8 +233,7 @@ def _file_key(embeddings: Path) -> int:
         for start in (0, max(0, size - _BYTES_OF_ENDS)):
             file.seek(start)
             ends.append(file.read(_BYTES_OF_ENDS))
-    digest = hashlib.sha256(b"".join([size.to_bytes(8), *ends])).digest()
-    return int.from_bytes(digest[:8]) & _FILE_BITS
+    return int(checksum([size.to_bytes(8), *ends])[-16:], 16) & _FILE_BITS
 
 
 def _make_index(index: Any, path: Path, embeddings: Path) -> None:

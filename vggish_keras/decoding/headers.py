@@ -332,14 +332,13 @@ def _read_caf(file: BinaryIO, name: str) -> Header:
     content = _read_at(file, chunks["format"].start, 32)
     rate, kind, flags, packet_bytes, frames_per_packet, channels, _bits = struct.unpack(">d4s5I", content)
     is_float, little_endian = bool(flags & 1), bool(flags & 2)
-    sample_bytes, remainder = divmod(packet_bytes, channels) if channels else (0, 0)
+    sample_bytes = packet_bytes // channels if channels else 0
     encoding = None
     if frames_per_packet == 1 and kind == b"lpcm":
         encoding = (_FLOATS if is_float else _INTEGERS).get(sample_bytes)
     elif kind in (b"alaw", b"ulaw"):
-        encoding = kind.decode().upper()
-        remainder = packet_bytes - channels
-    if encoding and remainder:
+        encoding, sample_bytes = kind.decode().upper(), 1
+    if encoding and packet_bytes != sample_bytes * channels:
         fits = f"its packets of {packet_bytes} bytes do not fit {counted(channels, 'channel')}"
         raise ValueError(f"{name} cannot be read as audio: {fits}")
     start = chunks["samples"].start + 4  # after an edit count
