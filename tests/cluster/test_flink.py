@@ -1,6 +1,7 @@
 """`vggish beam` on a Flink cluster, whose output is that of the single-machine command, whichever process dies."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -126,10 +127,19 @@ class sizes_of_workers:  # noqa: N801 - a context manager
 
 
 def wait_until_some_shards_are_complete(folder, process):
-    while len(complete := {path: path.stat().st_mtime_ns for path in folder.glob("x-*.tfrecord")}) < DONE:
+    """Returns when the complete shards were written. A shard is complete once its manifest lists its recordings."""
+    while len(complete := [path for path in folder.glob("x-manifests/*.json") if recordings_of(path)]) < DONE:
         assert process.poll() is None
         time.sleep(0.05)
-    return complete
+    return times_of(folder / f"x-{path.stem}.tfrecord" for path in complete)
+
+
+def recordings_of(manifest):
+    return json.loads(manifest.read_bytes())["recordings"]
+
+
+def times_of(paths):
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def kill_task_manager(cluster):
@@ -157,7 +167,7 @@ def test_work_of_a_killed_process_is_repeated(cluster, arguments, single, tmp_pa
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 1, errors
     check(tmp_path / "out" / "x", single, output)
-    assert {path: path.stat().st_mtime_ns for path in complete} == complete
+    assert times_of(complete) == complete
     cluster.wait_for_slots()
 
 
@@ -172,7 +182,7 @@ def test_restarted_job_manager_fails_the_run_which_can_be_resumed(cluster, argum
     assert re.search(r"^Error: .*Flink", errors.splitlines()[-1])
     cluster.wait_for_slots()
     output, _ = run(*arguments, "--resume", "--statistics", tmp_path / "out" / "statistics.npz", status=1)
-    assert {path: path.stat().st_mtime_ns for path in complete} == complete
+    assert times_of(complete) == complete
     statistics = vk.Statistics.load(tmp_path / "out" / "statistics.npz")
     (tmp_path / "out" / "statistics.npz").unlink()
     check(tmp_path / "out" / "x", single, output)
