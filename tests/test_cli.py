@@ -142,7 +142,7 @@ def test_failures_are_accepted(run, recordings, monkeypatch):
     options = ("-o", "later.npz", "--resume", "--accept-failures")
     expected = "later.npz is complete without the 1 recording that failed\n"
     assert run("embed", "bad.wav", recordings[0], *options) == (0, expected, "")
-    assert run("embed", "bad.wav", recordings[0], *options) == (0, "later.npz is already complete\n", "")
+    assert run("embed", "bad.wav", recordings[0], *options) == (0, complete_message("later.npz"), "")
     assert not Path("later.npz.unfinished").exists()
 
 
@@ -155,7 +155,7 @@ def test_existing_output_is_only_replaced_with_overwrite(run, recordings, output
         status, printed, errors = run("embed", *recordings, "-o", output)
     found = "out already contains embeddings of 2 of the recordings" if output == "out/" else "out.npz already exists"
     assert (status, printed) == (1, "")
-    assert errors == f"Error: {found}: use --resume to keep them, or --overwrite to replace them\n"
+    assert errors == f"Error: {found}: use --resume to keep its embeddings, or --overwrite to replace them\n"
     status, printed, errors = run("embed", *recordings, "-o", output, "--overwrite")
     assert (status, errors) == (0, "")
     assert " 4 embeddings of 2 files, " in printed
@@ -317,11 +317,15 @@ def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
 
 
 @pytest.mark.usefixtures("one_embedder")
+def complete_message(output):
+    return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again\n"
+
+
 def test_complete_file_is_not_resumed(run, recordings):
     run("embed", *recordings, "-o", "all.csv")
     before = Path("all.csv").read_bytes()
     answer = run("embed", *recordings, "missing.wav", "-o", "all.csv", "--resume")
-    assert answer == (0, "all.csv is already complete\n", "")
+    assert answer == (0, complete_message("all.csv"), "")
     assert Path("all.csv").read_bytes() == before
 
 
@@ -530,7 +534,7 @@ def test_embed_writes_audioset_records(run, slim, tmp_path, recordings, pca_in_c
     assert [[record.video_id for record in shard] for shard in shards] == [["abc_30.000.wav"], [recordings[1].name]]
     assert shards[0][0][1:4] == (0.0, pytest.approx(2.88), ())
     again = run("embed", ".", "-o", "set.tfrecord", "--shards", 2, "--resume")
-    assert again == (0, "set.tfrecord is already complete\n", "")
+    assert again == (0, complete_message("set.tfrecord"), "")
 
 
 def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
@@ -800,7 +804,7 @@ def test_suffixes_in_capitals(run, recordings):
         status, shown, _ = run("show", output)
         assert (status, shown.splitlines()[0]) == (0, f"{output}: 3 embeddings of 1 recording")
         assert "hop_seconds: 0.96\n" in shown
-        assert run("embed", recordings[0], "-o", output, "--resume")[1] == f"{output} is already complete\n"
+        assert run("embed", recordings[0], "-o", output, "--resume")[1] == complete_message(output)
     assert embedding_files.read_options("X.CSV") == json.loads(Path("X.CSV.vggish.json").read_text())
     assert len(embedding_files.read_npz("X.NPZ")) == 3
     assert len(embedding_files.read_rows("X.PARQUET").times) == 3

@@ -54,7 +54,7 @@ def test_result_is_on_standard_output_and_warnings_are_not(run, sets):
     assert status == 0
     assert output.splitlines() == [
         f"FAD (VGGish) {expected.value:.4g}   corrected {expected.corrected:.4g} +- {expected.standard_error:.2g} "
-        f"(95 %: {low:.4g} to {high:.4g})",
+        f"(95%: {low:.4g} to {high:.4g})",
         "baseline     200 embeddings of 20 recordings   a.npz",
         "evaluated    200 embeddings of 20 recordings   b.csv",
     ]
@@ -144,7 +144,7 @@ def test_plot(run, sets, monkeypatch):
         (["a.npz", "--save", "s.csv"], 2, "expected an .npz or .tfrecord file for statistics, got s.csv"),
         (["a.npz", "b.csv", "b.csv", "--per-recording", "r.csv"], 2, "requires a single EVALUATED set"),
         (["a.npz", "b.csv", "--per-recording", "r.txt"], 2, "requires a single EVALUATED set and a .csv file"),
-        (["a.npz", "b.csv", "--like", "google", "--hop", "0.5"], 2, "--like chooses the options --hop itself"),
+        (["a.npz", "b.csv", "--like", "google", "--hop", "0.5"], 2, "--like sets --hop: leave it out"),
         (["a.npz", "b.csv", "--bandwidth", "3"], 2, "--bandwidth requires --kad"),
         (["a.npz", "b.csv", "--kad", "--bandwidth", "x"], 2, 'a positive number, "reference" or "evaluated", got x'),
         (["a.npz", "b.csv", "--kad", "--bandwidth", "-1"], 2, "expected a positive number"),

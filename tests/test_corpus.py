@@ -184,7 +184,7 @@ def test_interrupted_run_is_not_overwritten(quick, corpus):
         run(quick, [corpus], "out.csv", add=interrupt)
     with pytest.raises(
         FileExistsError,
-        match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume to keep them, or --over",
+        match=r"out\.csv\.unfinished contains the results of an interrupted run: use --resume to keep its",
     ):
         run(quick, [corpus], "out.csv")
 
@@ -295,7 +295,8 @@ def test_new_run_keeps_existing_results(eight_bits, corpus, target):
     planned = plan([corpus], target, shards=3 if target == "out.tfrecord" else 1)
     for refused in (planned.check_output, lambda: run(eight_bits, [corpus], target)):
         with pytest.raises(
-            FileExistsError, match=rf"^{expected}.*: use --resume to keep them, or --overwrite to replace them$"
+            FileExistsError,
+            match=rf"^{expected}.*: use --resume to keep its embeddings, or --overwrite to replace them$",
         ):
             refused()
     assert contents() == before

@@ -508,7 +508,7 @@ def test_embeddings_as_a_data_frame(five):
 
 def test_data_frames_need_pandas(five, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+    with pytest.raises(ImportError, match="to_pandas requires pandas: pip install pandas"):
         five.to_pandas()
 
 

@@ -90,7 +90,7 @@ def test_file_without_recordings(tmp_path, suffix):
 
 def test_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "vggish\[parquet\]"'):
+    with pytest.raises(ImportError, match=r'Parquet files require pyarrow: pip install "vggish\[parquet\]"'):
         embedding_files.check_path(tmp_path / "x.parquet")
 
 

@@ -75,7 +75,7 @@ def test_quantized_embeddings_are_the_values_they_stand_for():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((0, 128)), "there are no embeddings to explore"),
+        (np.zeros((0, 128)), "no embeddings to explore"),
         (np.full((1, 128), np.nan), "a.wav: embeddings must be finite"),
         (np.zeros((1, 64)), r"a.wav: expected embeddings \[n, 128\], got \[1, 64\]"),
     ],
@@ -327,7 +327,7 @@ def test_command_reports_why_all_recordings_fail(run):
     status, _, errors = run("explore", "bad", "-o", "x.html", "--quiet")
     assert status == 1
     assert "Error: bad/x.wav cannot be read as audio" in errors
-    assert "there are no embeddings to explore" in errors
+    assert "no embeddings to explore" in errors
 
 
 def test_command_reports_recordings_that_fail(run):
@@ -369,6 +369,6 @@ def test_missing_packages_are_named(run, monkeypatch):
                 importlib.util, "find_spec", lambda asked, lacks=package: None if asked == lacks else find(asked)
             )
             status, _, errors = run("explore", "corpus", "-o", "x.html", "--quiet")
-        assert (status, f'explore needs {name}: pip install "vggish[explore]"' in errors) == (1, True)
+        assert (status, f'explore requires {name}: pip install "vggish[explore]"' in errors) == (1, True)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    assert 'explore needs plotly: pip install "vggish[explore]"' in run("explore", "corpus", "-o", "x.html")[2]
+    assert 'explore requires plotly: pip install "vggish[explore]"' in run("explore", "corpus", "-o", "x.html")[2]

@@ -384,6 +384,7 @@ def test_embeddings_are_compared_without_tensorflow(tmp_path):
     assert float(output.stdout) == pytest.approx(EXPECTED.value, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_spoiled_recordings_lead_the_ranking(reference, vggish):
     """Noise, tones and silence among 300 recordings of speech, with random weights."""

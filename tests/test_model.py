@@ -336,10 +336,10 @@ def test_keras_file_in_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("imports", "keras_name"),
     [
-        (["vggish_keras", "KERAS"], "KERAS"),
+        pytest.param(["vggish_keras", "KERAS"], "KERAS", marks=pytest.mark.slow),
         (["KERAS", "vggish_keras"], "KERAS"),
-        (["vggish_keras", "tensorflow"], "tensorflow.keras"),
-        (["tensorflow", "vggish_keras"], "tensorflow.keras"),
+        pytest.param(["vggish_keras", "tensorflow"], "tensorflow.keras", marks=pytest.mark.slow),
+        pytest.param(["tensorflow", "vggish_keras"], "tensorflow.keras", marks=pytest.mark.slow),
     ],
 )
 def test_importing_the_package_suffices_to_load_a_keras_model(tmp_path, imports, keras_name):

@@ -48,6 +48,7 @@ def test_version_and_requirements():
     assert (Path(vk.__file__).parent / "py.typed").exists()
 
 
+@pytest.mark.slow
 def test_tensorflow_hub_imports_with_the_required_setuptools():
     """It imports pkg_resources, which newer versions of setuptools lack."""
     assert python("import tensorflow_hub; print(tensorflow_hub.__name__)") == "tensorflow_hub"

@@ -339,6 +339,7 @@ def test_calls_from_several_threads(module):
             assert_close(embedding, expected)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(module):
     def calls(count):
         for _ in range(count):
@@ -452,6 +453,7 @@ def test_hub_keras_layer_can_be_fine_tuned_saved_and_loaded(exported, tmp_path):
     assert_close(again.predict(batch, verbose=0), model.predict(batch, verbose=0))
 
 
+@pytest.mark.slow
 def test_hub_keras_layer_is_frozen_by_default(exported):
     losses, model, changed = fine_tune(exported, trainable=False)
     assert losses[-1] < losses[0]

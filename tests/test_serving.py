@@ -239,6 +239,7 @@ def free_port():
         return server.server_port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "text"), [("grpc_client.py", "UNAVAILABLE: "), ("rest_client.py", "no answer")])
 def test_scripts(script, text, recordings, free_port):
     """Run as in the README, they print only that line, whatever TensorFlow logs when it starts."""

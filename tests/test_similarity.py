@@ -139,6 +139,7 @@ def test_an_index_finds_nearly_all(tmp_path, dtype):
     assert (tmp_path / "x.usearch").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_an_index_finds_every_embedding(tmp_path):
     corpus = recordings(600)
     embedding_files.write(tmp_path / "x.npz", corpus)

@@ -155,6 +155,9 @@ def test_files_that_are_not_checkpoints_raise(tmp_path, model):
         vk.VGGish(weights=tmp_path / "text.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no weights found at .*missing\.ckpt"):
         vk.VGGish(weights=tmp_path / "missing.ckpt")
+    (tmp_path / "x.tflite").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x\.tflite is a LiteRT file, whose weights cannot be loaded for training"):
+        vk.VGGish(weights=tmp_path / "x.tflite")
     with pytest.raises(TypeError, match="weights must be 'audioset', a path or None, got 3"):
         vk.VGGish(weights=3)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.ckpt"):

@@ -1,7 +1,8 @@
-"""Write, read and run LiteRT files: a model, and a ZIP archive with metadata behind it, where interpreters do not look.
+"""Write, read and run LiteRT files: a model, to which a ZIP archive of metadata is appended.
 
-Labels travel with models of other tools in the same way, and any program that opens ZIP archives reads them. The
-metadata is JSON. It includes the checksum of the model, because the interpreter may crash on a damaged one.
+Interpreters ignore the archive. Labels travel with models of other tools in the same way, and any program that opens
+ZIP archives reads them. The metadata is JSON. It includes the checksum of the model, because the interpreter may crash
+on a damaged one.
 """
 
 import json

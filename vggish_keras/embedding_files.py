@@ -489,7 +489,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError('Parquet files need pyarrow: pip install "vggish[parquet]"') from error
+        raise ImportError('Parquet files require pyarrow: pip install "vggish[parquet]"') from error
     return pyarrow
 
 

@@ -63,11 +63,15 @@ class Embeddings:
 
         Raises:
             ImportError: pandas is missing.
+
+        Examples:
+            >>> list(vk.embed("recording.wav", weights=None).to_pandas().columns[:3])
+            ['time', 'embedding_0', 'embedding_1']
         """
         try:
             import pandas as pd
         except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+            raise ImportError("to_pandas requires pandas: pip install pandas") from error
         frame = pd.DataFrame(self.values, columns=[f"embedding_{i}" for i in range(self.values.shape[1])])
         frame.insert(0, "time", self.times)
         return frame

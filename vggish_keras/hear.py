@@ -55,7 +55,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     """Loads the model.
 
     Args:
-        model_file_path: A TF-Slim checkpoint, Keras model or Keras weights file. Defaults to the published weights.
+        model_file_path: Weights as `VGGish` accepts them. Defaults to the published ones.
 
     Returns:
         The model, for the other functions of this module.

@@ -85,7 +85,7 @@ def VGGish(
             a clip's own length are zero and masked, so later layers and the pooling ignore them.
         name: The model's name.
         pca_params: The parameters of `postprocess`, as in `Postprocess`; "audioset" for the published ones.
-        dtype: Dtype policy of the network, such as "mixed_bfloat16"; None uses Keras' global policy. Front end,
+        dtype: Dtype policy of the network, such as "mixed_bfloat16"; None uses Keras's global policy. Front end,
             embedding and post-processing are float32 under any policy.
 
     Returns:

@@ -72,8 +72,8 @@ def check(file: params.PublishedFile, use_remembered: bool = True) -> None:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It has a different checksum. The message says how to use it as a file of one's own, and how to
-            replace it by the published one.
+        ValueError: It has a different checksum. The message says how to use it as your own file, and how to
+            replace it with the published one.
     """
     path = published_path(file)
     published = _describe(path, file.checksum)  # before the file is read: it may change meanwhile
@@ -131,7 +131,7 @@ def _download(file: params.PublishedFile, path: Path) -> bool:
         reason = "no connection" if isinstance(error, ConnectionError) else error_message(error)
         raise FileNotFoundError(
             f"{file.name} is not in the cache and could not be downloaded ({reason}). "
-            f"Download {url} ({file.checksum}) on a machine with a network and place it at {path}, "
+            f"Download {url} ({file.checksum}) on a machine with an internet connection and place it at {path}, "
             "or set VGGISH_KERAS_HOME to the folder that contains it."
         ) from error
     return True

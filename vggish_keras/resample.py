@@ -214,11 +214,6 @@ class _Window:
 def load_audio(source: Source, sample_rate: int | None = None, channels: Channels = "mix") -> NDArray[np.float32]:
     """Loads a recording as a mono waveform at 16 kHz, exactly as `Embedder` reads it.
 
-    Examples:
-        >>> waveform = vk.load_audio("recording.wav")
-        >>> waveform.shape, waveform.dtype  # 3 s
-        ((48000,), dtype('float32'))
-
     Args:
         source: A path or a binary file object in any format that libsndfile or FFmpeg reads, and the first audio
             stream of a video; an array [samples] or [samples, channels] of floats in [-1, 1] or integer PCM; or a
@@ -235,6 +230,11 @@ def load_audio(source: Source, sample_rate: int | None = None, channels: Channel
         ValueError: Not audio, a damaged file, an invalid array, an array without a sample rate, a URL, or samples that
             are not finite.
         TypeError: A source or an array dtype that cannot be audio.
+
+    Examples:
+        >>> waveform = vk.load_audio("recording.wav")
+        >>> waveform.shape, waveform.dtype  # 3 s
+        ((48000,), dtype('float32'))
     """
     blocks = read_waveform(source, channels, sample_rate=sample_rate)
     return np.concatenate([np.zeros(0, np.float32), *blocks])

@@ -213,7 +213,7 @@ def _open_index(path: Path, embeddings: Path) -> Any:
     try:
         from usearch.index import Index
     except ModuleNotFoundError as error:
-        raise ImportError('an index needs usearch: pip install "vggish[index]"') from error
+        raise ImportError('an index requires usearch: pip install "vggish[index]"') from error
     if not path.exists():
         _make_index(Index(ndim=params.EMBEDDING_SIZE, metric="cos", dtype="f32"), path, embeddings)
     try:

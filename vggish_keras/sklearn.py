@@ -17,7 +17,7 @@ from vggish_keras.framing import Padding
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
 except ModuleNotFoundError as error:
-    raise ImportError('vggish_keras.sklearn needs scikit-learn: pip install "vggish[sklearn]"') from error
+    raise ImportError('vggish_keras.sklearn requires scikit-learn: pip install "vggish[sklearn]"') from error
 
 if TYPE_CHECKING:
     from vggish_keras.embeddings import Embeddings
@@ -29,7 +29,7 @@ _POOL: dict[str, Callable[..., NDArray[Any]]] = {"avg": np.mean, "max": np.max}
 class VGGishTransformer(TransformerMixin, BaseEstimator):
     """Embeds recordings for scikit-learn, as the first step of a `Pipeline`.
 
-    Recordings are paths, arrays [samples] or [samples, channels], or dictionaries of Hugging Face's datasets; a matrix
+    Recordings are paths, arrays [samples] or [samples, channels], or audio entries of Hugging Face datasets; a matrix
     holds a waveform in each row. Files are decoded in other processes while the network runs. There is nothing to fit,
     and transformers with the same options share one network, so cloning and cross-validation load it once.
 

@@ -1,4 +1,4 @@
-"""Weights of the network: TF-Slim checkpoints, read and written, and Keras weight files."""
+"""Weights of the network: read from checkpoints, Keras files and exported models; written as TF-Slim checkpoints."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from vggish_keras._errors import error_message
 from vggish_keras._keras import keras
 from vggish_keras._onnx_file import check_constants, read_tensors
 from vggish_keras._validation import PathLike, check_choice, file_suffix
-from vggish_keras.exported_options import is_onnx, is_saved_model, read_description
+from vggish_keras.exported_options import is_litert, is_onnx, is_saved_model, read_description
 from vggish_keras.network import nested_models, network_layers, restore_initializers, slim_variables
 from vggish_keras.postprocess import Postprocess
 from vggish_keras.published_files import fetch
@@ -41,6 +41,7 @@ def locate(weights: PathLike) -> Path:
     Raises:
         FileNotFoundError: The file does not exist, or the published one is not available.
         TypeError: `weights` is not a path.
+        ValueError: The file is a LiteRT file.
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(f"weights must be {params.AUDIOSET!r}, a path or None, got {weights!r}")
@@ -51,6 +52,11 @@ def locate(weights: PathLike) -> Path:
         raise FileNotFoundError(
             f"no weights found at {path}: expected a TF-Slim checkpoint, a Keras .keras or .h5 file, an exported "
             f"SavedModel or .onnx file, or {params.AUDIOSET!r}"
+        )
+    if is_litert(path):
+        raise ValueError(
+            f"{path} is a LiteRT file, whose weights cannot be loaded for training or conversion: expected a TF-Slim "
+            "checkpoint, a Keras .keras or .h5 file, or an exported SavedModel or .onnx file"
         )
     return path
 

@@ -32,7 +32,7 @@ def connect(target: str) -> Iterator[Any]:
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
     except ImportError as error:
-        raise ImportError('the gRPC client needs tensorflow-serving-api: pip install "vggish[serving]"') from error
+        raise ImportError('the gRPC client requires tensorflow-serving-api: pip install "vggish[serving]"') from error
     options = [(f"grpc.max_{direction}_message_length", _MAX_MESSAGE_BYTES) for direction in ("send", "receive")]
     with grpc.insecure_channel(target, options) as channel:
         yield prediction_service_pb2_grpc.PredictionServiceStub(channel)

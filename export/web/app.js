@@ -200,7 +200,7 @@ async function record() {
 
 async function start() {
   if (!navigator.mediaDevices) {
-    problem("This browser gives no access to the microphone here: open the page over https, or from localhost.");
+    problem("The microphone is not available: open the page over https, or from localhost.");
     return;
   }
   try {

@@ -12,7 +12,7 @@ Recordings are keyed by path (bytes, because file names need not be valid text).
 try:
     import apache_beam
 except ImportError as error:
-    raise ImportError('pipelines need Apache Beam: pip install "vggish[beam]"') from error
+    raise ImportError('pipelines require Apache Beam: pip install "vggish[beam]"') from error
 
 from vggish_keras.beam.embed_corpus import EmbedCorpus
 from vggish_keras.beam.embedding import NAMESPACE, Recording

@@ -16,11 +16,11 @@ def check(weights: str) -> None:
 
     from vggish_keras.smoke_test import smoke_test
 
-    figures = smoke_test(weights)
+    statistics = smoke_test(weights)
     table = Table("statistic", "expected", "measured", "within 10%")
-    for figure in figures:
-        agrees = "yes" if figure.within_tolerance else "NO"
-        table.add_row(figure.name, f"{figure.expected:.4g}", f"{figure.measured:.4g}", agrees)
+    for statistic in statistics:
+        agrees = "yes" if statistic.within_tolerance else "NO"
+        table.add_row(statistic.name, f"{statistic.expected:.4g}", f"{statistic.measured:.4g}", agrees)
     print_table(table)
-    if not all(figure.within_tolerance for figure in figures):
+    if not all(statistic.within_tolerance for statistic in statistics):
         raise click.ClickException(f"weights {weights} do not reproduce the published values")

@@ -214,7 +214,7 @@ def _is_shown(output: str | None) -> bool:
 def _already_done(plan: "corpus.Plan", output: str | None) -> str:
     """Describes the output if there is nothing to do; otherwise empty."""
     if plan.is_complete():
-        return f"{output} is already complete"
+        return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again"
     if failed := plan.complete_without_failures():
         return f"{output} is complete without the {counted(failed, 'recording')} that failed"
     return ""

@@ -69,7 +69,8 @@ def explore(
     INPUTS are recordings, folders or patterns, which are embedded, or a single output of vggish embed: a folder, or an
     .npz, .csv or .parquet file. Similar recordings are close to each other. The page plays them, and lists the nearest
     recordings to each, near-duplicates, outliers, and silent or clipped recordings. It refers to the recordings by
-    relative paths, and needs no network.
+    relative paths, and needs no network. Options for embedding, such as --weights and --hop, have no effect on saved
+    embeddings.
 
     Recordings that cannot be read are reported and left out; the exit status is then 1.
     """

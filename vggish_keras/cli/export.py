@@ -14,8 +14,7 @@ from vggish_keras.cli.options import (
     hop_option,
     padding_option,
     pca_option,
-    postprocess_option,
-    weights_option,
+    trainable_weights_option,
 )
 
 if TYPE_CHECKING:
@@ -25,10 +24,14 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Export a SavedModel, or an ONNX or LiteRT file.")
 @click.argument("output", type=OutputPath())
-@weights_option
+@trainable_weights_option
 @hop_option
 @padding_option
-@postprocess_option
+@click.option(
+    "--postprocess",
+    type=click.Choice(["pca", "quantized"]),
+    help='Add the output "pca" (PCA and whitening) or "quantized" (also quantized to 8 bits) beside "embedding".',
+)
 @pca_option
 @click.option("--quantize", type=click.Choice(["int8"]), help="Store the weights of a .tflite file in 8 bits.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")

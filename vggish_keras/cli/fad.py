@@ -68,13 +68,13 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
     callback=_parse_bandwidth,
     help="Bandwidth of --kad: a number, or the median distance within BASELINE (reference) or EVALUATED (evaluated).",
 )
-@click.option("--relu", is_flag=True, help="Replace negative values of raw embeddings by 0, in all sets.")
+@click.option("--relu", is_flag=True, help="Set negative values of raw embeddings to 0, in all sets.")
 @click.option(
     "--level",
     type=click.Choice(["peak", "centered"]),
     help='"peak" scales each recording to a peak of 1; "centered" subtracts its mean.',
 )
-@click.option("--like", type=click.Choice(_TOOLS), help="Choose hop, padding, channels and level as this tool does.")
+@click.option("--like", type=click.Choice(_TOOLS), help="Set hop, padding, channels and level as this tool does.")
 @click.option(
     "--cache",
     metavar="FOLDER",
@@ -156,7 +156,7 @@ def _check_arguments(context: click.Context) -> None:
     given = [name for name in _SET_BY_LIKE if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if context.params["like"] and given:
         names = ", ".join(f"--{name.removesuffix('_seconds')}" for name in given)
-        raise click.UsageError(f"--like chooses the options {names} itself")
+        raise click.UsageError(f"--like sets {names}: leave {'it' if len(given) == 1 else 'them'} out")
     if context.get_parameter_source("bandwidth") == ParameterSource.COMMANDLINE and not with_kad:
         raise click.UsageError("--bandwidth requires --kad")
 

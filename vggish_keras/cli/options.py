@@ -52,14 +52,20 @@ class PublishedOrPath(click.Path):
         return [CompletionItem(name) for name in (params.AUDIOSET, *sorted(glob.glob(f"{glob.escape(incomplete)}*")))]
 
 
-weights_option = click.option(
-    "--weights",
-    type=PublishedOrPath(),
-    default="audioset",
-    show_default=True,
-    help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, an '
-    "exported SavedModel, or an exported .onnx or (except for vggish export) .tflite file.",
-)
+def _weights_option(exported: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--weights",
+        type=PublishedOrPath(),
+        default="audioset",
+        show_default=True,
+        help='"audioset" (the published weights), or the path of a TF-Slim checkpoint, a Keras model or weights file, '
+        f"an exported SavedModel, or an exported {exported} file.",
+    )
+
+
+weights_option = _weights_option(".onnx or .tflite")
+trainable_weights_option = _weights_option(".onnx")
+"""For commands that build the Keras model."""
 
 
 def _check_hop(_context: click.Context, _parameter: click.Parameter, hop: float | None) -> float | None:

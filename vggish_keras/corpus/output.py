@@ -147,7 +147,7 @@ def check_results(target: Target, writer: Writer, recordings: Recordings, old_re
         ValueError: The results to keep are in a different number of shards.
     """
     if old_results == "refuse" and (results := describe_results(target, writer, recordings)):
-        raise FileExistsError(f"{results}: use --resume to keep them, or --overwrite to replace them")
+        raise FileExistsError(f"{results}: use --resume to keep its embeddings, or --overwrite to replace them")
     if old_results != "keep" or target.is_folder or _database_files(target.path)[0].exists():
         return
     if others := writer.others(target.path):

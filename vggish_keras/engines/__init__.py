@@ -46,8 +46,8 @@ def open_engine(
             an .onnx file written by `export_onnx` or a .tflite file written by `export_litert`, which run without
             TensorFlow.
         postprocess: None, "pca" or "quantized": an output that the engine must have.
-        dtype: What the network computes in. An exported model has the dtype of its export, so that
-            "float32" is required.
+        dtype: What the network computes in. Must be "float32", the default, for an exported model, which keeps its own
+            dtype.
         pca_params: The parameters of `postprocess`, as in `Postprocess`. An exported model keeps its own.
 
     Returns:

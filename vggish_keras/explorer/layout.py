@@ -57,7 +57,7 @@ def check_packages(layout: Layout | None) -> None:
     """Raises an ImportError if a package that a map may need is not installed, before it is needed."""
     for package, name in (("sklearn", "scikit-learn"), ("umap", "umap-learn"), ("PIL", "Pillow")):
         if importlib.util.find_spec(package) is None and (package != "umap" or layout != "pca"):
-            raise ImportError(f'explore needs {name}: pip install "vggish[explore]"')
+            raise ImportError(f'explore requires {name}: pip install "vggish[explore]"')
 
 
 def clusters(positions: NDArray[np.float32]) -> list[str]:

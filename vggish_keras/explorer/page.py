@@ -124,7 +124,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
-        raise ImportError('explore needs plotly: pip install "vggish[explore]"') from error
+        raise ImportError('explore requires plotly: pip install "vggish[explore]"') from error
     script: str = get_plotlyjs()
     return script
 

@@ -52,5 +52,5 @@ def collect_points(recordings: Iterable[tuple[str, Embeddings]], examples: bool)
             times.append(np.asarray(embeddings.times[:1], np.float64))
             vectors.append(rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32))
     if not names:
-        raise ValueError("there are no embeddings to explore")
+        raise ValueError("no embeddings to explore")
     return Points(names, np.concatenate(times), np.concatenate(vectors))

@@ -48,9 +48,9 @@ def export_litert(
     """Writes a LiteRT (TensorFlow Lite) file that needs neither TensorFlow nor this package.
 
     Its signature `serving_default` takes `waveform`, float32 [batch, 15600] of any batch size, and returns `embedding`,
-    float32 [batch, 128]. It consists of built-in operators. Behind the model the file has a ZIP archive with the
-    hop, the padding and the class names in `vggish.json`. The file appears at `path` once LiteRT has computed what the
-    model computes.
+    float32 [batch, 128]. It consists of built-in operators. A ZIP archive with `vggish.json`, which holds the hop,
+    the padding and the class names, is appended to the model. The file appears at `path` once LiteRT has computed what
+    the model computes.
 
     Args:
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts

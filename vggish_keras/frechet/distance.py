@@ -113,7 +113,7 @@ class FadResult:
         corrected: The distance without the part that the sizes add, by the jackknife over groups of recordings. It may
             be negative if the distributions are alike. None if a set is too small or its recordings are unknown.
         standard_error: Standard error of `corrected`, if its recordings are independent.
-        interval: The 95 % confidence interval of `corrected`.
+        interval: The 95% confidence interval of `corrected`.
         bias: At least this much of `value` is due to the sizes of the sets; None if they are unknown.
         baseline: The statistics of the baseline.
         evaluated: The statistics of the evaluated set.
@@ -139,7 +139,7 @@ class FadResult:
         text = f"FAD (VGGish) {self.value:.4g}"
         if self.corrected is not None and self.interval is not None:
             low, high = self.interval
-            text += f"   corrected {self.corrected:.4g} +- {self.standard_error:.2g} (95 %: {low:.4g} to {high:.4g})"
+            text += f"   corrected {self.corrected:.4g} +- {self.standard_error:.2g} (95%: {low:.4g} to {high:.4g})"
         return text
 
     def to_dict(self) -> dict[str, Any]:

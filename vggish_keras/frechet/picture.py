@@ -84,7 +84,7 @@ def _draw_sizes(axes: Any, result: FadResult, evaluated: Recordings) -> None:
     if result.corrected is not None and result.interval is not None:
         low, high = result.interval
         errors = [[result.corrected - low], [high - result.corrected]]
-        axes.errorbar([0], [result.corrected], errors, fmt="s", color="tab:red", capsize=4, label="corrected, 95 %")
+        axes.errorbar([0], [result.corrected], errors, fmt="s", color="tab:red", capsize=4, label="corrected, 95%")
     axes.set(xlabel="1 / number of evaluated embeddings", ylabel="FAD (VGGish)")
     axes.legend()
 

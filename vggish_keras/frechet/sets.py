@@ -434,7 +434,7 @@ def fad(
     Args:
         baseline: The set to compare with.
         evaluated: The set to evaluate.
-        relu: True replaces negative values of raw embeddings by 0, as versions of VGGish with a final ReLU do.
+        relu: True sets negative values of raw embeddings to 0, as versions of VGGish with a final ReLU do.
         level: "peak" scales each recording so that its largest sample is 1, and "centered" subtracts its mean, before
             it is embedded.
         weights: As in `Embedder`, for sets that are recordings, and so are the other arguments.

@@ -270,7 +270,7 @@ class Statistics:
         other._check_open()
         pairs = list(zip(self._merge_pending(), other._merge_pending(), strict=True))
         if any(whole.n < part.n for whole, part in pairs):
-            raise ValueError("only statistics that were added can be taken off, got more embeddings than a group has")
+            raise ValueError("cannot subtract statistics that were not added: a group has fewer embeddings")
         self._groups = [whole.without(part) if part.n else whole for whole, part in pairs]
         for digest in other._digests:
             if digest in self._digests:
@@ -368,7 +368,7 @@ class Statistics:
         """
         path = check_statistics_path(path)
         if self.n == 0:
-            raise ValueError("there are no embeddings to save statistics of")
+            raise ValueError("cannot save statistics without embeddings")
         total = self.gaussian()
         if file_suffix(path) == GOOGLE_SUFFIX:
             if total.n is None:
@@ -500,11 +500,11 @@ def _check_moments(mean: Rows, covariance: Rows) -> tuple[NDArray[np.float64], N
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError("mean and covariance must be finite, got NaN or infinity")
     if np.abs(covariance - covariance.T).max() > _TOLERANCE * np.abs(covariance).max():
-        raise ValueError("a covariance must be symmetric")
+        raise ValueError("the covariance must be symmetric")
     covariance = (covariance + covariance.T) / 2
     eigenvalues = np.linalg.eigvalsh(covariance)
     if eigenvalues[0] < -_TOLERANCE * max(eigenvalues[-1], 0):
-        raise ValueError(f"a covariance has no negative eigenvalues, got {eigenvalues[0]:.3g}")
+        raise ValueError(f"the covariance must not have negative eigenvalues, got {eigenvalues[0]:.3g}")
     return mean, covariance
 
 
