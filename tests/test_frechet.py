@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 import tracemalloc
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
+from tests.conftest import quickest
 from vggish_keras.frechet import Statistics, compare, distance, frechet_distance, kad, rank_recordings
 
 SPECTRUM = np.exp(-np.arange(128) / 20)
@@ -178,7 +178,7 @@ def test_statistics_are_taken_off_again():
     assert (both.n, both.recordings) == (first.n, first.recordings)
     np.testing.assert_allclose(both.covariance, first.covariance, rtol=0, atol=1e-14)
     for other in (statistics(gaussian(2, 400), 400), statistics(gaussian(2, 400), 10)):
-        with pytest.raises(ValueError, match="more embeddings than a group has"):
+        with pytest.raises(ValueError, match="cannot subtract statistics that were not added: a group has fewer embeddings"):
             both -= other
 
 
@@ -366,9 +366,7 @@ def test_ranking_of_special_sets():
 def test_ten_thousand_recordings_are_ranked_quickly():
     evaluated = [(f"{index}.wav", rows) for index, rows in enumerate(np.split(gaussian(0, 100_000), 10_000))]
     baseline = statistics(gaussian(1, 1_000))
-    start = time.perf_counter()
-    rank_recordings(baseline, evaluated)
-    assert time.perf_counter() - start < 2
+    assert quickest(lambda: rank_recordings(baseline, evaluated), times=3) < 2
 
 
 # === Kernel distance ===
@@ -564,7 +562,7 @@ def test_where_statistics_cannot_be_saved(tmp_path):
     for path, message in (("x.csv", "expected an .npz or .tfrecord file"), ("no/x.npz", "does not exist")):
         with pytest.raises(ValueError, match=message):
             statistics(gaussian(0, 2)).save(tmp_path / path)
-    with pytest.raises(ValueError, match="no embeddings to save"):
+    with pytest.raises(ValueError, match="cannot save statistics without embeddings"):
         Statistics().save(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"no \.npz file"):
         Statistics.load(tmp_path / "x.npz")

@@ -8,8 +8,10 @@ when it is interrupted. It needs Java 11 or newer, and Maven, which downloads Fl
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -229,11 +231,15 @@ def _pool_address(index: int) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports below those that the system gives to clients, which could take one before its process starts."""
+
+    def is_free(port: int) -> bool:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("localhost", port))
+            return True
+        return False
+
+    return list(itertools.islice(filter(is_free, random.sample(range(20_000, 32_000), 1_000)), count))
 
 
 def is_available() -> bool:
