@@ -79,6 +79,13 @@ def test_paths_are_relative_to_the_current_folder(readers, recording, tmp_path, 
     assert sum(map(len, readers.read(odd))) > 0
 
 
+def test_modules_in_the_current_folder_are_not_executed(readers, recording, tmp_path, monkeypatch):
+    (tmp_path / "pickle.py").write_text("open('executed', 'w').close(); raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
+    assert sum(map(len, readers.read(recording))) > 0
+    assert not Path("executed").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

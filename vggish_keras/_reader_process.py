@@ -121,9 +121,10 @@ class _Reader:
 
     def __init__(self) -> None:
         self.is_ready = True
-        # A new session, so that Ctrl-C in a terminal reaches only the parent.
+        # -P, so that no module is imported from the current folder; a new session, so that Ctrl-C in a terminal reaches
+        # only the parent.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START],
+            [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **_ENVIRONMENT},
