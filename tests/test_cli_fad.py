@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -226,8 +227,42 @@ def test_cache_resumes(run, corpus):
     np.testing.assert_array_equal(vk.Statistics.load("s.npz").covariance, vk.Statistics.load("t.npz").covariance)
     assert run("corpus", "--save", "u.npz", "--quiet")[0] == 1
     assert vk.Statistics.load("u.npz").options == vk.Statistics.load("s.npz").options
-    status, _, errors = run("corpus", "--save", "t.npz", "--cache", "cache", "--hop", "0.5", "--quiet")
-    assert (status, "hop_seconds" in errors) == (1, True)
+
+
+@pytest.mark.usefixtures("sets")
+def test_cache_holds_embeddings_of_different_options(run, corpus):
+    (corpus / "bad.wav").unlink()
+    for hop in ("0.5", "0.96"):
+        assert run("corpus", "--save", "s.npz", "--cache", "cache", "--hop", hop, "--quiet")[0] == 0
+        assert vk.Statistics.load("s.npz").options["hop_seconds"] == float(hop)
+    assert len(list(Path("cache").rglob("0.wav.npz"))) == 2
+
+
+@pytest.mark.usefixtures("sets")
+def test_cache_forgets_recordings_that_change(run, corpus):
+    (corpus / "bad.wav").unlink()
+
+    def statistics(*options):
+        assert run("corpus", "--save", "s.npz", "--quiet", *options)[0] == 0
+        return vk.Statistics.load("s.npz")
+
+    statistics("--cache", "cache")
+    kept = next(Path("cache").rglob("1.wav.npz")).stat().st_mtime_ns
+    before = (corpus / "0.wav").stat()
+    soundfile.write(corpus / "0.wav", np.random.default_rng(5).normal(size=40_000), 16_000, subtype="FLOAT")
+    os.utime(corpus / "0.wav", ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # replaced by an older file
+    np.testing.assert_array_equal(statistics("--cache", "cache").mean, statistics().mean)
+    assert next(Path("cache").rglob("1.wav.npz")).stat().st_mtime_ns == kept
+
+
+def test_inputs_are_not_replaced(run, tmp_path):
+    for name in ("a.npz", "b.csv"):
+        write(tmp_path / name, 0)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for options in (["--save", "a.npz"], ["--save", "./a.npz", "b.csv"], ["b.csv", "--per-recording", "b.csv"]):
+        status, _, errors = run("a.npz", *options)
+        assert (status, "is an input: choose a different output" in errors) == (2, True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.timing

@@ -178,7 +178,7 @@ def test_statistics_are_taken_off_again():
     assert (both.n, both.recordings) == (first.n, first.recordings)
     np.testing.assert_allclose(both.covariance, first.covariance, rtol=0, atol=1e-14)
     for other in (statistics(gaussian(2, 400), 400), statistics(gaussian(2, 400), 10)):
-        with pytest.raises(ValueError, match="cannot subtract statistics that were not added: a group has fewer embeddings"):
+        with pytest.raises(ValueError, match="cannot subtract statistics that were not added"):
             both -= other
 
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._text import csv_lines
 from vggish_keras._validation import file_suffix
-from vggish_keras.cli.options import check_pca, embedder_options, postprocess_option
+from vggish_keras.cli.options import check_not_input, check_pca, embedder_options, postprocess_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,8 @@ def _parse_bandwidth(_context: click.Context, _parameter: click.Parameter, bandw
     "ranking",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Rank the recordings of EVALUATED by how much they add to the distance, in this .csv file.",
+    help="Rank the recordings of EVALUATED by how much they add to the distance, in this .csv file, which is replaced "
+    "if it exists.",
 )
 @click.option(
     "--plot",
@@ -147,9 +148,12 @@ def _check_arguments(context: click.Context) -> None:
     outputs = {option: context.params[name] for option, name in zip(files, ("ranking", "picture"), strict=True)}
     if not evaluated and (save is None or with_kad or any(outputs.values())):
         raise click.UsageError("name a set to evaluate, or save the statistics of BASELINE with --save")
+    inputs = (context.params["baseline"], *evaluated)
+    check_not_input(save, *inputs)
     for option, path in outputs.items():
         if path is None:
             continue
+        check_not_input(path, *inputs)
         if len(evaluated) > 1 or file_suffix(path) not in files[option] or not path.parent.is_dir():
             kind = " or ".join(files[option])
             raise click.UsageError(f"{option} requires a single EVALUATED set and a {kind} file in an existing folder")

@@ -31,6 +31,13 @@ class OutputPath(click.Path):
         return super().convert(value, parameter, context)
 
 
+def check_not_input(output: str | Path | None, *inputs: str | Path) -> None:
+    """Raises a usage error for an output file that is also an input."""
+    for name in inputs:
+        if output is not None and os.path.exists(output) and os.path.exists(name) and os.path.samefile(output, name):
+            raise click.UsageError(f"{output} is an input: choose a different output")
+
+
 def check_csv_output(output: str | None) -> None:
     """Raises a usage error unless an output is None, standard output, or a .csv file in an existing folder."""
     if output in (None, "-"):

@@ -244,7 +244,8 @@ def _side_warnings(name: str, side: Statistics, is_corrected: bool) -> Iterable[
         )
 
 
-_MUST_AGREE = ("weights", "postprocess", "relu", "level")
+# The identity of the weights includes the post-processing.
+_MUST_AGREE = ("postprocess", "weights", "relu", "level")
 _SHOULD_AGREE = ("hop_seconds", "padding", "channels", "dtype")
 _DEFAULTS = {"relu": False, "level": None, "channels": "mix"}
 """Options that files without them were made with."""

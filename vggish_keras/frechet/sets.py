@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import warnings
 import zlib
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vggish_keras import _npz, corpus, embedding_files, params
+from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, file_suffix
 from vggish_keras.embeddings import Embeddings
@@ -42,6 +44,8 @@ _FADTK_EMBEDDINGS = ("", "embeddings/vggish")
 _NOT_OF_EMBEDDINGS = ("recordings", "segments", "labels")
 """Options of an output that do not determine the embeddings."""
 _NAMED_FAILURES = 3
+_STATES_FILE = "recordings.json"
+"""Size and time of the recordings whose embeddings are in a cache."""
 _NO_ROWS = np.zeros((0, params.EMBEDDING_SIZE), np.float32)
 
 
@@ -251,8 +255,10 @@ class SetReader:
     def _embed_to_cache(self, recordings: Recordings, sources: list[PathLike]) -> Iterator[Result]:
         """Embeds the recordings that the cache lacks, and reads all of them from it."""
         assert self._cache is not None
-        digest = zlib.crc32(os.fsencode(recordings.folder))
+        made_with = {name: value for name, value in self.embedder.options.items() if name != "version"}
+        digest = zlib.crc32(os.fsencode(recordings.folder) + json.dumps(made_with).encode())
         folder = self._cache / f"{recordings.folder.name}-{digest:08x}"
+        _forget_changed(folder, recordings)
         plan = corpus.plan(
             sources, f"{folder}{os.sep}", resume=True, postprocess=self._embedder_options.get("postprocess")
         )
@@ -285,6 +291,29 @@ class SetReader:
         empty = Embeddings(np.zeros(0), np.zeros((0, params.EMBEDDING_SIZE), np.float32))
         times, values = zip(*(parts or [empty]), strict=True)
         return Embeddings(np.concatenate(times), np.concatenate(values))
+
+
+def _forget_changed(folder: Path, recordings: Recordings) -> None:
+    """Removes the embeddings of recordings that have changed since they were embedded."""
+    file = folder / _STATES_FILE
+    found = [path for path in recordings.paths if path.is_file()]
+    states = {recordings.relative_path(path).as_posix(): _state(path) for path in found}
+    try:
+        known = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        known = {}
+    changed = [name for name, state in states.items() if known.get(name) != state]
+    for stored in filter(os.path.isfile, (folder / f"{name}.npz" for name in changed)):
+        stored.unlink()
+    if changed:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as partial:
+            partial.write_text(json.dumps({**known, **states}))
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _ignore(*_: object) -> None:

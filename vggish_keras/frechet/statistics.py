@@ -456,12 +456,14 @@ class Statistics:
 
 
 def check_statistics_path(path: PathLike) -> Path:
-    """Returns a path for statistics as a Path, or raises a ValueError for a wrong suffix or a missing folder."""
+    """Returns a path for statistics as a Path, or raises a ValueError for a wrong suffix or an invalid folder."""
     path = Path(path)
     if file_suffix(path) not in (".npz", GOOGLE_SUFFIX):
         raise ValueError(f"expected an .npz or .tfrecord file for statistics, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"folder {path.parent} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file for statistics")
     return path
 
 
