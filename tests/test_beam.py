@@ -245,6 +245,16 @@ def test_recordings_share_batches_and_are_counted(corpus, exported_narrow, tmp_p
     assert beam.summarize(result) == (GOOD // 2, 1, pytest.approx(seconds, abs=0.001 * GOOD), {})
 
 
+def test_each_segment_of_a_file_has_its_embeddings(exported_narrow, tmp_path):
+    write_clip(tmp_path / "x.wav", 0)
+    path = os.fsencode(tmp_path / "x.wav")
+    with apache_beam.Pipeline(beam.LOCAL_RUNNER) as pipeline:
+        recordings = [(path, vk.segments.Segment("x", start, start + 1, ())) for start in (0, 1)]
+        given = pipeline | apache_beam.Create(recordings, reshuffle=False)
+        embedded = given | beam.EmbedAudio(exported_narrow)
+        assert_that(embedded.embeddings | apache_beam.Keys(), equal_to([path, path]))
+
+
 @pytest.fixture
 def batches(monkeypatch):
     """The sizes of the batches that the network has computed."""
@@ -264,6 +274,11 @@ def test_each_file_is_matched_once(corpus, monkeypatch):
         found = pipeline | beam.MatchAudio(["a/*.wav", "a", str(corpus / "a" / "00.wav")])
         assert_that(found.recordings, equal_to([(b"a/" + path.name.encode(), None) for path in Path("a").iterdir()]))
         assert_that(found.failures, equal_to([]), label="no failures")
+
+
+def test_a_single_pattern_is_not_a_sequence():
+    with pytest.raises(TypeError, match=r"patterns must be a sequence of paths, got the single path r\.wav"):
+        beam.MatchAudio("r.wav")
 
 
 def test_other_files_in_folders_are_counted(tmp_path):
@@ -385,6 +400,7 @@ def test_one_channel_can_be_selected(tmp_path, exported_narrow):
         ({"hop_seconds": 0.005}, "hop"),
         ({"dtype": "float64"}, "dtype must be"),
         ({"postprocess": "whiten"}, "postprocess must be"),
+        ({"batch_size": 0}, "batch_size must be a positive whole number, got 0"),
     ],
 )
 def test_invalid_options_fail_where_the_pipeline_is_made(options, message):
@@ -768,7 +784,15 @@ def test_reason_of_a_failed_run(tmp_path, monkeypatch, text, reason):
 
     monkeypatch.setattr(beam, "run", fail)
     arguments = ["--input", "x.wav", "--output", tmp_path / "x", "--weights", "x", "--hop", 0.96, "--padding", "valid"]
-    assert reason in command("beam", *arguments, status=1).splitlines()[-1]
+    assert command("beam", *arguments, status=1).splitlines()[-1].endswith(reason)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_log_of_beam_is_shown_only_if_verbose(tmp_path, exported_narrow, caplog, verbose):
+    options = ["--output", tmp_path / "x", "--weights", exported_narrow, *["-v"] * verbose]
+    output = command("beam", "--input", tmp_path, *options, status=1)
+    assert output.splitlines()[-1] == f"Error: no audio files in {tmp_path}"
+    assert any(record.name.startswith("apache_beam") for record in caplog.records) == verbose
 
 
 def test_missing_beam_names_the_extra(monkeypatch):

@@ -3,6 +3,7 @@ import gc
 import inspect
 import io
 import itertools
+import json
 import math
 import os
 import pickle
@@ -261,6 +262,17 @@ def test_any_object_with_the_members_of_an_engine_is_accepted(sounds):
         Embedder(3)
 
 
+def test_keras_model_is_not_an_engine():
+    model = tf.keras.Sequential([tf.keras.Input((15_600,)), tf.keras.layers.Dense(128)])
+    with pytest.raises(TypeError, match="an engine, got a Keras model: save it and pass its path"):
+        Embedder(model)
+
+
+def test_function_is_not_an_engine():
+    with pytest.raises(TypeError, match="weights must be 'audioset', a path, None or an engine, got <function"):
+        Embedder(lambda segments, output: segments)
+
+
 def test_identity_of_an_engine_is_that_of_its_weights(slim, exported, exported_narrow, pca_in_cache, embedder):
     identity = embedder.options["weights"]
     assert re.fullmatch("sha256:[0-9a-f]{64}", identity)
@@ -426,6 +438,14 @@ def test_short_form_keeps_its_embedder(slim, embedder, sounds, monkeypatch):
     np.testing.assert_array_equal(got.times, expected.times)
     monkeypatch.setattr(network, "embed_examples", None)  # a second model could not be built
     assert_close(vk.embed(sounds["noise"], 16_000, weights=slim.v2).values, expected.values)
+
+
+def test_short_form_accepts_an_engine_that_is_not_hashable(sounds):
+    class Unhashable(FakeEngine):
+        __hash__ = None
+
+    expected = Embedder(FakeEngine()).embed(sounds["noise"], 16_000)
+    assert vk.embed(sounds["noise"], 16_000, weights=Unhashable()) == expected
 
 
 def test_short_form_has_the_arguments_of_an_embedder():
@@ -804,6 +824,18 @@ def test_invalid_arguments_raise():
         vk.Embedder(None, padding="full")
     with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt is not in the cache"):
         vk.Embedder()
+
+
+def test_integers_of_numpy_are_arguments_and_plain_options():
+    embedder = Embedder(FakeEngine(), batch_size=np.int64(4), channels=np.int64(1))
+    assert (embedder.batch_size, json.dumps(embedder.options["channels"])) == (4, "1")
+
+
+@pytest.mark.parametrize("path", ["recording.wav", Path("recording.wav")])
+@pytest.mark.parametrize("method", ["embed_many", "stream_many"])
+def test_a_single_path_is_not_a_sequence(method, path):
+    with pytest.raises(TypeError, match=r"paths must be a sequence of paths, got the single path recording\.wav"):
+        list(getattr(Embedder(FakeEngine()), method)(path))
 
 
 def test_invalid_sources_raise(tmp_path):

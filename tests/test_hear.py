@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.test_embedder import in_child
 from vggish_keras import hear
@@ -52,6 +53,19 @@ def test_invalid_input_raises(model):
         hear.load_model("nothing.ckpt")
     with pytest.raises(FileNotFoundError, match=r"vggish_model\.ckpt is not in the cache"):
         hear.load_model()
+
+
+def test_integers_raise(model):
+    for audio in (np.zeros((1, 20_000), np.int16), tf.zeros((1, 20_000), tf.int32)):
+        with pytest.raises(TypeError, match=r"expected float samples in \[-1, 1\], got int\d+: divide PCM by its full"):
+            hear.get_scene_embeddings(audio, model)
+
+
+def test_floats_of_any_precision_are_embedded(model, sounds):
+    audio = sounds["noise"][np.newaxis, :20_000]
+    expected = hear.get_scene_embeddings(audio, model)
+    for wide in (audio.astype(np.float64), tf.constant(audio, tf.float64)):
+        np.testing.assert_array_equal(hear.get_scene_embeddings(wide, model), expected)
 
 
 def test_hear_validator_passes(slim):

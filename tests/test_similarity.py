@@ -157,6 +157,14 @@ def test_recordings_without_embeddings_match_nothing(tmp_path):
         vk.search(np.ones((1, 128), np.float32), tmp_path / "x.csv", index=tmp_path / "x.usearch")
 
 
+@pytest.mark.parametrize("values", [np.zeros((0, 128)), np.zeros((2, 128)), np.full((2, 128), np.nan)])
+def test_an_index_of_nothing_that_can_match(tmp_path, values):
+    embeddings = vk.Embeddings(HOP * np.arange(len(values)), values.astype(np.float32))
+    embedding_files.write(tmp_path / "x.npz", [("a.wav", embeddings)])
+    for _ in ("made", "read"):
+        assert vk.search(np.ones((1, 128)), tmp_path / "x.npz", index=tmp_path / "x.usearch") == []
+
+
 def test_an_index_of_long_recordings_and_of_zeros(tmp_path):
     values = np.random.default_rng(0).normal(size=(2_000, 128)).astype(np.float32)
     values[:1_500] += 5  # all of the first recording are closer to the query than those of the others
@@ -261,6 +269,40 @@ def test_command_warns_of_unknown_weights(corpus):
     embedding_files.write("x.npz", recordings(3))
     status, _, errors = run("search", "query.wav", "x.npz")
     assert (status, errors.startswith("Warning: x.npz does not state its weights")) == (0, True)
+
+
+@pytest.mark.parametrize(("name", "value", "now"), [("channels", 1, "mix"), ("dtype", "bfloat16", "float32")])
+def test_command_warns_of_different_options(corpus, name, value, now):
+    embedding_files.write("x.npz", recordings(3), {"weights": "fake", name: value})
+    status, _, errors = run("search", "query.wav", "x.npz")
+    assert (status, errors) == (0, f"Warning: x.npz was made with {name} {value}, the query with {now}\n")
+
+
+def test_command_reports_a_query_shorter_than_an_example(corpus):
+    embedding_files.write("x.npz", recordings(3), {"weights": "fake", "padding": "valid"})
+    soundfile.write("short.wav", np.zeros(8_000), 16_000)
+    status, _, errors = run("search", "short.wav", "x.npz")
+    assert (status, errors) == (1, "Error: short.wav is shorter than an example (0.975 s)\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x.tfrecord", "expected an .npz, .csv or .parquet file, got x.tfrecord"), ("corpus", "contains no embeddings")],
+)
+def test_command_checks_the_corpus_before_it_loads_the_network(corpus, monkeypatch, name, message):
+    monkeypatch.setattr("vggish_keras.cli.search.open_embedder", None)
+    Path("x.tfrecord").touch()
+    status, _, errors = run("search", "query.wav", name)
+    assert (status, message in errors) == (1, True)
+
+
+def test_embed_and_search_print_no_control_characters_of_names(corpus):
+    name = "a\x1b[2J\n.wav"
+    Path("corpus/2.wav").rename(f"corpus/{name}")
+    shown = r"corpus/a\x1b[2J\x0a.wav"
+    assert f"{shown}: 2 embeddings" in run("embed", f"corpus/{name}")[1]
+    assert run("embed", "corpus", "-o", "saved", "--quiet")[0] == 0
+    assert shown in run("search", "query.wav", "saved", "-n", 1)[1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -58,6 +59,18 @@ def test_sample_rate_is_that_of_arrays(transformer, sounds):
     slow = transformer.transform([waveforms[0]])
     (from_file,) = transformer.transform(paths[:1])
     assert not np.allclose(slow, from_file, rtol=0.1)
+
+
+def test_tensors_are_arrays(transformer, sounds):
+    waveforms = sounds[1][:2]
+    rows = transformer.transform([tf.constant(waveform) for waveform in waveforms])
+    np.testing.assert_array_equal(rows, transformer.transform(waveforms))
+
+
+def test_arrays_and_names_of_numpy_can_be_mixed(transformer, sounds):
+    paths, waveforms, _ = sounds
+    rows = transformer.transform([waveforms[0], np.str_(paths[1])])
+    np.testing.assert_allclose(rows, transformer.transform(waveforms[:2]), atol=1e-4 * np.abs(rows).max())
 
 
 def test_pipeline_is_cross_validated_with_one_network(transformer, sounds, monkeypatch):

@@ -1,5 +1,6 @@
 """Checks and types that arguments share."""
 
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,19 @@ def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raises a ValueError unless the value of an argument is one of its choices."""
     if value not in choices:
         raise ValueError(f"{argument} must be one of {choices}, got {value!r}")
+
+
+def check_batch_size(batch_size: Any) -> int:
+    """Returns `batch_size` as an int; raises a ValueError unless it is a positive whole number."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
+    return int(batch_size)
+
+
+def check_several(argument: str, paths: Any) -> None:
+    """Raises a TypeError for a single path in place of a sequence, because its characters would be the paths."""
+    if isinstance(paths, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a sequence of paths, got the single path {os.fspath(paths)}")
 
 
 def is_published(pca_params: Any) -> bool:

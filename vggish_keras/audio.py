@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import numbers
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,7 +71,7 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
             their length.
         TypeError: The source is not a path, file, array or dictionary, or the array's dtype is not supported.
     """
-    check_channels(channels)
+    channels = check_channels(channels)
     if hasattr(source, "__array__") and not isinstance(source, str):  # NumPy's strings are both
         if sample_rate is None:
             raise ValueError("an array needs a sample_rate")
@@ -141,10 +142,12 @@ def check_sample_rate(sample_rate: Any) -> int:
     return rate
 
 
-def check_channels(channels: Any) -> None:
-    """Raises ValueError unless `channels` is "mix" or an index."""
-    if channels == "mix" or (isinstance(channels, int) and not isinstance(channels, bool) and channels >= 0):
-        return
+def check_channels(channels: Any) -> Channels:
+    """Returns `channels` with an index as an int; raises ValueError unless it is "mix" or an index."""
+    if isinstance(channels, str) and channels == "mix":
+        return "mix"
+    if isinstance(channels, numbers.Integral) and not isinstance(channels, bool) and int(channels) >= 0:
+        return int(channels)
     raise ValueError(f'channels must be "mix" or the index of a channel, got {channels!r}')
 
 

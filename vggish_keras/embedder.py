@@ -19,7 +19,15 @@ from vggish_keras._errors import counted
 from vggish_keras._fork import check_not_forked
 from vggish_keras._read_ahead import read_ahead
 from vggish_keras._reader_process import MAX_READERS, ReaderProcesses
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
+from vggish_keras._validation import (
+    PathLike,
+    PcaParams,
+    Postprocessing,
+    check_batch_size,
+    check_choice,
+    check_postprocess,
+    check_several,
+)
 from vggish_keras.embeddings import Embeddings, embedding_dtype
 from vggish_keras.engines import (
     ClassifierEngine,
@@ -74,6 +82,7 @@ class Embedder:
     Raises:
         ValueError: An invalid argument; weights that do not fit or are not finite; or an exported model or an
             engine that lacks the output.
+        TypeError: `weights` is neither a path nor None nor an engine.
         FileNotFoundError: The weights do not exist, or the published ones are not available.
         ImportError: The package that runs an .onnx or .tflite file is not installed.
         RuntimeError: Here or while embedding: this process was forked after TensorFlow ran, and would hang.
@@ -98,15 +107,12 @@ class Embedder:
         channels: audio.Channels = "mix",
         pca_params: PcaParams = params.AUDIOSET,
     ) -> None:
-        audio.check_channels(channels)
         hop_seconds, padding = exported_options.resolve_options(weights, hop_seconds, padding)
         check_choice("padding", padding, PADDINGS)
         check_postprocess(postprocess, pca_params)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
         self.padding = padding
-        self.batch_size = batch_size
-        self.channels = channels
+        self.batch_size = check_batch_size(batch_size)
+        self.channels = audio.check_channels(channels)
         self._hop_samples = hop_to_samples(hop_seconds)
         self._engine = _open(weights, postprocess, dtype, pca_params)
         self._output: Output = postprocess or default_output(self._engine)
@@ -200,6 +206,9 @@ class Embedder:
         Yields:
             Each path, in order, with its embeddings or with the exception that explains their absence.
 
+        Raises:
+            TypeError: `paths` is a single path.
+
         Examples:
             >>> for path, result in embedder.embed_many(["recording.wav", "missing.wav"]):
             ...     print(path, result if isinstance(result, Exception) else result.values.shape)
@@ -236,12 +245,16 @@ class Embedder:
             Each path, in order: with parts of its embeddings, as soon as a batch is complete; and then once with None,
             or with the exception that explains why the recording ends early or has no embeddings.
 
+        Raises:
+            TypeError: `paths` is a single path.
+
         Examples:
             >>> for path, result in embedder.stream_many(["recording.wav"]):
             ...     print(path, None if result is None else result.times)
             recording.wav [0.   0.96 1.92]
             recording.wav None
         """
+        check_several("paths", paths)
         check_not_forked()
         recordings: collections.deque[_Recording[PathT]] = collections.deque()
         batch: list[Segments] = []
@@ -343,8 +356,9 @@ def _open(
 ) -> Engine:
     if weights is None or isinstance(weights, (str, os.PathLike)):
         return open_engine(weights, postprocess, dtype, pca_params)
-    if not callable(weights):
-        raise TypeError(f"weights must be {params.AUDIOSET!r}, a path, None or an engine, got {weights!r}")
+    if not (callable(weights) and callable(getattr(weights, "identity", None)) and hasattr(weights, "outputs")):
+        got = "a Keras model: save it and pass its path" if hasattr(weights, "layers") else repr(weights)
+        raise TypeError(f"weights must be {params.AUDIOSET!r}, a path, None or an engine, got {got}")
     if dtype != "float32":
         raise ValueError(f"the dtype of an engine cannot be changed, got {dtype!r}: choose it in open_engine")
     check_keeps_pca_params(pca_params, "the engine")
@@ -438,7 +452,13 @@ def embed(
 
 
 def shared_embedder(**options: Any) -> Embedder:
-    """Returns an `Embedder` that is kept for the next call with the same options, unless its files are replaced."""
+    """Returns an `Embedder` that is kept for the next call with the same options, unless its files are replaced.
+
+    That of an engine is not kept.
+    """
+    weights = options.get("weights")
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        return Embedder(**options)  # an engine, which is loaded and may not be hashable
     files = tuple(_file_states(options.get(name)) for name in ("weights", "pca_params"))
     return _kept_embedder(files, **options)
 

@@ -83,7 +83,7 @@ def get_timestamp_embeddings(
     Each embedding covers the 0.975 s around its timestamp. Sounds are padded with silence at both ends.
 
     Args:
-        audio: float32 [n_sounds, n_samples] in [-1, 1] at 16 kHz.
+        audio: Floats [n_sounds, n_samples] in [-1, 1] at 16 kHz.
         model: As returned by `load_model`.
         hop_size: Milliseconds between timestamps, a multiple of 10.
 
@@ -93,6 +93,7 @@ def get_timestamp_embeddings(
 
     Raises:
         ValueError: The shape of `audio` is invalid, or `hop_size` is not a multiple of 10.
+        TypeError: `audio` does not hold floats.
 
     Examples:
         >>> from vggish_keras import hear
@@ -115,7 +116,7 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
     """Embeds whole sounds: the mean over consecutive examples.
 
     Args:
-        audio: float32 [n_sounds, n_samples] in [-1, 1] at 16 kHz.
+        audio: Floats [n_sounds, n_samples] in [-1, 1] at 16 kHz.
         model: As returned by `load_model`.
 
     Returns:
@@ -123,6 +124,7 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
 
     Raises:
         ValueError: The shape of `audio` is invalid.
+        TypeError: `audio` does not hold floats.
 
     Examples:
         >>> from vggish_keras import hear
@@ -137,7 +139,9 @@ def get_scene_embeddings(audio: ArrayLike | tf.Tensor, model: HearModel) -> tf.T
 
 def _check_audio(audio: ArrayLike | tf.Tensor) -> tf.Tensor:
     check_not_forked()
-    audio = tf.convert_to_tensor(audio, tf.float32)
+    audio = tf.convert_to_tensor(audio)
+    if not audio.dtype.is_floating:
+        raise TypeError(f"expected float samples in [-1, 1], got {audio.dtype.name}: divide PCM by its full scale")
     if audio.shape.rank != 2 or not audio.shape[0]:
         raise ValueError(f"expected audio of shape [n_sounds, n_samples] with at least one sound, got {audio.shape}")
-    return audio
+    return tf.cast(audio, tf.float32)

@@ -195,6 +195,8 @@ def _search_index(
         raise ValueError(f"{embeddings} contains no embeddings")
     check_kind(dtype, is_quantized, str(embeddings))
     index, file_key = _open_index(path, Path(embeddings)), _file_key(Path(embeddings))
+    if not len(index):
+        return []
     count, best = n * _ROWS_PER_MATCH, dict[str, Match]()
     while True:
         found = index.search(direction, min(count, len(index)))

@@ -127,7 +127,7 @@ class VGGishTransformer(TransformerMixin, BaseEstimator):
         embedder = shared_embedder(**options)
         if not all(isinstance(source, (str, os.PathLike)) for source in sources):
             for source in sources:
-                is_array = isinstance(source, np.ndarray)
+                is_array = hasattr(source, "__array__") and not isinstance(source, str)  # NumPy's strings are both
                 yield embedder.embed(source, sample_rate if is_array else None)
             return
         for _, result in embedder.embed_many(sources):  # type: ignore[type-var]  # checked

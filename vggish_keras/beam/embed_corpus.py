@@ -91,7 +91,7 @@ class EmbedCorpus(beam.PTransform):
         self.prefix = check_prefix(prefix) if is_remote(prefix) else prefix
         self.resume = resume
         options = embedder_options(weights, hop_seconds, padding, "quantized", batch_size, dtype, channels, pca_params)
-        self.options = {"hop_seconds": options.hop_seconds, "padding": options.padding, "channels": channels}
+        self.options = {"hop_seconds": options.hop_seconds, "padding": options.padding, "channels": options.channels}
         self._match = MatchAudio(patterns, segments, labels)
         self._shards = _resumed_shards(prefix, shards) if resume else shards
         self._embed = _EmbedShard(options, prefix, {"segments": segments, "labels": labels}, statistics is not None)

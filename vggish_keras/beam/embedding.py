@@ -21,7 +21,14 @@ from vggish_keras import audio, exported_options, params
 from vggish_keras._blas import single_threaded_blas
 from vggish_keras._errors import error_message
 from vggish_keras._reader_process import ReaderProcesses
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, check_postprocess
+from vggish_keras._validation import (
+    PathLike,
+    PcaParams,
+    Postprocessing,
+    check_batch_size,
+    check_choice,
+    check_postprocess,
+)
 from vggish_keras.beam.files import is_remote
 from vggish_keras.embedder import Embedder
 from vggish_keras.embeddings import Embeddings
@@ -73,7 +80,7 @@ def embedder_options(
     check_choice("padding", padding, PADDINGS)
     check_choice("dtype", dtype, DTYPES)
     check_postprocess(postprocess, pca_params)
-    audio.check_channels(channels)
+    batch_size, channels = check_batch_size(batch_size), audio.check_channels(channels)
     return EmbedderOptions(weights, hop_seconds, padding, postprocess, batch_size, dtype, channels, pca_params)
 
 
@@ -128,18 +135,18 @@ class EmbedFn(beam.DoFn):
 
     def embed(self, recordings: Sequence[Recording]) -> Iterator[Result]:
         """Embeds and counts recordings, in order."""
-        by_path = {os.fsdecode(path): (path, segment) for path, segment in recordings}
+        paths = [os.fsdecode(path) for path, _ in recordings]
         seconds: Counter[str] = Counter()
 
         def on_audio(path: str, new: float) -> None:
             seconds[path] += new  # type: ignore[assignment]
 
-        with contextlib.closing(self._embedder.embed_many(by_path, on_audio)) as results:
-            for path, result in results:
+        with contextlib.closing(self._embedder.embed_many(paths, on_audio)) as results:
+            for recording, (path, result) in zip(recordings, results, strict=True):
                 embeddings = error_message(result) if isinstance(result, Exception) else result
                 read = seconds.pop(path, 0.0)
                 self.count(failed=isinstance(result, Exception), seconds=read)
-                yield Result(by_path[path], embeddings, read)
+                yield Result(recording, embeddings, read)
 
     def count(self, *, failed: bool, seconds: float) -> None:
         """Counts a recording."""

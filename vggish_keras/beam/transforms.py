@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 
 from vggish_keras import audio, corpus as corpus_lib, embedding_files, params
 from vggish_keras._atomic import sync
-from vggish_keras._validation import PathLike, PcaParams, Postprocessing, file_suffix
+from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_several, file_suffix
 from vggish_keras.beam.embedding import NAMESPACE, EmbedFn, Recording, embedder_options
 from vggish_keras.beam.files import is_remote, local_copy, local_output
 from vggish_keras.embeddings import Embeddings, embedding_dtype
@@ -68,6 +68,9 @@ class MatchAudio(beam.PTransform):
     Output:
         `Matched`. A pattern that matches nothing raises ValueError when the pipeline runs.
 
+    Raises:
+        TypeError: `patterns` is a single pattern.
+
     Examples:
         >>> import apache_beam
         >>> from vggish_keras import beam
@@ -79,6 +82,7 @@ class MatchAudio(beam.PTransform):
 
     def __init__(self, patterns: Iterable[str], segments: str | None = None, labels: str | None = None) -> None:
         super().__init__()
+        check_several("patterns", patterns)
         self._patterns = list(patterns)
         self._segments, self._labels = segments, labels
 

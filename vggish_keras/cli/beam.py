@@ -1,15 +1,21 @@
 """The command `beam`."""
 
+import contextlib
 import itertools
+import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from vggish_keras._errors import counted
+from vggish_keras._errors import counted, error_message
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras.cli.options import OutputPath, embedder_options
+
+_STEP = re.compile(r" \[while running '.*'\]$")
+"""The step of the pipeline that failed, at the end of Beam's messages."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, short_help="Embed recordings with Apache Beam.")
@@ -63,6 +69,9 @@ def beam(
     if labels and not segments:
         raise click.UsageError("--labels requires --segments")
     _check_arguments(beam_options)
+    context = click.get_current_context()
+    if not (context.find_root().params["debug"] or logging.getLogger("vggish_keras").isEnabledFor(logging.INFO)):
+        context.with_resource(_hide_log())
     load_tensorflow(embedder_options["dtype"])
     from vggish_keras import beam
     from vggish_keras.recordings import describe_left_out
@@ -81,6 +90,8 @@ def beam(
         summary = beam.summarize(beam.run(corpus, _parse_beam_options(beam_options)))
     except RuntimeError as error:
         raise click.ClickException(_reason(error)) from error
+    except (ValueError, OSError) as error:
+        raise click.ClickException(_STEP.sub("", error_message(error))) from error
     parts = [
         counted(summary.recordings, "file"),
         f"{summary.seconds / 3600:.2f} h of audio",
@@ -92,10 +103,22 @@ def beam(
         sys.exit(1)
 
 
+@contextlib.contextmanager
+def _hide_log() -> Iterator[None]:
+    """Hides the log of Beam, because the command itself reports why a run failed."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def _reason(error: RuntimeError) -> str:
     """The last line of an error that is not part of a traceback, of a Python worker or of a runner in Java."""
     lines = [line for line in str(error).splitlines() if line.strip(" ]") and not line.startswith(("\tat ", "\t... "))]
-    return lines[-1].removeprefix("Caused by: ").strip() if lines else str(error)
+    return _STEP.sub("", lines[-1].removeprefix("Caused by: ").strip()) if lines else str(error)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The command `search`."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,17 +7,18 @@ import click
 
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import counted
-from vggish_keras._text import csv_lines, printable
+from vggish_keras._text import csv_lines
 from vggish_keras.cli.options import (
     channels_option,
     check_csv_output,
+    check_not_input,
     dtype_option,
     open_embedder,
     pca_option,
     weights_option,
 )
 from vggish_keras.cli.streams import DASH
-from vggish_keras.cli.tables import print_table
+from vggish_keras.cli.tables import harmless, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     "--output",
     metavar="FILE",
     type=click.Path(),
-    help="A .csv file for the result, or - for standard output.  [default: print a table]",
+    help="A .csv file for the result, which is replaced if it exists, or - for standard output.  [default: print a "
+    "table]",
 )
 @click.option(
     "--index",
@@ -64,12 +65,17 @@ def search(query: str, embeddings: Path, number: int, output: str | None, index:
     from vggish_keras.similarity import search as find
 
     check_csv_output(output)
+    check_not_input(output, query, embeddings)
     if not Path(query).is_file():
         raise click.ClickException(f"no audio file at {query}")
+    embedding_files.check_path(corpus.saved_files(embeddings)[0])
     saved = (corpus.read_folder_options(embeddings) or {}) if embeddings.is_dir() else None
     saved = embedding_files.read_options(embeddings) if saved is None else saved
     embedder = _open_embedder(saved, embeddings, options)
-    matches = find(embedder.embed(query), embeddings, number, index)
+    found = embedder.embed(query)
+    if not len(found):
+        raise click.ClickException(f"{query} is shorter than an example (0.975 s)")
+    matches = find(found, embeddings, number, index)
     if output is None:
         _print(matches)
     elif output == DASH:
@@ -89,6 +95,10 @@ def _open_embedder(saved: "Mapping[str, Any]", path: Path, options: dict[str, An
         click.echo(f"Warning: {path} does not state its weights, so they may differ from those of the query", err=True)
     elif weights != embedder.options["weights"]:
         raise ValueError(f"{path} was made with weights {weights}, the query with {embedder.options['weights']}")
+    for name in ("channels", "dtype"):
+        if name in saved and saved[name] != embedder.options[name]:
+            made, now = saved[name], embedder.options[name]
+            click.echo(f"Warning: {path} was made with {name} {made}, the query with {now}", err=True)
     return embedder
 
 
@@ -97,15 +107,10 @@ def _format(matches: "Sequence[Match]") -> bytes:
     return csv_lines([["file", "time", "similarity"], *rows])
 
 
-def _harmless(name: str) -> str:
-    """The name without characters that a terminal would act on, or cannot show."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", printable(name))
-
-
 def _print(matches: "Sequence[Match]") -> None:
     from rich.table import Table
 
     table = Table("recording", "seconds", "similarity")
     for match in matches:
-        table.add_row(_harmless(match.recording), f"{match.time:.2f}", f"{match.similarity:.4f}")
+        table.add_row(harmless(match.recording), f"{match.time:.2f}", f"{match.similarity:.4f}")
     print_table(table)
