@@ -129,6 +129,10 @@ def test_invalid_file_does_not_affect_others(run, tmp_path, recordings):
     assert not (tmp_path / "none.npz").exists()
 
 
+def complete_message(output):
+    return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again\n"
+
+
 @pytest.mark.usefixtures("one_embedder")
 def test_failures_are_accepted(run, recordings, monkeypatch):
     Path("bad.wav").write_text("no audio")
@@ -139,6 +143,7 @@ def test_failures_are_accepted(run, recordings, monkeypatch):
     assert run("embed", "bad.wav", recordings[0], "-o", "later.npz")[0] == 1
     assert Path("later.npz.unfinished").exists()
     monkeypatch.delattr("vggish_keras.embedder.Embedder")  # needs none
+    assert run("embed", "bad.wav", "-o", "none.npz", "--accept-failures")[0] == 1
     options = ("-o", "later.npz", "--resume", "--accept-failures")
     expected = "later.npz is complete without the 1 recording that failed\n"
     assert run("embed", "bad.wav", recordings[0], *options) == (0, expected, "")
@@ -317,15 +322,13 @@ def test_embed_writes_a_folder_and_resumes(run, tmp_path, recordings, embedder):
 
 
 @pytest.mark.usefixtures("one_embedder")
-def complete_message(output):
-    return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again\n"
-
-
 def test_complete_file_is_not_resumed(run, recordings):
     run("embed", *recordings, "-o", "all.csv")
     before = Path("all.csv").read_bytes()
-    answer = run("embed", *recordings, "missing.wav", "-o", "all.csv", "--resume")
-    assert answer == (0, complete_message("all.csv"), "")
+    assert run("embed", *recordings, "-o", "all.csv", "--resume") == (0, complete_message("all.csv"), "")
+    for options, message in ((["new.wav"], "no embeddings of 1 recording"), (["--hop", "0.5"], "but this run has hop")):
+        status, _, errors = run("embed", *recordings, *options, "-o", "all.csv", "--resume", "--quiet")
+        assert (status, message in errors) == (1, True)
     assert Path("all.csv").read_bytes() == before
 
 
@@ -1130,3 +1133,14 @@ def test_installed_command_prints_only_its_own_messages(tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: no weights found at")
     assert result.stderr.count("\n") == 1
+
+
+def test_inputs_are_not_replaced(run, recordings):
+    for name, *arguments in (
+        ["x.csv", "search", recordings[0], "x.csv", "-o", "x.csv"],
+        ["x.ckpt", "weights", "convert", "x.ckpt", "./x.ckpt"],
+    ):
+        Path(name).write_text("input")
+        status, _, errors = run(*arguments)
+        assert (status, f"{name} is an input: choose a different output\n" in errors) == (2, True)
+        assert Path(name).read_text() == "input"

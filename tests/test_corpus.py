@@ -141,6 +141,29 @@ def test_csv_is_resumed_if_interrupted_before_its_options_are_written(quick, cor
     assert contents() == undisturbed
 
 
+@pytest.mark.parametrize("target", ["out.npz", "out.csv", "out.parquet"])
+def test_complete_file_has_all_recordings_and_the_same_options(quick, corpus, target):
+    options = {"hop_seconds": 0.96, "channels": "mix"}
+    run(quick, [corpus], target, accept_failures=True)
+    plan([corpus], target, resume=True).check_complete(options)
+    with pytest.raises(
+        ValueError, match=rf"^{target} was made with hop_seconds 0\.96, but this run has hop_seconds 0\.5"
+    ):
+        plan([corpus], target, resume=True).check_complete({"hop_seconds": 0.5})
+    soundfile.write("corpus/new.wav", np.zeros(20_000), 16_000)
+    with pytest.raises(
+        ValueError, match=r"has no embeddings of 1 recording, such as corpus/new\.wav: choose a different"
+    ):
+        plan([corpus], target, resume=True).check_complete(options)
+
+
+def test_complete_file_may_lack_recordings_that_are_too_short(corpus):
+    embedder = Embedder(FakeEngine(), padding="valid")
+    soundfile.write("corpus/short.wav", np.zeros(1_000), 16_000)
+    run(embedder, [corpus], "out.npz", accept_failures=True)
+    plan([corpus], "out.npz", resume=True).check_complete({"padding": "valid"})
+
+
 def test_complete_csv_without_options_stays_complete(quick, corpus):
     """Earlier versions did not write options."""
     run(quick, [corpus / "b" / "01.wav"], "out.csv")
@@ -855,8 +878,53 @@ def test_all_recordings_fail(eight_bits, corpus, target):
 def test_list_of_failures_is_removed_without_failures(quick, corpus):
     run(quick, [corpus / "a"], "out")
     assert Path("out/failures.csv").exists()
+    shutil.copy(corpus / "a" / "00.wav", corpus / "a" / "04.wav")
+    run(quick, [corpus / "a"], "out", resume=True)
+    assert not Path("out/failures.csv").exists()
+
+
+def test_failures_are_kept_until_they_are_retried(quick, corpus):
+    """A later run of fewer recordings, and an interrupted one, do not know about them."""
+    run(quick, [corpus / "a"], "out")
+    failures = read_failures("out/failures.csv")
+    run(quick, [corpus / "a" / "00.wav"], "out", resume=True)
+    assert read_failures("out/failures.csv") == failures
+    (corpus / "a" / "04.wav").unlink()
     run(quick, [corpus / "a" / "00.wav"], "out", resume=True)
     assert not Path("out/failures.csv").exists()
+
+
+@pytest.mark.parametrize("target", ["out", "out.npz"])
+def test_interrupted_run_keeps_the_failures_of_the_one_before(quick, corpus, target):
+    def interrupt(path):
+        if path.name == "0.wav":
+            raise KeyboardInterrupt
+
+    run(quick, [corpus], target)
+    list_of_failures = "out/failures.csv" if target == "out" else f"{target}.failures.csv"
+    failures = read_failures(list_of_failures)
+    assert len(failures) == 3
+    soundfile.write(corpus / "0.wav", np.zeros(20_000), 16_000)  # before those that failed
+    with pytest.raises(KeyboardInterrupt):
+        run(quick, [corpus], target, resume=True, add=interrupt)
+    assert sorted(read_failures(list_of_failures)) == sorted(failures)
+
+
+def test_output_in_a_folder_of_another_is_not_its_part(quick, corpus):
+    run(quick, [corpus / "b"], "out")
+    before = read_contents("out")
+    run(Embedder(FakeEngine(), hop_seconds=0.5), [corpus / "b"], "out/half")
+    assert read_contents("out") == before
+    assert read_contents("out/half").rows > before.rows
+
+
+@pytest.mark.parametrize("target", ["corpus/out", "corpus/out.npz"])
+def test_pattern_does_not_match_the_output(quick, corpus, target):
+    inputs = ["corpus/b/0*.wav", "corpus/**/*.*"]
+    first, _ = run(quick, inputs, target)
+    again = plan(inputs, target, resume=True)
+    assert again.recordings.paths == find_recordings([inputs[0], "corpus/a/*.wav", "corpus/b/*.wav"]).paths
+    assert len(again.recordings.paths) == first.embedded + len(first.failures)
 
 
 def test_too_long_output_name_is_a_failure(quick, corpus):

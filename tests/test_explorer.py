@@ -301,10 +301,9 @@ def test_command_makes_a_page_of_recordings(run, options):
     assert len(unpack(data["recordings"], "<u4")) == (12 if "--examples" in options else 6)
 
 
-@pytest.mark.parametrize("output", ["saved", "saved.npz"])
-def test_command_makes_a_page_of_saved_embeddings(run, output):
+@pytest.mark.parametrize(("output", "audio"), [("saved", "corpus"), ("saved.npz", "."), ("saved.npz", "corpus")])
+def test_command_makes_a_page_of_saved_embeddings(run, output, audio):
     run("embed", "corpus", "-o", output, "--quiet")
-    audio = "corpus" if output == "saved" else "."
     assert run("explore", output, "-o", "x.html", "--audio", audio)[0] == 0
     assert len(read_page("x.html")["urls"]) == 6
     assert run("explore", output, "-o", "x.html", "--title", "Mine")[0] == 0
@@ -336,6 +335,15 @@ def test_command_reports_recordings_that_fail(run):
     assert status == 1
     assert "Error: corpus/0/bad.wav cannot be read as audio" in errors
     assert len(read_page("x.html")["names"]) == 6
+
+
+def test_command_reports_damaged_embeddings(run):
+    run("embed", "corpus", "-o", "saved", "--quiet")
+    Path("saved/0/0.wav.npz").write_text("damaged")
+    status, _, errors = run("explore", "saved", "-o", "x.html")
+    assert status == 1
+    assert "Error: saved/0/0.wav.npz is not an .npz file" in errors
+    assert len(read_page("x.html")["names"]) == 5
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def plot_recording(
     title: str,
     note: str = "",
     similarity: bool = False,
+    channels: audio.Channels = "mix",
 ) -> None:
     """Plots the waveform, the log-mel spectrogram and the embeddings of a recording of any length.
 
@@ -35,13 +36,14 @@ def plot_recording(
         title: The title of the figure.
         note: A remark on the embeddings, drawn in red below the title.
         similarity: True adds a matrix of the cosine similarities of the embeddings.
+        channels: "mix", or the index of the channel that is drawn.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     figure = _figure(title, height=8 + 6 * similarity)
     rows = figure.subplots(3 + similarity, height_ratios=(1, 2, 3, 6)[: 3 + similarity])
-    overview = _overview(source)
+    overview = _overview(source, channels)
     _draw_overview(figure, rows[0], rows[1], overview)
     rows[0].set_title(note, color="firebrick")
     _draw_embeddings(figure, rows[2], embeddings, overview.seconds)
@@ -94,9 +96,9 @@ def _save(figure: Any, path: PathLike) -> None:
         figure.savefig(partial, dpi=120, format=file_suffix(path)[1:])
 
 
-def _overview(source: audio.Source) -> SpectrogramOverview:
+def _overview(source: audio.Source, channels: audio.Channels) -> SpectrogramOverview:
     overview = SpectrogramOverview()
-    for block in read_waveform(source):
+    for block in read_waveform(source, channels):
         overview.add(block)
     return overview
 

@@ -54,7 +54,7 @@ def find_recordings(
             files, except for hidden entries and links to folders; or shell patterns, in which ** matches any number of
             folders, including linked ones. A file named - must be written as ./-.
         listed: Files and folders whose names are never patterns.
-        output: A folder to skip while folders are searched.
+        output: A file or folder to skip while folders are searched and patterns are matched.
 
     Returns:
         The recordings in the order of the arguments, sorted within each folder and pattern. A file that is named
@@ -108,7 +108,8 @@ class _Search:
     def _add_pattern(self, pattern: str) -> None:
         found: list[Path] = []
         for match in sorted(_matches(pattern)):
-            found += self._in_folder(match) if os.path.isdir(match) else [Path(match)]
+            if not self._is_output(match):
+                found += self._in_folder(match) if os.path.isdir(match) else [Path(match)]
         if not found:
             raise ValueError(f"no file matches {pattern}")
         shortest: dict[str, Path] = {}
@@ -122,6 +123,14 @@ class _Search:
         for path in found:
             self._paths.setdefault(self._entry(path), path)
             self._roots.add(os.path.dirname(_absolute(path)))  # a pattern with .. may match files outside its root
+
+    def _is_output(self, name: str) -> bool:
+        """Whether a match of a pattern is the output, in its folder, or a list or an option file beside it."""
+        if self._output is None:
+            return False
+        output, path = Path(os.path.abspath(self._output)), Path(os.path.abspath(name))
+        beside = path.parent == output.parent and path.name.startswith(f"{output.name}.")
+        return path.is_relative_to(output) or (beside and file_suffix(path) not in AUDIO_SUFFIXES)
 
     def _in_folder(self, folder: str) -> list[Path]:
         audio = []

@@ -69,7 +69,7 @@ def _parse_format(_context: click.Context, _parameter: click.Parameter, name: st
 @click.option(
     "--accept-failures",
     is_flag=True,
-    help="Complete the output without the recordings that fail, and exit with status 0.",
+    help="Complete the output without the recordings that fail, and exit with status 0 unless all of them fail.",
 )
 @click.option(
     "--shards",
@@ -131,7 +131,7 @@ def embed(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if done := _already_done(plan, target):
+    if done := _already_done(plan, target, embedder_options):
         if not quiet:
             click.echo(done)
         return
@@ -151,7 +151,8 @@ def embed(
             raise
     if not quiet:
         _show_summary(plan, summary, output, progress.describe())
-    if summary.failures and not accept_failures:
+    nothing = summary.embedded + summary.skipped == 0
+    if summary.failures and (nothing or not accept_failures):
         sys.exit(1)
 
 
@@ -211,9 +212,11 @@ def _is_shown(output: str | None) -> bool:
     return output is None or (output == DASH and sys.stdout.isatty())
 
 
-def _already_done(plan: "corpus.Plan", output: str | None) -> str:
+def _already_done(plan: "corpus.Plan", output: str | None, embedder_options: dict[str, Any]) -> str:
     """Describes the output if there is nothing to do; otherwise empty."""
     if plan.is_complete():
+        given = {name: embedder_options[name] for name in ("hop_seconds", "padding", "channels")}
+        plan.check_complete({name: value for name, value in given.items() if value is not None})
         return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again"
     if failed := plan.complete_without_failures():
         return f"{output} is complete without the {counted(failed, 'recording')} that failed"

@@ -1,6 +1,7 @@
 """The command `explore`."""
 
 import csv
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,7 +85,7 @@ def explore(
     colorings = {} if labels is None else _read_labels(labels)
     failures: list[str] = []
     if _is_saved(inputs):
-        source = _read_saved(Path(inputs[0]))
+        source = _read_saved(Path(inputs[0]), audio, failures)
     else:
         audio, source = _embed(inputs, audio, options, quiet, failures)
     if embed_audio and audio is None:
@@ -125,13 +126,38 @@ def _is_saved(inputs: tuple[str, ...]) -> bool:
     return bool(saved)
 
 
-def _read_saved(path: Path) -> Iterator[tuple[str, "Embeddings"]]:
+def _read_saved(path: Path, audio: Path | None, failures: list[str]) -> Iterator[tuple[str, "Embeddings"]]:
+    """Reads embeddings, whose recordings are called as they are when the folder of recordings itself is explored."""
     from vggish_keras import corpus, embedding_files
 
+    if not path.is_dir():
+        start = _common_folder(path, audio)
+        for name, embeddings in embedding_files.read(path):
+            yield (name if start is None else Path(name).relative_to(start).as_posix()), embeddings
+        return
     for file in corpus.saved_files(path):
-        for name, embeddings in embedding_files.read(file):
-            # In a folder, recordings are called as they are when the folder of recordings itself is explored.
-            yield (name if file == path else file.relative_to(path).as_posix().removesuffix(".npz")), embeddings
+        name = file.relative_to(path).as_posix().removesuffix(".npz")
+        try:
+            found = list(embedding_files.read(file))
+        except (OSError, ValueError) as error:
+            failures.append(str(error))
+        else:
+            yield from ((name, embeddings) for _, embeddings in found)
+
+
+def _common_folder(path: Path, audio: Path | None) -> str | None:
+    """The folder that the recordings of a file are called by, unless `audio` contains them by their whole names."""
+    from vggish_keras import embedding_files
+
+    if audio is None:
+        return None
+    names = set(embedding_files.read_rows(path).files)
+    if any((audio / name).is_file() for name in names):
+        return None
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # no names, or both absolute and relative ones
+        return None
 
 
 def _embed(

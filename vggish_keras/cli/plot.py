@@ -9,6 +9,8 @@ import click
 from vggish_keras._validation import file_suffix
 from vggish_keras.cli.options import (
     OutputPath,
+    channels_option,
+    check_not_input,
     check_pca,
     hop_option,
     open_embedder,
@@ -31,6 +33,7 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 )
 @click.option("--similarity", is_flag=True, help="Add a matrix of cosine similarities between embeddings.")
 @click.option("--recording", help="Name of the recording to plot, for an .npz file that contains several.")
+@channels_option
 @hop_option
 @postprocess_option
 @pca_option
@@ -38,7 +41,7 @@ _UNSUPPORTED = (".csv", ".parquet", ".tfrecord")
 def plot(file: Path, output: Path | None, similarity: bool, recording: str | None, **embedder_options: Any) -> None:
     """Plot FILE: a recording and its embeddings, or saved embeddings (.npz).
 
-    --weights, --hop, --postprocess and --pca have no effect on saved embeddings.
+    --weights, --hop, --channels, --postprocess and --pca have no effect on saved embeddings.
     """
     output = output or Path(f"{file.name}.png")
     saved = file_suffix(file) == ".npz"
@@ -48,6 +51,7 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
         raise click.UsageError(f"plot reads recordings and .npz files, got {file}")
     check_pca(embedder_options["pca_params"], embedder_options["postprocess"])
     _check_output(output)
+    check_not_input(output, file)
     title = f"VGGish embeddings of {recording or file.name}"
     if saved:
         from vggish_keras import embedding_files
@@ -60,7 +64,7 @@ def plot(file: Path, output: Path | None, similarity: bool, recording: str | Non
         _check_recording(file)
         check_matplotlib()
         embeddings = open_embedder(**embedder_options).embed(file)
-        plot_recording(output, file, embeddings, title, similarity=similarity)
+        plot_recording(output, file, embeddings, title, similarity=similarity, channels=embedder_options["channels"])
     click.echo(f"wrote {output}")
 
 

@@ -7,7 +7,7 @@ import click
 
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
-from vggish_keras.cli.options import OutputPath, PublishedOrPath
+from vggish_keras.cli.options import OutputPath, PublishedOrPath, check_not_input
 
 
 @click.group()
@@ -60,6 +60,7 @@ def convert(source: str, target: Path, v2: bool) -> None:
 
     SOURCE is "audioset", a TF-Slim checkpoint, a Keras model or weights file, an exported SavedModel or an exported
     .onnx file. TARGET is written as a Keras weights file if it ends in .weights.h5, otherwise as a TF-Slim checkpoint.
+    An existing TARGET is replaced.
     """
     keras_file = target.name.endswith(".weights.h5")
     if keras_file and v2:
@@ -68,6 +69,7 @@ def convert(source: str, target: Path, v2: bool) -> None:
         raise click.UsageError(f"expected a Keras weights file to end in .weights.h5, got {target}")
     if not target.parent.is_dir():
         raise click.UsageError(f"folder {target.parent} does not exist")
+    check_not_input(target, source)
     load_tensorflow()
     from vggish_keras._atomic import replace
     from vggish_keras.model import VGGish

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,10 +89,22 @@ def write_failures(path: Path, failures: Iterable[tuple[PathLike, str]]) -> None
         file.writelines(failures_row(*failure) for failure in failures)
 
 
-def read_failures(path: Path) -> set[str]:
-    """The files in a list of failures; empty if the list does not exist."""
+def update_failures(path: Path, failures: Iterable[tuple[PathLike, str]], is_settled: Callable[[Path], bool]) -> None:
+    """Writes the failures of a run, and keeps those of earlier runs whose recordings exist and are not settled."""
+    new = {os.fspath(file): reason for file, reason in failures}
+    old = {
+        file: reason
+        for file, reason in read_failures(path).items()
+        if file not in new and os.path.lexists(file) and not is_settled(Path(file))
+    }
+    write_failures(path, [*new.items(), *old.items()])
+
+
+def read_failures(path: Path) -> dict[str, str]:
+    """The files in a list of failures, and their reasons; empty if the list does not exist."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row[0] for row in csv.reader(file) if row}
+            _, *rows = csv.reader(file)
     except FileNotFoundError:
-        return set()
+        return {}
+    return {row[0]: row[1] for row in rows if len(row) > 1}

@@ -1,6 +1,7 @@
 """What an output holds and what it was made with."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from vggish_keras.corpus.output import (
 )
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import embedding_dtype
+
+_OPTIONS_FILES = (OPTIONS_FILE, OPTIONS_FILE_0_1)
 
 
 class Contents(NamedTuple):
@@ -117,8 +120,13 @@ def _read_folder(folder: Path) -> Contents:
 
 
 def find_embeddings(folder: Path) -> list[Path]:
-    """Returns the .npz files in a folder, other than the unfinished ones of a killed run."""
-    return sorted(set(folder.rglob("*.npz")).difference((folder / UNFINISHED_FOLDER).rglob("*")))
+    """Returns the .npz files of an output folder, without those of other outputs in it and of a killed run."""
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        inside = [Path(parent, name) for name in folders if name != UNFINISHED_FOLDER]
+        folders[:] = [below.name for below in inside if not any((below / name).is_file() for name in _OPTIONS_FILES)]
+        found += [Path(parent, name) for name in files if name.endswith(".npz")]
+    return sorted(found)
 
 
 def saved_files(path: Path) -> list[Path]:
@@ -141,7 +149,7 @@ def read_folder_options(folder: Path) -> dict[str, Any] | None:
         ValueError: The options are damaged.
         OSError: The options cannot be read.
     """
-    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
+    stored = next((file for name in _OPTIONS_FILES if (file := folder / name).is_file()), None)
     return None if stored is None else embedding_files.parse_options(stored.read_bytes(), stored)
 
 

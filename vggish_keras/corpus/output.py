@@ -17,8 +17,10 @@ import numpy as np
 
 from vggish_keras import embedding_files, params
 from vggish_keras._atomic import atomic_write, remove_leftovers, replace
+from vggish_keras._errors import counted
 from vggish_keras._lock import locked
-from vggish_keras.corpus.audioset import FAILURES, failures_path, read_failures, write_failures
+from vggish_keras._validation import file_suffix
+from vggish_keras.corpus.audioset import FAILURES, failures_path, read_failures, update_failures
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import Embeddings
 from vggish_keras.recordings import Recordings
@@ -184,6 +186,42 @@ def is_complete(target: Target, writer: Writer) -> bool:
     return complete
 
 
+def check_complete(target: Target, writer: Writer, recordings: Recordings, options: Mapping[str, Any]) -> None:
+    """Checks that a complete single-file output was made from the inputs of this run and with its options.
+
+    Args:
+        target: The file.
+        writer: As in `open_output`.
+        recordings: The inputs.
+        options: Those options that are known before the weights are loaded.
+
+    Raises:
+        ValueError: The file was made with different options, or lacks embeddings of recordings that are not in the list
+            of failures. Under "valid" padding, a recording without embeddings may only be too short for any.
+    """
+    path = target.path
+    made_with = embedding_files.read_options(writer.files(path)[0])
+    known = {name: value for name, value in options.items() if name in made_with}
+    if difference := describe_difference(made_with, known):
+        raise ValueError(
+            f"{path} was made with {difference}: choose a different output, or replace it with --overwrite"
+        )
+    if file_suffix(path) == RECORDS_SUFFIX or made_with.get("padding", "valid") == "valid":
+        return
+    # The same recording may be named from different folders.
+    named = [Path(name).parts for name in set(embedding_files.read_rows(path).files)]
+    names = {Path(*parts[start:]) for parts in named for start in range(len(parts))}
+    failed = read_failures(failures_path(path))
+    missing = [
+        file for file in recordings.paths if recordings.relative_path(file) not in names and str(file) not in failed
+    ]
+    if missing:
+        raise ValueError(
+            f"{path} is complete, but has no embeddings of {counted(len(missing), 'recording')}, such as {missing[0]}: "
+            "choose a different output, or replace it with --overwrite"
+        )
+
+
 def accept_failures(target: Target, writer: Writer, recordings: Recordings) -> int:
     """Completes a single-file output that lacks only recordings that failed, by removing its database.
 
@@ -198,7 +236,7 @@ def accept_failures(target: Target, writer: Writer, recordings: Recordings) -> i
         return 0
     with _locked(_lock_of(target.path), target.path):
         written, names = _read_database(database)
-        failed = read_failures(failures_path(target.path))
+        failed = read_failures(failures_path(target.path)).keys()
         missing = {str(path) for path in recordings.paths if os.fsencode(recordings.relative_path(path)) not in names}
         if not written or not missing or len(names) + len(missing) != len(recordings.paths) or not missing <= failed:
             return 0
@@ -337,7 +375,7 @@ class FolderOutput:
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
         self._commit()
-        write_failures(self._folder / FAILURES, failures)
+        update_failures(self._folder / FAILURES, failures, self.has)
         return None
 
     def close(self) -> None:
@@ -447,7 +485,9 @@ class FileOutput:
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
         """Writes the file, unless there are no recordings; removes the database if nothing failed."""
-        write_failures(self._failures, failures)
+        # An interrupted run keeps the failures that it has not retried.
+        inputs = set(self._recordings.paths)
+        update_failures(self._failures, failures, lambda path: path not in inputs or self.has(path))
         if not all(map(self.has, paths)):
             return None
         if paths:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from vggish_keras.corpus.output import (
     Target,
     Writer,
     accept_failures,
+    check_complete,
     check_results,
     check_writable,
     describe_results,
@@ -87,6 +88,15 @@ class Plan(NamedTuple):
     def is_complete(self) -> bool:
         """Whether a resumed run has nothing to do, because its single-file output is complete."""
         return self.old_results == "keep" and self.target is not None and is_complete(self.target, self.writer)
+
+    def check_complete(self, options: Mapping[str, Any]) -> None:
+        """Checks that a complete output was made from the inputs of this run and with these options.
+
+        Raises:
+            ValueError: It lacks recordings, or was made with different options.
+        """
+        if self.target is not None:
+            check_complete(self.target, self.writer, self.recordings, {**options, "postprocess": self.postprocess})
 
     def complete_without_failures(self) -> int:
         """Completes a single-file output that lacks only failed recordings, if they are accepted; returns their number.
