@@ -54,6 +54,21 @@ def test_the_head_equals_the_layers_after_vggish(build, arguments):
     np.testing.assert_allclose(head(EMBEDDINGS, MASK), means @ kernel + bias, atol=1e-5)
 
 
+def test_attention_ignores_masked_examples():
+    vggish = vk.VGGish(None, lengths=True)
+    attended = keras.layers.MultiHeadAttention(2, 8)(vggish.output, vggish.output)
+    head = ClassifierHead(keras.Model(vggish.input, keras.layers.GlobalAveragePooling1D()(attended)))
+    alone = [head(clip[np.newaxis, :count])[0] for clip, count in zip(EMBEDDINGS, (4, 2, 1), strict=True)]
+    np.testing.assert_allclose(head(EMBEDDINGS, MASK), alone, atol=1e-5)
+
+
+def test_any_number_of_examples_for_a_waveform_of_fixed_length():
+    waveform = keras.Input((48_000,))
+    pooled = keras.layers.GlobalAveragePooling1D()(vk.VGGish(None)(waveform))
+    head = ClassifierHead(keras.Model(waveform, pooled))
+    np.testing.assert_allclose(head(EMBEDDINGS), np.mean(EMBEDDINGS, axis=1), atol=1e-5)
+
+
 def test_training_is_passed_to_the_layers():
     vggish = vk.VGGish(None, pooling="avg")
     head = ClassifierHead(keras.Model(vggish.input, keras.layers.Dropout(0.5)(vggish.output)))

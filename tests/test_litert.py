@@ -292,6 +292,15 @@ def test_classifier_of_pooled_examples(lengths, tmp_path):
     assert_close(run(path, waveform)["scores"], model(inputs))
 
 
+@pytest.mark.keras
+def test_classifier_may_need_a_single_example(tmp_path):
+    """As the file computes one at a time."""
+    waveform = keras.Input((15_600,))
+    model = keras.Model(waveform, keras.layers.Dense(3)(keras.layers.Flatten()(narrow_vggish()(waveform))))
+    path = vk.export_litert(model, tmp_path / "x.tflite", class_names=CLASSES)
+    assert_close(run(path, noise(4, 15_600))["scores"], model(noise(4, 15_600)))
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

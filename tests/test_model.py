@@ -255,6 +255,40 @@ def test_channels_are_averaged(sounds, lengths):
 
 
 @pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("stereo_first", [False, True])
+def test_mono_and_stereo_can_be_predicted_in_any_order(sounds, lengths, stereo_first):
+    """For the second, Keras traces the model with a tensor of unknown rank."""
+    model = vk.VGGish(weights=None, lengths=lengths)
+    stereo = np.stack([sounds["noise"], sounds["rumble"]], axis=1)[np.newaxis]
+
+    def predicted(waveform):
+        inputs = {"waveform": waveform, "num_samples": np.array([40_000])} if lengths else waveform
+        return model.predict(inputs, verbose=0)
+
+    first, second = (stereo, stereo.mean(axis=2)) if stereo_first else (stereo.mean(axis=2), stereo)
+    np.testing.assert_allclose(predicted(first), predicted(second), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.parametrize("shape", [(0, 16_000, 2), (0, 16_000), (2, 0, 2), (2, 0)])
+def test_empty_waveforms_of_unknown_rank(shape):
+    traced = tf.function(vk.VGGish(weights=None), input_signature=[tf.TensorSpec(None)])
+    assert traced(tf.zeros(shape)).shape == (shape[0], 1, 128)
+
+
+@pytest.mark.usefixtures("narrow_network")
+def test_channels_are_averaged_in_float32_under_any_policy(sounds):
+    waveform = tf.constant(sounds["rumble"][np.newaxis])
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = vk.VGGish(weights=None, dtype="float32")
+        np.testing.assert_array_equal(model(waveform[:, :, tf.newaxis]), model(waveform))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "int32"])
 @pytest.mark.parametrize("lengths", [False, True])
 def test_integers_raise(dtype, lengths):
@@ -331,6 +365,15 @@ def test_keras_file_in_another_process(tmp_path):
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True)
     expected = np.asarray(model(waveform))
     np.testing.assert_allclose(np.load(tmp_path / "got.npy"), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("small_network")
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_legacy_hdf5_file(tmp_path, sounds):
+    model = vk.VGGish(None)
+    model.save(tmp_path / "vggish.h5")
+    waveform = sounds["noise"][np.newaxis]
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "vggish.h5")(waveform), model(waveform))
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,11 @@ HEADS = {
         keras.layers.Dense(3),
         keras.layers.Softmax(),
     ],
+    "without weights": lambda: [
+        keras.layers.LayerNormalization(center=False, scale=False),
+        keras.layers.Dense(3),
+        keras.layers.Softmax([-1]),
+    ],
     "activations": lambda: [
         *(keras.layers.Dense(16, name) for name in ("elu", "selu", "tanh", "swish", "softplus", "softsign", "linear")),
         keras.layers.TimeDistributed(keras.layers.Dense(3)),
@@ -339,7 +344,9 @@ def test_classifier_of_pooled_examples(pooling, lengths, narrow_network, tmp_pat
     [
         (lambda: keras.layers.GRU(3, name="memory"), r"layer 'memory' \(GRU\) cannot be exported to ONNX"),
         (lambda: keras.layers.ReLU(6, name="limited"), r"layer 'limited' cannot be exported to ONNX: a ReLU must"),
+        (lambda: keras.layers.Softmax([1, 2], name="all"), r"layer 'all' cannot be exported to ONNX: a softmax must"),
         (lambda: keras.layers.Dense(3, tf.abs, name="odd"), "layer 'odd' has the activation 'abs'"),
+        (lambda: keras.layers.TimeDistributed(keras.layers.Flatten()), "a layer of the classifier cannot be exported"),
     ],
 )
 def test_other_layers_are_named(layer, message, narrow_network, tmp_path):
@@ -347,6 +354,17 @@ def test_other_layers_are_named(layer, message, narrow_network, tmp_path):
     with pytest.raises(ValueError, match=message):
         vk.export_onnx(model, tmp_path / "x.onnx", class_names=CLASSES)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.keras
+@pytest.mark.skipif(os.environ.get("TF_USE_LEGACY_KERAS") == "1", reason="only Keras 3 has LoRA")
+def test_lora_is_merged(narrow_network, tmp_path):
+    model = vk.VGGish(None)
+    layer = model.get_layer("fc1_1")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(0.01 * np.ones(layer.lora_kernel_b.shape))
+    path = vk.export_onnx(model, tmp_path / "x.onnx")
+    assert_close(run(path, noise(2, 20_000))["embedding"], model(noise(2, 20_000)), 1e-5)
 
 
 # === The engine ===

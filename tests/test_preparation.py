@@ -5,7 +5,7 @@ import pytest
 from tensorflow import keras
 
 import vggish_keras as vk
-from vggish_keras.exporting.preparation import take_apart
+from vggish_keras.exporting.preparation import check_target, take_apart, warn_if_padding_counts
 
 pytestmark = [pytest.mark.keras, pytest.mark.usefixtures("narrow_network")]
 
@@ -71,8 +71,62 @@ def test_own_pca_parameters_are_kept(tmp_path, pca_in_cache):
     )
 
 
+def test_layers_that_need_a_fixed_number_of_examples_raise():
+    waveform = keras.Input((48_000,))
+    model = keras.Model(waveform, keras.layers.Dense(5)(keras.layers.Flatten()(vk.VGGish(None)(waveform))))
+    for examples, number in ((None, 7), (1, 1)):
+        message = f"after VGGish must accept any number of examples, and fail for {number}"
+        with pytest.raises(ValueError, match=message):
+            take_apart(model, None, list("abcde"), "audioset", examples)
+
+
+def test_weights_of_a_diverged_model_raise():
+    model = functional()
+    for layer in (model.get_layer("conv2"), model.layers[-1]):
+        layer.bias.assign([np.nan] * layer.bias.shape[0])
+    message = r"model '\w+': weights must be finite numbers, got NaN or infinity in vggish/conv2/biases"
+    with pytest.raises(ValueError, match=rf"{message}$"):
+        take_apart(model, None, None, "audioset")
+    with pytest.raises(ValueError, match=rf"{message}, dense\S*bias\S*$"):
+        take_apart(model, None, list("abcde"), "audioset")
+
+
+def pooled_by_keras(layer):
+    vggish = vk.VGGish(None, lengths=True)
+    return keras.Model(vggish.input, keras.layers.Dense(5)(layer()(vggish.output)))
+
+
+@pytest.mark.parametrize(
+    "build", [functional, of_two_seconds, lambda: pooled_by_keras(keras.layers.GlobalAveragePooling1D)]
+)
+def test_no_warning_if_padding_is_ignored(build):
+    warn_if_padding_counts(take_apart(build(), None, list("abcde"), "audioset"))
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+def test_layer_that_ignores_the_mask_is_warned_of():
+    served = take_apart(pooled_by_keras(keras.layers.GlobalMaxPooling1D), None, list("abcde"), "audioset")
+    with pytest.warns(
+        UserWarning, match=r"padding changes the scores of model '\w+', because a layer .* ignores the mask"
+    ):
+        warn_if_padding_counts(served)
+
+
 def test_layers_before_vggish_would_be_lost():
     waveform = keras.Input((None,))
     model = keras.Model(waveform, sequential()(keras.layers.Rescaling(0.05)(waveform)))
     with pytest.raises(ValueError, match="cannot be exported: layers before VGGish change them"):
         take_apart(model, None, list("abcde"), "audioset")
+
+
+def test_only_a_saved_model_or_an_empty_folder_is_replaced(tmp_path):
+    for name in ("empty", "versions", "model"):
+        (tmp_path / name).mkdir()
+        check_target(tmp_path / name, overwrite=True)
+    (tmp_path / "model" / "saved_model.pb").touch()
+    check_target(tmp_path / "model", overwrite=True)
+    (tmp_path / "versions" / "1").mkdir()
+    with pytest.raises(
+        FileExistsError, match="is a folder with files other than a SavedModel: choose a different path"
+    ):
+        check_target(tmp_path / "versions", overwrite=True)

@@ -506,6 +506,16 @@ def test_class_names_are_an_asset(exported_classifier):
     assert asset.numpy().decode() == str(path)
 
 
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+def test_layer_that_ignores_padding_is_warned_of(vggish, tmp_path):
+    outputs = keras.layers.GlobalMaxPooling1D()(vggish.output)
+    model = keras.Model(vggish.input, keras.layers.Dense(3)(outputs), name="loudest")
+    with pytest.warns(UserWarning, match="padding changes the scores of model 'loudest'") as warned:
+        vk.export_saved_model(model, tmp_path / "1", class_names=list("abc"))
+    assert Path(__file__).name in {Path(warning.filename).name for warning in warned}
+
+
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [

@@ -190,6 +190,55 @@ def test_layer_on_top_may_have_the_same_name(tmp_path, slim, vggish):
     ]
 
 
+@pytest.fixture
+def keras_3():
+    if os.environ.get("TF_USE_LEGACY_KERAS") == "1":
+        pytest.skip("only Keras 3 has quantization and LoRA")
+
+
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network", "keras_3")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantized_models_raise(tmp_path):
+    model = vk.VGGish(None)
+    vk.save_slim_checkpoint(model, tmp_path / "x.ckpt")
+    model.quantize("int8")
+    model.save(tmp_path / "x.keras")
+    for work in (
+        lambda: vk.save_slim_checkpoint(model, tmp_path / "y.ckpt"),
+        lambda: vk.load_slim_checkpoint(model, tmp_path / "x.ckpt"),
+        lambda: vk.export_saved_model(model, tmp_path / "y"),
+        lambda: vk.VGGish(tmp_path / "x.keras"),
+    ):
+        with pytest.raises(ValueError, match=r"layer 'fc1_1' is quantized: save or export .* before model\.quantize"):
+            work()
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.keras"}
+
+
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network", "keras_3")
+def test_lora_is_merged_in_a_checkpoint_and_must_be_enabled_after_loading_one(tmp_path):
+    model = vk.VGGish(None)
+    layer = model.get_layer("fc1_1")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    vk.save_slim_checkpoint(model, tmp_path / "x.ckpt")
+    np.testing.assert_array_equal(vk.VGGish(tmp_path / "x.ckpt").get_layer("fc1_1").kernel, layer.kernel)
+    with pytest.raises(ValueError, match=r"uses LoRA: load the checkpoint before layer\.enable_lora"):
+        vk.load_slim_checkpoint(model, tmp_path / "x.ckpt")
+
+
+@pytest.mark.keras
+@pytest.mark.usefixtures("narrow_network", "keras_3")
+@pytest.mark.parametrize("export", [vk.export_saved_model, vk.export_litert])
+def test_lora_must_be_merged_before_exports(tmp_path, export):
+    model = vk.VGGish(None)
+    model.get_layer("fc1_1").enable_lora(2)
+    with pytest.raises(ValueError, match="LoRA, which cannot be exported: write the merged weights with save_slim_che"):
+        export(model, tmp_path / "x.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("before", "after"), [("v1", "v2"), ("v2", "v1")])
 def test_new_checkpoint_replaces_the_other_format(tmp_path, slim, model, vggish, before, after):
     path = tmp_path / "x.ckpt"

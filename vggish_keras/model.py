@@ -23,6 +23,9 @@ POOLINGS: tuple[Pooling | None, ...] = (None, *get_args(Pooling))
 class MixChannels(keras.layers.Layer):
     """Averages channels: [batch, samples, channels] -> [batch, samples]."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(inputs, axis=-1)
 
@@ -40,13 +43,21 @@ class WaveformModel(keras.Model):
         return super().__call__(_mono(inputs), *args, **kwargs)
 
 
+# Legacy HDF5 files (.h5) store the class of a model by its bare name.
+keras.utils.get_custom_objects()[WaveformModel.__name__] = WaveformModel
+
+
 def _mono(waveform: Any) -> Any:
     """Averages channels; raises a TypeError for integers, which Keras would cast but not scale."""
     dtype = getattr(waveform, "dtype", None)  # of NumPy, TensorFlow or Keras
     if "int" in str(dtype):
         name = getattr(dtype, "name", dtype)
         raise TypeError(f"expected a waveform of floats in [-1, 1], got {name}: divide int16 samples by 32768")
-    if len(getattr(waveform, "shape", ())) != 3:
+    rank = tf.TensorShape(getattr(waveform, "shape", ())).rank
+    if rank is None:  # `predict` was called with both ranks, and Keras traced it for any
+        shape = tf.shape(waveform)
+        return tf.reduce_mean(tf.reshape(waveform, [shape[0], shape[1], tf.reduce_prod(shape[2:])]), axis=-1)
+    if rank != 3:
         return waveform
     # Keras accepts no dictionary that mixes arrays and tensors.
     return waveform.mean(axis=-1) if isinstance(waveform, np.ndarray) else MixChannels()(waveform)

@@ -164,6 +164,15 @@ def slim_variables(model: Any) -> dict[str, Any]:
     return variables
 
 
+def unquantized_variables(model: Any) -> dict[str, Any]:
+    """Returns the variables as `slim_variables` does; raises a ValueError if a layer is quantized."""
+    variables = slim_variables(model)
+    for layer, scope in params.SLIM_SCOPES.items():
+        if not tf.as_dtype(variables[f"{scope}/weights"].dtype).is_floating:
+            raise ValueError(f"layer {layer!r} is quantized: save or export the model before model.quantize")
+    return variables
+
+
 def network_layers(model: Any) -> dict[str, Any]:
     """Returns the layers of the VGGish in a Keras model, at any depth, by name.
 

@@ -18,7 +18,13 @@ from vggish_keras._keras import keras
 from vggish_keras._onnx_file import check_constants, read_tensors
 from vggish_keras._validation import PathLike, check_choice, file_suffix
 from vggish_keras.exported_options import is_litert, is_onnx, is_saved_model, read_description
-from vggish_keras.network import nested_models, network_layers, restore_initializers, slim_variables
+from vggish_keras.network import (
+    nested_models,
+    network_layers,
+    restore_initializers,
+    slim_variables,
+    unquantized_variables,
+)
 from vggish_keras.postprocess import Postprocess
 from vggish_keras.published_files import fetch
 
@@ -89,7 +95,7 @@ def load(model: keras.Model, path: PathLike) -> None:
 def _load_keras_model(model: keras.Model, path: Path) -> None:
     loaded = read_keras_model(path, "save_slim_checkpoint")
     try:
-        values = slim_variables(loaded)
+        values = unquantized_variables(loaded)
     except ValueError as error:
         raise ValueError(f"{path} does not hold the weights of this network: {error}") from error
     _assign(model, path, values, "expected the shapes of VGGish")
@@ -175,11 +181,11 @@ def read_saved_model(path: Path) -> Any:
         raise ValueError(f"{path} is not a readable SavedModel: {error_message(error)}") from error
 
 
-def check_finite(path: PathLike, values: Mapping[str, Any]) -> None:
-    """Raises a ValueError that names the tensors of a file that hold NaN or infinity."""
+def check_finite(source: PathLike, values: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names the tensors of a file or a model that hold NaN or infinity."""
     bad = [name for name, value in values.items() if not tf.reduce_all(tf.math.is_finite(value))]
     if bad:
-        raise ValueError(f"{path}: weights must be finite numbers, got NaN or infinity in {', '.join(bad)}")
+        raise ValueError(f"{source}: weights must be finite numbers, got NaN or infinity in {', '.join(bad)}")
 
 
 def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
@@ -195,7 +201,7 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
     Raises:
         FileNotFoundError: The checkpoint does not exist.
         ValueError: The file cannot be read, or tensors are missing, have unexpected shapes or dtypes or values that are
-            not finite; or the model lacks layers. The message lists all problems.
+            not finite; or the model lacks layers, is quantized or uses LoRA. The message lists all problems.
 
     Examples:
         >>> vk.save_slim_checkpoint(model, "vggish.ckpt")
@@ -204,7 +210,9 @@ def load_slim_checkpoint(model: keras.Model, path: PathLike) -> None:
         >>> np.array_equal(restored.get_layer("conv1").kernel, model.get_layer("conv1").kernel)
         True
     """
-    variables = slim_variables(model)
+    variables = unquantized_variables(model)
+    if any(isinstance(variable, tf.Tensor) for variable in variables.values()):
+        raise ValueError("a layer of VGGish uses LoRA: load the checkpoint before layer.enable_lora")
     values = _read_checkpoint(Path(path), {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(tf.cast(values[name], variable.dtype))
@@ -248,7 +256,7 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
         format: "v1" or "v2".
 
     Raises:
-        ValueError: The model lacks layers, the format is unknown, or the path is a folder.
+        ValueError: The model lacks layers or is quantized, the format is unknown, or the path is a folder.
         OSError: The checkpoint cannot be written.
 
     Examples:
@@ -257,7 +265,7 @@ def save_slim_checkpoint(model: keras.Model, path: PathLike, format: SlimFormat 
         18
     """
     check_choice("format", format, SLIM_FORMATS)
-    variables = slim_variables(model)
+    variables = unquantized_variables(model)
     names, tensors = list(variables), [tf.cast(variable, tf.float32) for variable in variables.values()]
     path = Path(path)
     if path.is_dir():

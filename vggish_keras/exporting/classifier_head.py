@@ -16,6 +16,7 @@ class ClassifierHead:
         model: A Keras model with one output, built on VGGish's output or with VGGish as a layer, at any depth.
 
     Attributes:
+        name: The model's name.
         size: Number of values in an output.
         rank: Number of axes of the output: 2 for a score per clip, 3 for a score per example.
         submodels: The layers as models, each applied to the output of the one before.
@@ -36,6 +37,7 @@ class ClassifierHead:
                 f"model {model.name!r} must be functional or sequential, with one output that depends on waveforms "
                 "only through VGGish's embeddings"
             )
+        self.name = model.name
         self.submodels = submodels
         self.size, self.rank = int(output.shape[-1]), len(output.shape)
 
@@ -46,7 +48,7 @@ class ClassifierHead:
             has_example_axis = len(submodel.inputs[0].shape) == 3
             if len(submodel.inputs) == 2:
                 exists = tf.ones(tf.shape(embedding)[:2], bool) if mask is None else mask
-                outputs = submodel([outputs, exists], training=training)
+                outputs = submodel([outputs, exists], mask=[exists, None], training=training)
             else:
                 outputs = submodel(outputs, mask=mask if has_example_axis else None, training=training)
         return outputs
@@ -78,6 +80,7 @@ def _submodel_from(tensor: Any, model: keras.Model) -> list[keras.Model]:
         # In Keras 3 the mask is a tensor of the graph; Keras 2 passes it separately.
         submodel = keras.Model([tensor, _mask(tensor)], model.outputs[0])
     submodel.supports_masking = True
+    submodel.input_spec = None  # accepts any number of examples, although the model's may be fixed
     return [submodel]
 
 

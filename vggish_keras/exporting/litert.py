@@ -85,7 +85,7 @@ def export_litert(
     path = check_target(path, overwrite)
     if not exported_options.is_litert(path):
         raise ValueError(f"expected a path with the suffix .tflite, got {path}")
-    served = take_apart(model, postprocess, class_names, pca_params)
+    served = take_apart(model, postprocess, class_names, pca_params, examples=1)
     content = _convert(served)
     if quantize:
         content = _quantize(content)

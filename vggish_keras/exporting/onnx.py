@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from vggish_keras import __version__, exported_options, params
 from vggish_keras._atomic import atomic_write
+from vggish_keras._errors import error_message
 from vggish_keras._hashing import checksum
 from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
@@ -114,7 +115,15 @@ def _build(served: ServedModel, class_names: Sequence[str] | None) -> Any:
     constants = checksum(constant.raw_data for constant in graph.constants)
     text = exported_options.format_options(served.options, outputs=served.identities(), constants=constants, **more)
     onnx.helper.set_model_props(model, {exported_options.ONNX_METADATA: text})
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        if served.head is None:
+            raise
+        raise ValueError(
+            f"a layer of the classifier cannot be exported to ONNX: {error_message(error)}; export_saved_model accepts "
+            "any layer"
+        ) from error
     return model
 
 

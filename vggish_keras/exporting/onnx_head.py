@@ -80,10 +80,12 @@ def _batch_normalization(graph: Graph, x: str, count: str, layer: Any) -> str:
 
 
 def _layer_normalization(graph: Graph, x: str, count: str, layer: Any) -> str:
-    weights = layer.gamma if layer.scale else layer.beta
-    scale = _constant(graph, layer.gamma if layer.scale else np.ones(weights.shape))
-    offset = _constant(graph, layer.beta if layer.center else np.zeros(weights.shape))
-    return graph("LayerNormalization", x, scale, offset, axis=-1, epsilon=float(layer.epsilon))
+    if layer.scale:
+        scale = _constant(graph, layer.gamma)
+    else:
+        scale = graph("Expand", np.float32(1), graph("Shape", x, start=-1))
+    offset = [_constant(graph, layer.beta)] if layer.center else []
+    return graph("LayerNormalization", x, scale, *offset, axis=-1, epsilon=float(layer.epsilon))
 
 
 def _average(graph: Graph, x: str, count: str, layer: Any) -> str:
@@ -111,7 +113,10 @@ def _relu(graph: Graph, x: str, count: str, layer: Any) -> str:
 
 
 def _softmax(graph: Graph, x: str, count: str, layer: Any) -> str:
-    return graph("Softmax", x, axis=layer.axis)
+    axes = np.ravel(layer.axis)
+    if len(axes) != 1:
+        raise ValueError(f"layer {layer.name!r} cannot be exported to ONNX: a softmax must have one axis")
+    return graph("Softmax", x, axis=int(axes[0]))
 
 
 def _flatten(graph: Graph, x: str, count: str, layer: Any) -> str:

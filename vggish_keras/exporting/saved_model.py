@@ -13,7 +13,7 @@ from vggish_keras._atomic import replace
 from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing
 from vggish_keras.class_names import CLASS_NAMES
-from vggish_keras.exporting.preparation import check_target, take_apart
+from vggish_keras.exporting.preparation import check_target, take_apart, warn_if_padding_counts
 from vggish_keras.exporting.signatures import ServedModel
 
 WARMUP_REQUESTS = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -36,7 +36,7 @@ def export_saved_model(
 
     With `class_names` the model's own output is also exported: a call returns it instead of the embeddings, and the
     waveform signatures return it as `scores`. In `padded` and `wav`, padding does not affect the scores, whether or not
-    the model was built with `lengths`.
+    the model was built with `lengths`, unless a layer ignores masks, such as GlobalMaxPooling1D, which is warned of.
 
     Args:
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
@@ -55,8 +55,9 @@ def export_saved_model(
     Raises:
         FileExistsError: `path` exists, and `overwrite` is False.
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
-        ValueError: The weights or the PCA parameters do not fit, the model contains no VGGish, or it is not a
-            classifier on top of VGGish with as many scores as there are class names.
+        ValueError: The weights or the PCA parameters do not fit or are not finite, the model contains no VGGish, its
+            network is quantized or uses LoRA, or it is not a classifier on top of VGGish with as many scores as there
+            are class names, for any number of examples.
 
     Examples:
         >>> path = vk.export_saved_model(model, "vggish/1")
@@ -68,6 +69,7 @@ def export_saved_model(
     """
     path = check_target(path, overwrite)
     served = take_apart(model, postprocess, class_names, pca_params)
+    warn_if_padding_counts(served)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new = Path(folder) / "new"

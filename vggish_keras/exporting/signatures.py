@@ -28,7 +28,7 @@ from vggish_keras.exporting.classifier_head import ClassifierHead
 from vggish_keras.exporting.graph_resample import ceil_div
 from vggish_keras.framing import count_examples
 from vggish_keras.frontend import LogMelExamples, silence_beyond
-from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, slim_variables
+from vggish_keras.network import FoldExamples, UnfoldExamples, nested_models, network_layers, unquantized_variables
 from vggish_keras.postprocess import Postprocess
 
 _BATCH_SIZE = 64
@@ -67,7 +67,7 @@ class ServedModel:
         self.head = head
         padding = self._front_end.padding
         self.options = ExportedOptions(self._front_end.hop_samples / params.SAMPLE_RATE, padding)
-        self.network = slim_variables(model)
+        self.network = unquantized_variables(model)
         self.dtype: str = layers["conv1"].compute_dtype
         self._trainable = list(self.network.values())
         self._frozen = [] if postprocess is None else list(postprocess.weights)
@@ -270,5 +270,14 @@ def _check_rows(num_examples: tf.Tensor, max_examples: tf.Tensor) -> tf.Operatio
 
 
 def plain_variable(variable: Any) -> tf.Variable:
-    """Returns the `tf.Variable` that a Keras 3 variable wraps; variables of Keras 2 are `tf.Variable`s already."""
+    """Returns the `tf.Variable` that a Keras 3 variable wraps; variables of Keras 2 are `tf.Variable`s already.
+
+    Raises:
+        ValueError: It is no variable: LoRA computes the kernels of a layer.
+    """
+    if isinstance(variable, tf.Tensor):
+        raise ValueError(
+            "a layer of VGGish uses LoRA, which cannot be exported: write the merged weights with "
+            "save_slim_checkpoint, and export a model without LoRA that loads them"
+        )
     return variable if isinstance(variable, tf.Variable) else variable.value
