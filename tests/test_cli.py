@@ -1139,8 +1139,9 @@ def test_inputs_are_not_replaced(run, recordings):
     for name, *arguments in (
         ["x.csv", "search", recordings[0], "x.csv", "-o", "x.csv"],
         ["x.ckpt", "weights", "convert", "x.ckpt", "./x.ckpt"],
+        ["v2.ckpt.index", "weights", "convert", "v2.ckpt", "v2.ckpt"],
     ):
         Path(name).write_text("input")
         status, _, errors = run(*arguments)
-        assert (status, f"{name} is an input: choose a different output\n" in errors) == (2, True)
+        assert (status, "is an input: choose a different output\n" in errors) == (2, True)
         assert Path(name).read_text() == "input"

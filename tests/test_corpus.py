@@ -157,6 +157,15 @@ def test_complete_file_has_all_recordings_and_the_same_options(quick, corpus, ta
         plan([corpus], target, resume=True).check_complete(options)
 
 
+def test_complete_file_has_recordings_of_folders_above(quick, corpus, monkeypatch):
+    monkeypatch.chdir(corpus / "b")
+    for resume in (False, True):
+        planned = plan([".", "../a/00.wav"], "all.npz", resume=resume)
+        if not resume:
+            embed_corpus(quick, planned, lambda *_: None, lambda *_: None)
+    planned.check_complete({})
+
+
 def test_complete_file_may_lack_recordings_that_are_too_short(corpus):
     embedder = Embedder(FakeEngine(), padding="valid")
     soundfile.write("corpus/short.wav", np.zeros(1_000), 16_000)
@@ -883,6 +892,19 @@ def test_list_of_failures_is_removed_without_failures(quick, corpus):
     assert not Path("out/failures.csv").exists()
 
 
+def test_empty_list_of_failures_is_replaced(quick, corpus):
+    Path("out").mkdir()
+    Path("out/failures.csv").touch()
+    run(quick, [corpus / "a"], "out")
+    assert [row[0] for row in read_failures("out/failures.csv")] == ["file", "corpus/a/04.wav"]
+
+
+def test_a_recording_that_fails_again_is_listed_once(quick, corpus):
+    run(quick, [corpus / "a"], "out")
+    run(quick, [(corpus / "a").absolute()], "out", resume=True)
+    assert [row[0] for row in read_failures("out/failures.csv")] == ["file", str((corpus / "a" / "04.wav").absolute())]
+
+
 def test_failures_are_kept_until_they_are_retried(quick, corpus):
     """A later run of fewer recordings, and an interrupted one, do not know about them."""
     run(quick, [corpus / "a"], "out")
@@ -910,12 +932,21 @@ def test_interrupted_run_keeps_the_failures_of_the_one_before(quick, corpus, tar
     assert sorted(read_failures(list_of_failures)) == sorted(failures)
 
 
-def test_output_in_a_folder_of_another_is_not_its_part(quick, corpus):
+def test_output_in_a_folder_of_another_is_not_its_part_if_it_has_different_options(quick, corpus):
     run(quick, [corpus / "b"], "out")
     before = read_contents("out")
     run(Embedder(FakeEngine(), hop_seconds=0.5), [corpus / "b"], "out/half")
     assert read_contents("out") == before
     assert read_contents("out/half").rows > before.rows
+
+
+def test_outputs_in_a_folder_are_read_together(quick, corpus):
+    for name in ("a", "b"):
+        run(quick, [corpus / name], f"out/{name}")
+    together = read_contents("out").rows
+    assert together == sum(read_contents(f"out/{name}").rows for name in ("a", "b"))
+    run(quick, [corpus], "out", resume=True)
+    assert read_contents("out").rows == together
 
 
 @pytest.mark.parametrize("target", ["corpus/out", "corpus/out.npz"])

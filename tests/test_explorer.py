@@ -337,6 +337,14 @@ def test_command_reports_recordings_that_fail(run):
     assert len(read_page("x.html")["names"]) == 6
 
 
+def test_command_finds_recordings_below_the_audio_folder(run):
+    """All recordings are in one of its subfolders, and the folder has moved since."""
+    run("embed", "corpus/0", "-o", "saved.npz", "--quiet")
+    Path("corpus").rename("moved")
+    assert run("explore", "saved.npz", "-o", "x.html", "--audio", "moved")[0] == 0
+    assert sorted(read_page("x.html")["names"]) == ["0/0.wav", "0/2.wav", "0/4.wav"]
+
+
 def test_command_reports_damaged_embeddings(run):
     run("embed", "corpus", "-o", "saved", "--quiet")
     Path("saved/0/0.wav.npz").write_text("damaged")

@@ -74,8 +74,10 @@ def test_own_pca_parameters_are_kept(tmp_path, pca_in_cache):
 def test_layers_that_need_a_fixed_number_of_examples_raise():
     waveform = keras.Input((48_000,))
     model = keras.Model(waveform, keras.layers.Dense(5)(keras.layers.Flatten()(vk.VGGish(None)(waveform))))
-    for examples, number in ((None, 7), (1, 1)):
-        message = f"after VGGish must accept any number of examples, and fail for {number}"
+    for examples, message in (
+        (None, "after VGGish must accept any number of examples, but fail for 7 examples: "),
+        (1, "after VGGish must accept a single example, but fail for 1 example: "),
+    ):
         with pytest.raises(ValueError, match=message):
             take_apart(model, None, list("abcde"), "audioset", examples)
 

@@ -56,6 +56,43 @@ def test_files_folders_and_patterns(arguments, found, folder):
 
 @pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize(
+    ("pattern", "output", "found"),
+    [
+        ("*.ogg", ".", ["5.ogg"]),
+        ("b/*", "b", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("[b]", "b", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
+        ("a/*", "out", ["a/1.wav", "a/notes.txt"]),
+        ("a/*", "a/notes", ["a/1.wav", "a/notes.txt"]),
+        ("a/*", "a/notes.csv", ["a/1.wav", "a/notes.txt"]),
+        ("a/*", "a/notes.txt", ["a/1.wav"]),
+    ],
+)
+def test_patterns_find_all_recordings_wherever_the_output_is(pattern, output, found):
+    assert list(map(str, find_recordings([pattern], output=output).paths)) == found
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("output", "files"),
+    [
+        ("b/set.csv", ["set.csv", "set.csv.failures.csv", "set.csv.unfinished", "set.csv.vggish.json"]),
+        ("b/set.tfrecord", ["set-00000-of-00002.tfrecord", "set-00001-of-00002.tfrecord", "set.tfrecord.vggish.json"]),
+        ("b/out", ["out/vggish.json", "out/2.wav.npz", "out/deep/3.mp3.npz"]),
+        ("b", ["vggish.json", "2.wav.npz", "deep/3.mp3.npz"]),
+    ],
+)
+def test_files_of_the_output_are_no_recordings(output, files):
+    before = find_recordings(["b/**/*"])
+    for name in files:
+        Path("b", name).parent.mkdir(exist_ok=True)
+        Path("b", name).touch()
+    for inputs in (["b/**/*"], ["b"]):
+        again = find_recordings(inputs, output=output)
+        assert (sorted(again.paths), again.left_out) == (sorted(before.paths), {})
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "no inputs given"),

@@ -358,7 +358,7 @@ def test_memory_does_not_grow(module):
 
 @pytest.mark.timing
 def test_loading_is_quick(exported):
-    assert quickest(lambda: tf.saved_model.load(str(exported)), times=1) < 3
+    assert quickest(lambda: tf.saved_model.load(str(exported)), times=3) < 3
 
 
 @pytest.mark.timing

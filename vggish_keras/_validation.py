@@ -29,8 +29,8 @@ def check_batch_size(batch_size: Any) -> int:
 
 def check_several(argument: str, paths: Any) -> None:
     """Raises a TypeError for a single path in place of a sequence, because its characters would be the paths."""
-    if isinstance(paths, (str, os.PathLike)):
-        raise TypeError(f"{argument} must be a sequence of paths, got the single path {os.fspath(paths)}")
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise TypeError(f"{argument} must be a sequence of paths, got the single path {os.fsdecode(paths)}")
 
 
 def is_published(pca_params: Any) -> bool:

@@ -454,7 +454,7 @@ def embed(
 def shared_embedder(**options: Any) -> Embedder:
     """Returns an `Embedder` that is kept for the next call with the same options, unless its files are replaced.
 
-    That of an engine is not kept.
+    An `Embedder` of an engine is not kept.
     """
     weights = options.get("weights")
     if weights is not None and not isinstance(weights, (str, os.PathLike)):

@@ -55,6 +55,9 @@ def _mono(waveform: Any) -> Any:
         raise TypeError(f"expected a waveform of floats in [-1, 1], got {name}: divide int16 samples by 32768")
     rank = tf.TensorShape(getattr(waveform, "shape", ())).rank
     if rank is None:  # `predict` was called with both ranks, and Keras traced it for any
+        tf.debugging.assert_rank_in(
+            waveform, (2, 3), "expected a waveform [batch, samples] or [batch, samples, channels]"
+        )
         shape = tf.shape(waveform)
         return tf.reduce_mean(tf.reshape(waveform, [shape[0], shape[1], tf.reduce_prod(shape[2:])]), axis=-1)
     if rank != 3:

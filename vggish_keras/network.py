@@ -169,7 +169,7 @@ def unquantized_variables(model: Any) -> dict[str, Any]:
     variables = slim_variables(model)
     for layer, scope in params.SLIM_SCOPES.items():
         if not tf.as_dtype(variables[f"{scope}/weights"].dtype).is_floating:
-            raise ValueError(f"layer {layer!r} is quantized: save or export the model before model.quantize")
+            raise ValueError(f"layer {layer!r} is quantized: load, save or export the model before model.quantize")
     return variables
 
 

@@ -6,6 +6,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -108,8 +109,10 @@ class _Search:
     def _add_pattern(self, pattern: str) -> None:
         found: list[Path] = []
         for match in sorted(_matches(pattern)):
-            if not self._is_output(match):
-                found += self._in_folder(match) if os.path.isdir(match) else [Path(match)]
+            if os.path.isdir(match):
+                found += self._in_folder(match)
+            elif file_suffix(match) in AUDIO_SUFFIXES or not self._is_output(Path(match)):
+                found.append(Path(match))
         if not found:
             raise ValueError(f"no file matches {pattern}")
         shortest: dict[str, Path] = {}
@@ -124,20 +127,23 @@ class _Search:
             self._paths.setdefault(self._entry(path), path)
             self._roots.add(os.path.dirname(_absolute(path)))  # a pattern with .. may match files outside its root
 
-    def _is_output(self, name: str) -> bool:
-        """Whether a match of a pattern is the output, in its folder, or a list or an option file beside it."""
+    def _is_output(self, path: Path) -> bool:
+        """Whether a file that is no recording belongs to the output: in its folder, or beside it with its name."""
         if self._output is None:
             return False
-        output, path = Path(os.path.abspath(self._output)), Path(os.path.abspath(name))
-        beside = path.parent == output.parent and path.name.startswith(f"{output.name}.")
-        return path.is_relative_to(output) or (beside and file_suffix(path) not in AUDIO_SUFFIXES)
+        output, path = Path(os.path.abspath(self._output)), Path(os.path.abspath(path))
+        if output.is_dir() or not output.suffix:
+            return path.is_relative_to(output)
+        shard = rf"{re.escape(output.stem)}-\d{{5}}-of-\d{{5}}{re.escape(output.suffix)}"
+        name = rf"({re.escape(output.name)}|{shard})(\..*)?"
+        return path.parent == output.parent and re.fullmatch(name, path.name) is not None
 
     def _in_folder(self, folder: str) -> list[Path]:
         audio = []
         for path in _files(folder, self._output):
             if file_suffix(path) in AUDIO_SUFFIXES:
                 audio.append(path)
-            else:
+            elif not self._is_output(path):
                 _logger.debug("left out %s: not a suffix of audio or video files", path)
                 self._others[self._entry(path)] = path
         return sorted(audio)

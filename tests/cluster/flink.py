@@ -8,7 +8,6 @@ when it is interrupted. It needs Java 11 or newer, and Maven, which downloads Fl
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -239,7 +238,8 @@ def _free_ports(count: int) -> list[int]:
             return True
         return False
 
-    return list(itertools.islice(filter(is_free, random.sample(range(20_000, 32_000), 1_000)), count))
+    free = filter(is_free, random.sample(range(20_000, 32_000), 1_000))
+    return [next(free) for _ in range(count)]
 
 
 def is_available() -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vggish_keras._validation import Postprocessing
     from vggish_keras.cli.progress import Progress
     from vggish_keras.embeddings import Embeddings
+    from vggish_keras.framing import Padding
     from vggish_keras.recordings import Recordings
 
 
@@ -215,12 +216,21 @@ def _is_shown(output: str | None) -> bool:
 def _already_done(plan: "corpus.Plan", output: str | None, embedder_options: dict[str, Any]) -> str:
     """Describes the output if there is nothing to do; otherwise empty."""
     if plan.is_complete():
-        given = {name: embedder_options[name] for name in ("hop_seconds", "padding", "channels")}
-        plan.check_complete({name: value for name, value in given.items() if value is not None})
+        plan.check_complete(_known_options(**embedder_options))
         return f"{output} is complete and was left unchanged; --overwrite embeds the inputs again"
     if failed := plan.complete_without_failures():
         return f"{output} is complete without the {counted(failed, 'recording')} that failed"
     return ""
+
+
+def _known_options(
+    weights: str, hop_seconds: float | None, padding: "Padding | None", channels: str | int, dtype: str, **_: Any
+) -> dict[str, Any]:
+    """The options of the output that are known before the weights are loaded."""
+    from vggish_keras.exported_options import resolve_options
+
+    options = {**resolve_options(weights, hop_seconds, padding)._asdict(), "channels": channels}
+    return options if dtype == "float32" else {**options, "dtype": dtype}  # exported models have their own by default
 
 
 def _show_result(

@@ -145,19 +145,19 @@ def _read_saved(path: Path, audio: Path | None, failures: list[str]) -> Iterator
             yield from ((name, embeddings) for _, embeddings in found)
 
 
-def _common_folder(path: Path, audio: Path | None) -> str | None:
-    """The folder that the recordings of a file are called by, unless `audio` contains them by their whole names."""
+def _common_folder(path: Path, audio: Path | None) -> Path | None:
+    """The folder in the names of a file's recordings that stands for `audio`; None if this contains none of them."""
     from vggish_keras import embedding_files
 
     if audio is None:
         return None
-    names = set(embedding_files.read_rows(path).files)
-    if any((audio / name).is_file() for name in names):
-        return None
+    names = [Path(name) for name in set(embedding_files.read_rows(path).files)]
     try:
-        return os.path.commonpath([os.path.dirname(name) for name in names])
+        common = Path(os.path.commonpath([name.parent for name in names]))
     except ValueError:  # no names, or both absolute and relative ones
         return None
+    starts = (*reversed(common.parents), common)
+    return next((start for start in starts if any((audio / name.relative_to(start)).is_file() for name in names)), None)
 
 
 def _embed(

@@ -33,8 +33,12 @@ class OutputPath(click.Path):
 
 def check_not_input(output: str | Path | None, *inputs: str | Path) -> None:
     """Raises a usage error for an output file that is also an input."""
+    if output in (None, "-"):
+        return
+    path = str(output)
     for name in inputs:
-        if output is not None and os.path.exists(output) and os.path.exists(name) and os.path.samefile(output, name):
+        exist = os.path.exists(path) and os.path.exists(name)  # the name of a V2 checkpoint is no file
+        if os.path.samefile(path, name) if exist else os.path.abspath(path) == os.path.abspath(name):
             raise click.UsageError(f"{output} is an input: choose a different output")
 
 

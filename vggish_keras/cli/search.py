@@ -57,9 +57,8 @@ def search(query: str, embeddings: Path, number: int, output: str | None, index:
 
     EMBEDDINGS are a folder, or an .npz, .csv or .parquet file, written by vggish embed with the same weights. The query
     is embedded with the same hop, padding and post-processing; repeat --pca and --channels if the corpus was embedded
-    with them. Each recording is represented by its most similar
-    example: the result holds its start in seconds, and the cosine of the angle between its embedding and the mean
-    embedding of the query.
+    with them. Each recording is represented by its most similar example: the result holds its start in seconds, and the
+    cosine of the angle between its embedding and the mean embedding of the query.
     """
     from vggish_keras import corpus, embedding_files
     from vggish_keras.similarity import search as find

@@ -104,7 +104,7 @@ def read_failures(path: Path) -> dict[str, str]:
     """The files in a list of failures, and their reasons; empty if the list does not exist."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            _, *rows = csv.reader(file)
+            rows = list(csv.reader(file))[1:]
     except FileNotFoundError:
         return {}
     return {row[0]: row[1] for row in rows if len(row) > 1}

@@ -17,11 +17,10 @@ from vggish_keras.corpus.output import (
     UNFINISHED_FOLDER,
     DatabaseErrors,
     connect_to_read,
+    describe_difference,
 )
 from vggish_keras.embedding_files import RECORDS_SUFFIX
 from vggish_keras.embeddings import embedding_dtype
-
-_OPTIONS_FILES = (OPTIONS_FILE, OPTIONS_FILE_0_1)
 
 
 class Contents(NamedTuple):
@@ -120,13 +119,25 @@ def _read_folder(folder: Path) -> Contents:
 
 
 def find_embeddings(folder: Path) -> list[Path]:
-    """Returns the .npz files of an output folder, without those of other outputs in it and of a killed run."""
+    """Returns the .npz files in a folder.
+
+    Left out are those of a killed run, and those of an output in a subfolder that was made with different options.
+    """
+    made_with = read_folder_options(folder)
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
-        inside = [Path(parent, name) for name in folders if name != UNFINISHED_FOLDER]
-        folders[:] = [below.name for below in inside if not any((below / name).is_file() for name in _OPTIONS_FILES)]
+        inside = [name for name in folders if name != UNFINISHED_FOLDER]
+        folders[:] = [name for name in inside if not _is_different(Path(parent, name), made_with)]
         found += [Path(parent, name) for name in files if name.endswith(".npz")]
     return sorted(found)
+
+
+def _is_different(folder: Path, made_with: Mapping[str, Any] | None) -> bool:
+    """Whether a folder was made with options other than those of the output that it is in."""
+    own = read_folder_options(folder)
+    if own is None or made_with is None:
+        return False
+    return bool(describe_difference(own, {**made_with, "recordings": own.get("recordings")}))
 
 
 def saved_files(path: Path) -> list[Path]:
@@ -149,7 +160,7 @@ def read_folder_options(folder: Path) -> dict[str, Any] | None:
         ValueError: The options are damaged.
         OSError: The options cannot be read.
     """
-    stored = next((file for name in _OPTIONS_FILES if (file := folder / name).is_file()), None)
+    stored = next((file for name in (OPTIONS_FILE, OPTIONS_FILE_0_1) if (file := folder / name).is_file()), None)
     return None if stored is None else embedding_files.parse_options(stored.read_bytes(), stored)
 
 

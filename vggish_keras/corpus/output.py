@@ -196,8 +196,9 @@ def check_complete(target: Target, writer: Writer, recordings: Recordings, optio
         options: Those options that are known before the weights are loaded.
 
     Raises:
-        ValueError: The file was made with different options, or lacks embeddings of recordings that are not in the list
-            of failures. Under "valid" padding, a recording without embeddings may only be too short for any.
+        ValueError: The file was made with different options, or an .npz, .csv or .parquet file has no embeddings of
+            recordings that are not in the list of failures either. Under "valid" padding, such a recording may only be
+            too short.
     """
     path = target.path
     made_with = embedding_files.read_options(writer.files(path)[0])
@@ -213,7 +214,9 @@ def check_complete(target: Target, writer: Writer, recordings: Recordings, optio
     names = {Path(*parts[start:]) for parts in named for start in range(len(parts))}
     failed = read_failures(failures_path(path))
     missing = [
-        file for file in recordings.paths if recordings.relative_path(file) not in names and str(file) not in failed
+        file
+        for file in recordings.paths
+        if file not in names and recordings.relative_path(file) not in names and str(file) not in failed
     ]
     if missing:
         raise ValueError(
@@ -375,7 +378,8 @@ class FolderOutput:
 
     def finish(self, paths: Sequence[Path], failures: Sequence[tuple[Path, str]]) -> Path | None:
         self._commit()
-        update_failures(self._folder / FAILURES, failures, self.has)
+        failed = {self._target(path) for path, _ in failures}
+        update_failures(self._folder / FAILURES, failures, lambda path: self.has(path) or self._target(path) in failed)
         return None
 
     def close(self) -> None:

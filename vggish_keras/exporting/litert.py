@@ -70,7 +70,7 @@ def export_litert(
 
     Raises:
         ImportError: ai-edge-litert or ai-edge-quantizer is not installed.
-        FileExistsError: `path` exists, and `overwrite` is False.
+        FileExistsError: `path` exists, and `overwrite` is False; or it is a folder with files other than a SavedModel.
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
         ValueError: As in `export_saved_model`; a path without the suffix; a layer of the classifier that LiteRT's
             built-in operators cannot compute; or a file that does not compute what the model computes.

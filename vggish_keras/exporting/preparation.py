@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from vggish_keras import exported_options, params
-from vggish_keras._errors import warn_caller
+from vggish_keras._errors import counted, error_message, warn_caller
 from vggish_keras._keras import keras
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_postprocess, is_published
 from vggish_keras.class_names import check_class_names
@@ -87,9 +87,10 @@ def _check_number_of_examples(head: ClassifierHead, examples: int | None) -> Non
     try:
         function(tf.zeros([1, number, params.EMBEDDING_SIZE]))
     except (ValueError, tf.errors.InvalidArgumentError) as error:
+        expected = "any number of examples" if examples is None else "a single example"
         raise ValueError(
-            f"model {head.name!r} cannot be exported: its layers after VGGish must accept any number of examples, and "
-            f"fail for {number}"
+            f"model {head.name!r} cannot be exported: its layers after VGGish must accept {expected}, but fail for "
+            f"{counted(number, 'example')}: {error_message(error)}"
         ) from error
 
 
@@ -137,4 +138,4 @@ def _check_scores(model: keras.Model, served: ServedModel) -> None:
 def _is_close(scores: Any, expected: Any, dtype: str) -> bool:
     scores, expected = np.asarray(scores, np.float32), np.asarray(expected, np.float32)
     rounding = 1e-4 if dtype == "float32" else 1e-2
-    return np.allclose(scores, expected, rtol=0, atol=rounding * np.max(np.abs(expected)), equal_nan=True)
+    return np.allclose(scores, expected, rtol=0, atol=rounding * np.max(np.abs(expected), initial=0), equal_nan=True)

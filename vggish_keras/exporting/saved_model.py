@@ -36,7 +36,8 @@ def export_saved_model(
 
     With `class_names` the model's own output is also exported: a call returns it instead of the embeddings, and the
     waveform signatures return it as `scores`. In `padded` and `wav`, padding does not affect the scores, whether or not
-    the model was built with `lengths`, unless a layer ignores masks, such as GlobalMaxPooling1D, which is warned of.
+    the model was built with `lengths`, unless a layer, such as GlobalMaxPooling1D, ignores masks; a warning
+    then says so.
 
     Args:
         model: A Keras model that contains a VGGish, whose hop and padding are exported; or weights as `VGGish` accepts
@@ -53,7 +54,7 @@ def export_saved_model(
         `path`.
 
     Raises:
-        FileExistsError: `path` exists, and `overwrite` is False.
+        FileExistsError: `path` exists, and `overwrite` is False; or it is a folder with files other than a SavedModel.
         FileNotFoundError: The weights or the PCA parameters do not exist, or the published ones are not available.
         ValueError: The weights or the PCA parameters do not fit or are not finite, the model contains no VGGish, its
             network is quantized or uses LoRA, or it is not a classifier on top of VGGish with as many scores as there

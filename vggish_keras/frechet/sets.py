@@ -139,11 +139,11 @@ class SetReader:
     """Opens sets, and embeds recordings with an `Embedder` that is made when the first recording needs it.
 
     Args:
-        relu: True replaces negative values by 0, in raw embeddings of any origin.
+        relu: True sets negative values to 0, in raw embeddings of any origin.
         level: As in `fad`.
         like: A tool in `TOOLS`, whose options replace those given here.
         progress: As in `Embedder.embed_many`.
-        cache: A folder that keeps the embeddings of recordings, so that an interrupted run resumes.
+        cache: A folder that keeps the embeddings of recordings until they change, so that an interrupted run resumes.
         load: Called before TensorFlow is needed.
         embedder_options: The arguments of `Embedder`.
     """
@@ -301,7 +301,8 @@ def _forget_changed(folder: Path, recordings: Recordings) -> None:
     try:
         known = json.loads(file.read_bytes())
     except (OSError, ValueError):
-        known = {}
+        known = None
+    known = known if isinstance(known, dict) else {}
     changed = [name for name, state in states.items() if known.get(name) != state]
     for stored in filter(os.path.isfile, (folder / f"{name}.npz" for name in changed)):
         stored.unlink()
