@@ -1145,3 +1145,9 @@ def test_inputs_are_not_replaced(run, recordings):
         status, _, errors = run(*arguments)
         assert (status, "is an input: choose a different output\n" in errors) == (2, True)
         assert Path(name).read_text() == "input"
+
+
+def test_show_prints_no_control_characters_of_options(run):
+    embeddings = vk.Embeddings(np.zeros(1), np.zeros((1, 128), np.float32))
+    embedding_files.write("x.npz", [("a.wav", embeddings)], {"weights": "\x1b]0;title\x07"})
+    assert r"weights: \x1b]0;title\x07" in run("show", "x.npz")[1]

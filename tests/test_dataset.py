@@ -232,6 +232,13 @@ def test_unreadable_files_are_named_before_training(folder):
     assert len(clips(dataset)) == 24
 
 
+def test_file_without_samples_is_skipped_with_a_warning(folder):
+    soundfile.write(folder / "low" / "short.wav", np.zeros(1), 44_100)
+    dataset = vk.waveform_dataset(folder, on_bad_file="skip")
+    with pytest.warns(UserWarning, match=r"skipped: .*short\.wav has no samples at 16 kHz"):
+        assert len(clips(dataset)) == 24
+
+
 def test_only_the_first_of_many_unreadable_files_are_named(tmp_path):
     (tmp_path / "class").mkdir()
     for index in range(7):

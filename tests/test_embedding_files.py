@@ -144,6 +144,18 @@ def test_options_of_parquet_are_metadata_of_the_schema(tmp_path, several):
     assert schema.metadata == embedding_files.parquet_schema(several[0][1].values.dtype, OPTIONS).metadata
 
 
+def test_csv_keeps_its_options_if_it_is_not_replaced(tmp_path, several, monkeypatch):
+    embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
+
+    def fail(path, target):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(PermissionError):
+        embedding_files.write(tmp_path / "x.csv", several, {"hop_seconds": 0.5})
+    assert embedding_files.read_options(tmp_path / "x.csv") == OPTIONS
+
+
 def test_options_of_csv_are_beside_it(tmp_path, several):
     embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
     content = (tmp_path / "x.csv").read_bytes()

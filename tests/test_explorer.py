@@ -199,6 +199,11 @@ def test_a_thumbnail_shows_low_frequencies_at_the_bottom(tmp_path):
     assert sound.thumbnail[:, 3 * width // 4].argmax() < 0.4 * height
 
 
+def test_opus_of_a_recording_shorter_than_a_sample(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros(1), 44_100)
+    assert sounds.as_opus(tmp_path / "x.wav").startswith("data:audio/ogg;base64,")
+
+
 def test_opus_of_a_recording_is_its_sound(tmp_path):
     time = np.arange(40 * SAMPLE_RATE) / SAMPLE_RATE
     url = sounds.as_opus(write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 440 * time)))

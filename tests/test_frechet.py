@@ -182,6 +182,16 @@ def test_statistics_are_taken_off_again():
             both -= other
 
 
+def test_a_recording_is_counted_again_after_it_was_subtracted():
+    rows = gaussian(0, 10)
+    whole, part = Statistics(), Statistics()
+    for one in (whole, part):
+        one.add(rows, "a.wav")
+    whole -= part
+    whole.add(rows, "a.wav")
+    assert (whole.n, whole.recordings) == (10, 1)
+
+
 def test_memory_does_not_grow_with_the_corpus():
     rows = gaussian(0, 10).astype(np.float32)
     tracemalloc.start()
@@ -547,6 +557,7 @@ def test_files_that_hold_no_statistics(tmp_path, changes, message):
         ({"groups.mean": np.zeros((19, 128))}, r"groups.mean must have shape \[20, 128\]"),
         ({"digests": np.zeros(3)}, "digests must be uint64"),
         ({"about": np.array("{}")}, "about must hold numbers of recordings"),
+        ({"about": np.array('{"recordings": 1, "constant_recordings": 0, "is_quantized": "x"}')}, "about must hold"),
         ({"about": np.array("{")}, "contains invalid options"),
     ],
 )

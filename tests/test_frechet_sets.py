@@ -384,6 +384,14 @@ def test_embeddings_are_compared_without_tensorflow(tmp_path):
     assert float(output.stdout) == pytest.approx(EXPECTED.value, rel=1e-12)
 
 
+def test_kinds_of_embeddings_cannot_be_ranked_together():
+    levels = np.zeros((20, 128), np.uint8)
+    floats = np.random.default_rng(0).normal(size=(300, 128))
+    for baseline, evaluated in ((floats, {"a": levels}), (floats.astype(np.uint8), {"a": floats})):
+        with pytest.raises(ValueError, match="8-bit PCA embeddings and floats are in different spaces"):
+            vk.fad_per_recording(baseline, evaluated)
+
+
 @pytest.mark.slow
 @pytest.mark.reference
 def test_spoiled_recordings_lead_the_ranking(reference, vggish):

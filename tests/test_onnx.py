@@ -438,6 +438,16 @@ def test_damaged_file_raises(narrow, tmp_path, damage, message):
         vk.Embedder(path)
 
 
+def test_hostile_metadata_raises(tmp_path):
+    """A number in place of a text would be a size in bytes."""
+    number = b"\x08\xff\xff\xff\xff\x07"
+    (tmp_path / "x.onnx").write_bytes(b"\x3a\x00" + b"\x72" + bytes([len(number)]) + number)
+    with pytest.raises(
+        ValueError, match=r"x\.onnx is not an ONNX model, or is damaged .*expected text, got 2147483647"
+    ):
+        vk.Embedder(tmp_path / "x.onnx")
+
+
 def test_model_of_other_programs_raises(tmp_path):
     helper = onnx.helper
     info = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
@@ -446,6 +456,11 @@ def test_model_of_other_programs_raises(tmp_path):
     path = tmp_path / "x.onnx"
     onnx.save(helper.make_model(graph), path)
     with pytest.raises(ValueError, match=r"x\.onnx was not written by export_onnx"):
+        vk.Embedder(path)
+    model = helper.make_model(graph)
+    helper.set_model_props(model, {"vggish": '{"hop_seconds": 0.96, "padding": "short"}'})
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"x\.onnx does not hold the options of an exported model: expected outputs"):
         vk.Embedder(path)
 
 

@@ -460,6 +460,16 @@ def test_segments_are_found_by_file_name(tmp_path):
     assert "x" not in segments  # it is ambiguous
 
 
+@pytest.mark.parametrize("lines", [("a, 1, 2, 0", "a, 1000, 1010, 5"), ("a_1, 30, 40, 0", "a, 1, 2, 5")])
+def test_names_of_several_segments_are_ambiguous(tmp_path, lines):
+    """A start may be in seconds or milliseconds, and a name may end like one."""
+    for ordered in (lines, lines[::-1]):
+        (tmp_path / "segments.csv").write_text("\n".join(ordered))
+        segments = read_segments(tmp_path / "segments.csv")
+        assert not {"a_1000", "a_1"} <= segments.keys()
+        assert {segment.labels for segment in segments.values()} == {(0,), (5,)}
+
+
 def test_segments_of_a_spreadsheet(tmp_path):
     (tmp_path / "segments.csv").write_bytes(b'\xef\xbb\xbfx, 1, 2, "/m/1"\r\n')
     (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbfindex,mid\r\n5,/m/1\r\n")
@@ -487,6 +497,11 @@ def test_file_in_a_folder_whose_name_is_not_text(tmp_path):
         ('x, 1, 2, "/m/1"\n', "a,b\n0,/m/2\n", r"labels\.csv is not a class list with the columns index and mid"),
         ('x, 1, 2, "/m/1"\n', "index,mid\n0\n", r"labels\.csv: a row has no mid"),
         ('x, inf, 2, "5"\n', None, "line 1: expected YTID"),
+        ('x, 1, nan, "5"\n', None, "line 1: expected YTID"),
+        ('x, 1, 2, "-1"\n', None, "line 1: expected YTID"),
+        ('x, 1, 2, "2147483648"\n', None, "line 1: expected YTID"),
+        (f"x, 1, 2, {'5' * 200_000}\n", None, "line 1: expected YTID"),
+        ('x, 1, 2, "/m/1"\n', f"index,mid\n0,{'x' * 200_000}\n", r"labels\.csv is not a class list"),
         ('x, 1, 2, "5"\nx, 1.0, 3, "6"\n', None, r"segments\.csv, line 2: x at 1 s occurs twice"),
     ],
 )

@@ -33,7 +33,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     entries = (dict(_fields(value)) for number, value in _model_fields(path) if number == _METADATA)
     try:
-        return {bytes(entry[1]).decode(): bytes(entry.get(2, b"")).decode() for entry in entries}
+        return {_text(entry[1]): _text(entry.get(2, b"")) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
 
@@ -59,8 +59,8 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
                     tensor = np.frombuffer(values[_RAW_DATA], "<f4").reshape(shape)
                     if tensor.ndim == len(KERNEL_AXES):
                         tensor = tensor.transpose(np.argsort(KERNEL_AXES))
-                    tensors[bytes(values[_NAME]).decode()] = tensor
-    except (KeyError, TypeError, ValueError) as error:
+                    tensors[_text(values[_NAME])] = tensor
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
     return tensors
 
@@ -69,7 +69,11 @@ def check_constants(path: Path, expected: object) -> None:
     """Raises a ValueError unless the tensors of an ONNX model have the checksum they were exported with."""
     graphs = (value for number, value in _model_fields(path) if number == _GRAPH)
     tensors = (value for graph in graphs for number, value in _fields(graph) if number == _INITIALIZER)
-    if checksum(dict(_fields(tensor)).get(_RAW_DATA, b"") for tensor in tensors) != expected:
+    try:
+        found = checksum(dict(_fields(tensor)).get(_RAW_DATA, b"") for tensor in tensors)
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if found != expected:
         raise ValueError(f"{path} is damaged: its weights are not those that were exported")
 
 
@@ -89,6 +93,12 @@ def _model_fields(path: Path) -> list[tuple[int, Any]]:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is not an ONNX model, or is damaged or incomplete ({error})")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, int):
+        raise TypeError(f"expected text, got {value}")
+    return bytes(value).decode()
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:

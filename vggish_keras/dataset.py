@@ -274,7 +274,10 @@ def _decode_all(
     def decode(path: bytes) -> NDArray[np.float32]:
         try:
             blocks = read_waveform(Path(os.fsdecode(path)), channels)
-            return np.concatenate([*blocks, np.zeros(0, np.float32)])
+            waveform = np.concatenate([*blocks, np.zeros(0, np.float32)])
+            if on_bad_file == "skip" and not len(waveform):
+                raise ValueError(f"{os.fsdecode(path)} has no samples at 16 kHz")
+            return waveform
         except (ValueError, OSError) as error:
             if on_bad_file == "raise":
                 raise

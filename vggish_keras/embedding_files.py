@@ -416,10 +416,16 @@ def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> 
             # Replaced last, after the old one is removed: embeddings never lie beside the options of others.
             partial = stack.enter_context(atomic_write(beside))
             partial.write_text(f"{options}\n")
-        with atomic_write(path) as partial:
-            with partial.open("wb") as file:
-                write_csv_rows(file, recordings)
-            beside.unlink(missing_ok=True)
+        old = beside.read_bytes() if beside.is_file() else None
+        try:
+            with atomic_write(path) as partial:
+                with partial.open("wb") as file:
+                    write_csv_rows(file, recordings)
+                beside.unlink(missing_ok=True)
+        except OSError:
+            if old is not None:
+                beside.write_bytes(old)
+            raise
 
 
 def write_csv_rows(file: IO[bytes], recordings: NamedEmbeddings, header: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,8 @@ ONNX_METADATA = "vggish"
 """Key of the options in the metadata of an ONNX file."""
 _ONNX_SUFFIX = ".onnx"
 _LITERT_SUFFIX = ".tflite"
+_ONNX_TYPES = {"outputs": dict}
+_LITERT_TYPES = {"outputs": dict, "dtype": str, "model_bytes": int, "model_checksum": str}
 
 
 class ExportedOptions(NamedTuple):
@@ -97,13 +100,18 @@ def read_options(path: PathLike) -> ExportedOptions | None:
 
 def read_description(path: PathLike) -> dict[str, Any]:
     """Returns what the export wrote into the metadata of an ONNX or LiteRT file; raises as `read_options`."""
+    path = Path(path)
     if is_litert(path):
-        litert: dict[str, Any] = _load(Path(path), _litert_file.read_metadata(Path(path)))
-        return litert
-    metadata = read_metadata(Path(path))
+        return _check_types(path, _load(path, _litert_file.read_metadata(path)), _LITERT_TYPES)
+    metadata = read_metadata(path)
     if ONNX_METADATA not in metadata:
         raise ValueError(f"{path} was not written by export_onnx, as expected of an .onnx file")
-    description: dict[str, Any] = _load(Path(path), metadata[ONNX_METADATA])
+    return _check_types(path, _load(path, metadata[ONNX_METADATA]), _ONNX_TYPES)
+
+
+def _check_types(file: Path, description: Any, types: Mapping[str, type]) -> dict[str, Any]:
+    if not isinstance(description, dict) or not all(isinstance(description.get(name), types[name]) for name in types):
+        raise ValueError(f"{file} does not hold the options of an exported model: expected {', '.join(types)}")
     return description
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
 from vggish_keras._validation import PathLike
 
+_MAX_LABELS = 2**31
 _LABELS_HINT = "; to convert label names to indices, pass AudioSet's class_labels_indices.csv as labels (--labels)"
 
 
@@ -36,7 +38,7 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
 
     Returns:
         The segments by the usual file names of clips, without suffix: YTID, or YTID_START with the start in seconds (30
-        or 30.000) or milliseconds. A YTID that occurs in several lines is not a key.
+        or 30.000) or milliseconds. A name that several lines have in common is not a key.
 
     Raises:
         FileNotFoundError: A file does not exist.
@@ -60,19 +62,20 @@ def read_segments(path: PathLike, labels: PathLike | None = None) -> dict[str, S
                 known = tuple(int(label) if labels is None else indices[label] for label in named)
                 segment = Segment(name, float(start), float(end), known)
                 milliseconds = round(1_000 * segment.start_time_seconds)
+                if not math.isfinite(segment.end_time_seconds) or not all(0 <= label < _MAX_LABELS for label in known):
+                    raise ValueError
             except KeyError as error:
                 raise ValueError(f"{path}, line {number}: label {error.args[0]} is not in {labels}") from error
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError, csv.Error) as error:
                 reason = "expected YTID, start_seconds, end_seconds and labels"
                 hint = _LABELS_HINT if "/m/" in line and labels is None else ""
                 raise ValueError(f"{path}, line {number}: {reason}{hint}") from error
-            if name in segments:
-                ambiguous.add(name)
             begin = segment.start_time_seconds
             if f"{name}_{begin:.3f}" in segments:
                 raise ValueError(f"{path}, line {number}: {name} at {begin:g} s occurs twice")
             for key in (name, f"{name}_{begin:g}", f"{name}_{begin:.3f}", f"{name}_{milliseconds}"):
-                segments[key] = segment
+                if segments.setdefault(key, segment) is not segment:
+                    ambiguous.add(key)
     return {key: segment for key, segment in segments.items() if key not in ambiguous}
 
 
@@ -110,7 +113,7 @@ def _read_class_list(path: PathLike, column: str) -> list[tuple[int, str]]:
     with _open_text(path) as file:
         try:
             rows = [(int(row["index"]), row[column]) for row in csv.DictReader(file)]
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{path} is not a class list with the columns index and {column}") from error
     if any(value is None for _, value in rows):
         raise ValueError(f"{path}: a row has no {column}")

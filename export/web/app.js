@@ -14,7 +14,12 @@ const waiting = new Map();
 let calls = 0;
 
 const ready = new Promise((resolve, reject) => {
-  worker.onerror = (event) => reject(new Error(event.message || "worker.js cannot be loaded"));
+  worker.onerror = (event) => {
+    const error = new Error(event.message || "worker.js cannot be loaded");
+    reject(error);
+    for (const call of waiting.values()) call.reject(error);
+    waiting.clear();
+  };
   worker.onmessage = ({ data }) => {
     if (data.ready) resolve();
     else if (data.id === undefined) reject(new Error(data.problem));
@@ -66,7 +71,7 @@ async function open(file) {
   try {
     samples = await decode(file);
   } catch {
-    problem(`The browser cannot decode ${file.name}.`);
+    if (own === run) problem(`The browser cannot decode ${file.name}.`);
     return;
   }
   try {
@@ -87,7 +92,7 @@ async function open(file) {
       compare();
     }
   } catch (error) {
-    problem(error.message);
+    if (own === run) problem(error.message);
   }
 }
 
@@ -207,8 +212,9 @@ async function start() {
     // Without the processing that is meant for calls, which changes the sound.
     const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const stream = await navigator.mediaDevices.getUserMedia({ audio });
+    microphone = { stream };
     const context = new AudioContext({ sampleRate: SAMPLE_RATE });
-    microphone = { stream, context };
+    microphone.context = context;
     await context.audioWorklet.addModule("microphone.js");
     const node = new AudioWorkletNode(context, "microphone");
     context.createMediaStreamSource(stream).connect(node);
@@ -246,7 +252,7 @@ async function stop() {
   microphone = null;
   stream.getTracks().forEach((track) => track.stop());
   element("microphone").setAttribute("aria-pressed", "false");
-  await context.close();
+  await context?.close();
   if (!current || !current.embeddings.length) return;
   draw();
   compare();

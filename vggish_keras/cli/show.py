@@ -10,6 +10,7 @@ import click
 from vggish_keras._errors import counted
 from vggish_keras._tensorflow import load_tensorflow
 from vggish_keras._validation import file_suffix
+from vggish_keras.cli.tables import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,6 @@ def _show_statistics(path: Path, as_json: bool) -> None:
 
 def _show_options(options: "Mapping[str, Any]") -> None:
     for name, value in options.items():
-        click.echo(f"{name}: {'none' if value is None else value}")
+        click.echo(harmless(f"{name}: {'none' if value is None else value}"))
     if not options:
         click.echo("made with: unknown options")

@@ -41,7 +41,7 @@ def print_scores(name: str, examples: int, rows: Iterable[tuple[str, float]]) ->
     click.echo(f"{harmless(name)}: mean scores of {counted(examples, 'example')}")
     table = Table("label", "mean score")
     for label, score in rows:
-        table.add_row(label, f"{score:.3g}")
+        table.add_row(harmless(label), f"{score:.3g}")
     print_table(table)
 
 

@@ -136,4 +136,4 @@ def _first_samples(blocks: Iterable[NDArray[np.float32]], count: int) -> NDArray
         kept.append(block)
         if sum(map(len, kept)) >= count:
             break
-    return np.concatenate(kept)[:count]
+    return np.concatenate(kept or [np.zeros(1, np.float32)])[:count]

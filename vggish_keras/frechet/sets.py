@@ -18,7 +18,7 @@ from vggish_keras import _npz, corpus, embedding_files, params
 from vggish_keras._atomic import atomic_write
 from vggish_keras._errors import error_message
 from vggish_keras._validation import PathLike, PcaParams, Postprocessing, check_choice, file_suffix
-from vggish_keras.embeddings import Embeddings
+from vggish_keras.embeddings import Embeddings, check_kind
 from vggish_keras.engines import Dtype, Engine
 from vggish_keras.exported_options import needs_tensorflow
 from vggish_keras.framing import Padding
@@ -559,9 +559,12 @@ def fad_per_recording(
 def rank_set(baseline: OpenSet, evaluated: OpenSet) -> list[RecordingFad]:
     """As `fad_per_recording`, for open sets."""
     check_options(baseline.options, evaluated.options)
+    statistics = baseline.statistics()
+    is_quantized = statistics.is_quantized
     named = []
     for recording, rows in evaluated.rows():
         if recording is None:
             raise ValueError(f"{evaluated.name} has no names of recordings: expected a mapping of names to arrays")
+        is_quantized = check_kind(rows.dtype, is_quantized, recording)
         named.append((recording, rows))
-    return rank_recordings(baseline.statistics(), named)
+    return rank_recordings(statistics, named)

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -272,9 +273,15 @@ class Statistics:
         if any(whole.n < part.n for whole, part in pairs):
             raise ValueError("cannot subtract statistics that were not added: a group has fewer embeddings")
         self._groups = [whole.without(part) if part.n else whole for whole, part in pairs]
-        for digest in other._digests:
-            if digest in self._digests:
-                self._digests.remove(digest)
+        removed = Counter(other._digests)
+        kept = array.array("Q")
+        for digest in self._digests:
+            if removed[digest]:
+                removed[digest] -= 1
+            else:
+                kept.append(digest)
+        self._digests = kept
+        self._last = None
         self.recordings -= other.recordings
         self.constant_recordings -= other.constant_recordings
         return self
@@ -449,7 +456,11 @@ class Statistics:
             self._groups[index] = Moments(n, mean, m2)
         self._digests.extend(arrays["digests"].tolist())
         numbers = about.get("recordings"), about.get("constant_recordings")
-        if not all(isinstance(number, int) for number in numbers):
+        if not all(isinstance(number, int) for number in numbers) or about.get("is_quantized") not in (
+            True,
+            False,
+            None,
+        ):
             raise ValueError(f"about must hold numbers of recordings, got {dict(about)}")
         self.recordings, self.constant_recordings = numbers  # type: ignore[assignment]  # checked
         self.is_quantized = about.get("is_quantized")
