@@ -949,6 +949,20 @@ def test_outputs_in_a_folder_are_read_together(quick, corpus):
     assert read_contents("out").rows == together
 
 
+def test_outputs_of_different_options_are_not_read_together(quick, corpus):
+    run(quick, [corpus / "a"], "out/a")
+    run(Embedder(FakeEngine(), hop_seconds=0.5), [corpus / "b"], "out/b")
+    with pytest.raises(ValueError, match=r"^out/a and out/b were made with different options: read one at a time$"):
+        read_contents("out")
+
+
+def test_damaged_options_of_a_subfolder_do_not_matter(quick, corpus):
+    run(quick, [corpus], "out")
+    before = read_contents("out")
+    Path("out/a/vggish.json").touch()
+    assert read_contents("out") == before
+
+
 @pytest.mark.parametrize("target", ["corpus/out", "corpus/out.npz"])
 def test_pattern_does_not_match_the_output(quick, corpus, target):
     inputs = ["corpus/b/0*.wav", "corpus/**/*.*"]

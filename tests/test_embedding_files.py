@@ -5,6 +5,7 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,11 +148,16 @@ def test_options_of_parquet_are_metadata_of_the_schema(tmp_path, several):
 def test_csv_keeps_its_options_if_it_is_not_replaced(tmp_path, several, monkeypatch):
     embedding_files.write(tmp_path / "x.csv", several, OPTIONS)
 
-    def fail(path, target):
-        raise PermissionError(13, "Permission denied", str(target))
+    replace, targets = Path.replace, []
 
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(PermissionError):
+    def fail_once(path, target):
+        targets.append(target)
+        if len(targets) == 1:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", fail_once)
+    with pytest.raises(KeyboardInterrupt):
         embedding_files.write(tmp_path / "x.csv", several, {"hop_seconds": 0.5})
     assert embedding_files.read_options(tmp_path / "x.csv") == OPTIONS
 

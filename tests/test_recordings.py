@@ -62,6 +62,7 @@ def test_files_folders_and_patterns(arguments, found, folder):
         ("b/*", "b", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
         ("[b]", "b", ["b/1.FLAC", "b/2.wav", "b/deep/3.mp3"]),
         ("a/*", "out", ["a/1.wav", "a/notes.txt"]),
+        ("a/*", ".", ["a/1.wav", "a/notes.txt"]),
         ("a/*", "a/notes", ["a/1.wav", "a/notes.txt"]),
         ("a/*", "a/notes.csv", ["a/1.wav", "a/notes.txt"]),
         ("a/*", "a/notes.txt", ["a/1.wav"]),

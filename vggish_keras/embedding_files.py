@@ -422,9 +422,10 @@ def _write_csv(path: Path, recordings: NamedEmbeddings, options: str | None) -> 
                 with partial.open("wb") as file:
                     write_csv_rows(file, recordings)
                 beside.unlink(missing_ok=True)
-        except OSError:
-            if old is not None:
-                beside.write_bytes(old)
+        except BaseException:
+            if old is not None and not beside.exists():
+                with atomic_write(beside) as partial:
+                    partial.write_bytes(old)
             raise
 
 

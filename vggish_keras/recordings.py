@@ -24,6 +24,9 @@ AUDIO_SUFFIXES = frozenset(f"{_PLAIN} {_COMPRESSED} {_LESS_COMMON} {_VIDEO}".spl
 """Suffixes of the files that are embedded from a folder: those of the formats that `decoding` reads, unless most files
 with the suffix are not audio (.mat, .ts)."""
 
+_OUTPUT_FILES = ("vggish.json", "vggish-keras.json", "failures.csv")
+"""Written by `vggish embed` into a folder, besides .npz files."""
+
 
 class Recordings(NamedTuple):
     """Recordings to embed.
@@ -128,12 +131,12 @@ class _Search:
             self._roots.add(os.path.dirname(_absolute(path)))  # a pattern with .. may match files outside its root
 
     def _is_output(self, path: Path) -> bool:
-        """Whether a file that is no recording belongs to the output: in its folder, or beside it with its name."""
+        """Whether a file that is no recording was written into the output folder, or as or beside the output file."""
         if self._output is None:
             return False
         output, path = Path(os.path.abspath(self._output)), Path(os.path.abspath(path))
         if output.is_dir() or not output.suffix:
-            return path.is_relative_to(output)
+            return path.is_relative_to(output) and (path.suffix == ".npz" or path.name in _OUTPUT_FILES)
         shard = rf"{re.escape(output.stem)}-\d{{5}}-of-\d{{5}}{re.escape(output.suffix)}"
         name = rf"({re.escape(output.name)}|{shard})(\..*)?"
         return path.parent == output.parent and re.fullmatch(name, path.name) is not None

@@ -24,15 +24,16 @@ const ready = new Promise((resolve, reject) => {
     if (data.ready) resolve();
     else if (data.id === undefined) reject(new Error(data.problem));
     else {
-      const { resolve: answer, reject: refuse } = waiting.get(data.id);
+      const call = waiting.get(data.id);
       waiting.delete(data.id);
-      if (data.problem) refuse(new Error(data.problem));
-      else answer(data);
+      if (call && data.problem) call.reject(new Error(data.problem));
+      else if (call) call.resolve(data);
     }
   };
 });
 
-function compute(segments) {
+async function compute(segments) {
+  await ready;
   return new Promise((resolve, reject) => {
     const id = calls++;
     waiting.set(id, { resolve, reject });

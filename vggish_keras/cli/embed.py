@@ -227,10 +227,11 @@ def _known_options(
     weights: str, hop_seconds: float | None, padding: "Padding | None", channels: str | int, dtype: str, **_: Any
 ) -> dict[str, Any]:
     """The options of the output that are known before the weights are loaded."""
-    from vggish_keras.exported_options import resolve_options
+    from vggish_keras.exported_options import is_saved_model, needs_tensorflow, resolve_options
 
     options = {**resolve_options(weights, hop_seconds, padding)._asdict(), "channels": channels}
-    return options if dtype == "float32" else {**options, "dtype": dtype}  # exported models have their own by default
+    has_own_dtype = is_saved_model(weights) or not needs_tensorflow(weights)
+    return options if has_own_dtype else {**options, "dtype": dtype}
 
 
 def _show_result(

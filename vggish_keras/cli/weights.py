@@ -69,7 +69,10 @@ def convert(source: str, target: Path, v2: bool) -> None:
         raise click.UsageError(f"expected a Keras weights file to end in .weights.h5, got {target}")
     if not target.parent.is_dir():
         raise click.UsageError(f"folder {target.parent} does not exist")
-    check_not_input(target, source)
+    from vggish_keras import params
+
+    if source != params.AUDIOSET:
+        check_not_input(target, source)
     load_tensorflow()
     from vggish_keras._atomic import replace
     from vggish_keras.model import VGGish

@@ -122,22 +122,41 @@ def find_embeddings(folder: Path) -> list[Path]:
     """Returns the .npz files in a folder.
 
     Left out are those of a killed run, and those of an output in a subfolder that was made with different options.
+
+    Raises:
+        ValueError: The folder only holds outputs in subfolders, which were made with different options.
     """
     made_with = read_folder_options(folder)
+    first: tuple[Path, dict[str, Any]] | None = None
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
-        inside = [name for name in folders if name != UNFINISHED_FOLDER]
-        folders[:] = [name for name in inside if not _is_different(Path(parent, name), made_with)]
+        inside = [Path(parent, name) for name in sorted(folders) if name != UNFINISHED_FOLDER]
+        if made_with is not None:
+            inside = [below for below in inside if not _difference(_options_of(below), made_with)]
+        else:
+            for below in inside:
+                own = _options_of(below)
+                first = first or (own and (below, own)) or None
+                if first and _difference(first[1], own):
+                    raise ValueError(f"{first[0]} and {below} were made with different options: read one at a time")
+        folders[:] = [below.name for below in inside]
         found += [Path(parent, name) for name in files if name.endswith(".npz")]
     return sorted(found)
 
 
-def _is_different(folder: Path, made_with: Mapping[str, Any] | None) -> bool:
-    """Whether a folder was made with options other than those of the output that it is in."""
-    own = read_folder_options(folder)
-    if own is None or made_with is None:
-        return False
-    return bool(describe_difference(own, {**made_with, "recordings": own.get("recordings")}))
+def _options_of(folder: Path) -> dict[str, Any] | None:
+    """How an output in a subfolder was made; None if it is not one."""
+    try:
+        return read_folder_options(folder)
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str:
+    """Describes the options that differ, other than the folder of the recordings; empty if one side has none."""
+    if one is None or other is None:
+        return ""
+    return describe_difference(one, {**other, "recordings": one.get("recordings")})
 
 
 def saved_files(path: Path) -> list[Path]:

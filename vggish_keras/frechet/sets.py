@@ -559,12 +559,13 @@ def fad_per_recording(
 def rank_set(baseline: OpenSet, evaluated: OpenSet) -> list[RecordingFad]:
     """As `fad_per_recording`, for open sets."""
     check_options(baseline.options, evaluated.options)
-    statistics = baseline.statistics()
-    is_quantized = statistics.is_quantized
     named = []
     for recording, rows in evaluated.rows():
         if recording is None:
             raise ValueError(f"{evaluated.name} has no names of recordings: expected a mapping of names to arrays")
-        is_quantized = check_kind(rows.dtype, is_quantized, recording)
         named.append((recording, rows))
+    statistics = baseline.statistics()
+    is_quantized = statistics.is_quantized
+    for recording, rows in named:
+        is_quantized = check_kind(rows.dtype, is_quantized, recording)
     return rank_recordings(statistics, named)
