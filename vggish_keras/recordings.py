@@ -58,7 +58,7 @@ def find_recordings(
             files, except for hidden entries and links to folders; or shell patterns, in which ** matches any number of
             folders, including linked ones. A file named - must be written as ./-.
         listed: Files and folders whose names are never patterns.
-        output: A file or folder to skip while folders are searched and patterns are matched.
+        output: The output, whose files are not recordings: a folder that is not searched, or a file.
 
     Returns:
         The recordings in the order of the arguments, sorted within each folder and pattern. A file that is named
