@@ -561,6 +561,7 @@ def test_embed_passes_options_to_embedder(run, slim, recordings, pca_in_cache):
     }
 
 
+@pytest.mark.slow
 def test_own_pca_params(run, slim, recordings, pca_params):
     np.savez("own.npz", **pca_params)
     options = ("--weights", slim.v2, "--pca", "own.npz")

@@ -351,6 +351,7 @@ def test_configuration_clone_and_file_round_trips(tmp_path, sounds, arguments):
         assert copy.name == "ears"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow_network")
 def test_keras_file_in_another_process(tmp_path):
     model = vk.VGGish(None)

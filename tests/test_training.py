@@ -110,6 +110,7 @@ def test_frozen_layers_do_not_change(clips, first, trained):
 # === Keras's callbacks ===
 
 
+@pytest.mark.slow
 def test_callbacks_save_stop_and_log(tmp_path, clips):
     pytest.importorskip("tensorboard")
     classifier = build()
