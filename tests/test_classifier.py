@@ -171,7 +171,7 @@ def test_damaged_keras_model_raises(tmp_path):
 # === A SavedModel ===
 
 
-@pytest.fixture(scope="module", params=[pooled, per_example])
+@pytest.fixture(scope="module", params=[pooled, pytest.param(per_example, marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """A narrow classifier and its export."""
     with pytest.MonkeyPatch.context() as patch:

@@ -194,6 +194,7 @@ def test_no_module_imports_what_only_some_platforms_have():
             assert not {"fcntl", "msvcrt", "termios", "resource", "pwd", "grp"} & set(names), f"{path}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_package_is_imported_without_fcntl():
     names = [name for name in MODULES if not name.startswith(("vggish_keras.beam", "vggish_keras.__main__"))]
     script = "import importlib, sys; sys.modules['fcntl'] = None\n" + "".join(

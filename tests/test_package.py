@@ -131,7 +131,9 @@ def test_commands_and_modules_that_run_without_tensorflow(tmp_path):
     ("environment", "setup", "reason"),
     [
         ({"KERAS_BACKEND": "jax"}, "sys.modules['jax'] = None", "but Keras cannot be imported: "),
-        ({}, "import tensorflow; tensorflow.keras.backend.backend = lambda: 'jax'", "got jax"),
+        pytest.param(
+            {}, "import tensorflow; tensorflow.keras.backend.backend = lambda: 'jax'", "got jax", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_backends_of_keras_are_errors(environment, setup, reason):

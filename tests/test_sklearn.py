@@ -73,6 +73,7 @@ def test_arrays_and_names_of_numpy_can_be_mixed(transformer, sounds):
     np.testing.assert_allclose(rows, transformer.transform(waveforms[:2]), atol=1e-4 * np.abs(rows).max())
 
 
+@pytest.mark.slow
 def test_pipeline_is_cross_validated_with_one_network(transformer, sounds, monkeypatch):
     paths, waveforms, labels = sounds
     transformer.transform(paths[:1])
