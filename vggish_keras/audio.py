@@ -72,7 +72,7 @@ def open_audio(source: Source, sample_rate: int | None = None, channels: Channel
         TypeError: The source is not a path, file, array or dictionary, or the array's dtype is not supported.
     """
     channels = check_channels(channels)
-    if hasattr(source, "__array__") and not isinstance(source, str):  # NumPy's strings are both
+    if is_array(source):
         if sample_rate is None:
             raise ValueError("an array needs a sample_rate")
         return Audio(check_sample_rate(sample_rate), mono_blocks(_split(np.asarray(source)), channels=channels))
@@ -140,6 +140,11 @@ def check_sample_rate(sample_rate: Any) -> int:
     if not 1 <= rate <= MAX_SAMPLE_RATE or rate != sample_rate:
         raise ValueError(f"sample_rate must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE:,}, got {sample_rate!r}")
     return rate
+
+
+def is_array(source: Any) -> bool:
+    """Returns whether a source is an array or a tensor."""
+    return hasattr(source, "__array__") and not isinstance(source, str)  # NumPy's strings are both
 
 
 def check_channels(channels: Any) -> Channels:

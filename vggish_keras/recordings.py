@@ -80,7 +80,8 @@ class _Search:
     """Collects recordings, each identified by its name and the real path of its folder."""
 
     def __init__(self, output: PathLike | None) -> None:
-        self._output = output
+        self._output = None if output is None else Path(os.path.abspath(output))
+        self._output_is_folder = self._output is not None and (self._output.is_dir() or not self._output.suffix)
         self._paths: dict[str, Path] = {}
         self._others: dict[str, Path] = {}
         self._roots: set[str] = set()
@@ -134,8 +135,8 @@ class _Search:
         """Whether a file that is no recording was written into the output folder, or as or beside the output file."""
         if self._output is None:
             return False
-        output, path = Path(os.path.abspath(self._output)), Path(os.path.abspath(path))
-        if output.is_dir() or not output.suffix:
+        output, path = self._output, Path(os.path.abspath(path))
+        if self._output_is_folder:
             return path.is_relative_to(output) and (path.suffix == ".npz" or path.name in _OUTPUT_FILES)
         shard = rf"{re.escape(output.stem)}-\d{{5}}-of-\d{{5}}{re.escape(output.suffix)}"
         name = rf"({re.escape(output.name)}|{shard})(\..*)?"

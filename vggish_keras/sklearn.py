@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vggish_keras import params
 from vggish_keras._validation import PathLike, Postprocessing, check_choice
-from vggish_keras.audio import Channels, Source
+from vggish_keras.audio import Channels, Source, is_array
 from vggish_keras.embedder import shared_embedder
 from vggish_keras.engines import Dtype
 from vggish_keras.framing import Padding
@@ -127,8 +127,7 @@ class VGGishTransformer(TransformerMixin, BaseEstimator):
         embedder = shared_embedder(**options)
         if not all(isinstance(source, (str, os.PathLike)) for source in sources):
             for source in sources:
-                is_array = hasattr(source, "__array__") and not isinstance(source, str)  # NumPy's strings are both
-                yield embedder.embed(source, sample_rate if is_array else None)
+                yield embedder.embed(source, sample_rate if is_array(source) else None)
             return
         for _, result in embedder.embed_many(sources):  # type: ignore[type-var]  # checked
             if isinstance(result, Exception):

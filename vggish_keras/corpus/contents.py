@@ -136,8 +136,9 @@ def find_embeddings(folder: Path) -> list[Path]:
         else:
             for below in inside:
                 own = _options_of(below)
-                first = first or (own and (below, own)) or None
-                if first and _difference(first[1], own):
+                if first is None and own is not None:
+                    first = below, own
+                if first is not None and _difference(first[1], own):
                     raise ValueError(f"{first[0]} and {below} were made with different options: read one at a time")
         folders[:] = [below.name for below in inside]
         found += [Path(parent, name) for name in files if name.endswith(".npz")]

@@ -456,14 +456,11 @@ class Statistics:
             self._groups[index] = Moments(n, mean, m2)
         self._digests.extend(arrays["digests"].tolist())
         numbers = about.get("recordings"), about.get("constant_recordings")
-        if not all(isinstance(number, int) for number in numbers) or about.get("is_quantized") not in (
-            True,
-            False,
-            None,
-        ):
+        is_quantized = about.get("is_quantized")
+        if not all(isinstance(number, int) for number in numbers) or is_quantized not in (True, False, None):
             raise ValueError(f"about must hold numbers of recordings, got {dict(about)}")
         self.recordings, self.constant_recordings = numbers  # type: ignore[assignment]  # checked
-        self.is_quantized = about.get("is_quantized")
+        self.is_quantized = is_quantized
 
 
 def check_statistics_path(path: PathLike) -> Path:
